@@ -1,0 +1,110 @@
+"""How many nodes a step may score."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from racer.hookspecs import hookimpl
+from racer.plugins import Registry
+from racer.request import StepView, Verdict
+
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Budgets that ``auto`` chooses from."""
+FIRST_SIZES = (64, 16, 1)
+"""Tried first, twice over, so that the cost curve has a beginning, a middle and an end."""
+
+
+class CostCurve:
+    """Milliseconds of a step by its nodes, learned from the steps themselves: measuring costs nothing extra."""
+
+    def __init__(self, memory: int = 9) -> None:
+        self._memory = memory
+        self._samples: dict[int, deque[float]] = {}
+
+    def learn(self, nodes: int, milliseconds: float) -> None:
+        """Note one step's wall-clock time."""
+        self._samples.setdefault(nodes, deque(maxlen=self._memory)).append(milliseconds)
+
+    def points(self) -> dict[int, float]:
+        """Median of the latest samples, by nodes; never falling with nodes."""
+        sizes = sorted(self._samples)
+        medians = np.maximum.accumulate([float(np.median(self._samples[size])) for size in sizes] or [1.0])
+        return dict(zip(sizes, medians.tolist(), strict=False))
+
+    def __call__(self, nodes: int) -> float:
+        """Interpolated cost; 1.0 before anything was measured."""
+        points = self.points()
+        return float(np.interp(nodes, list(points), list(points.values()))) if points else 1.0
+
+
+class Budget:
+    """Says how many nodes a step may score."""
+
+    def nodes(self, view: StepView) -> int:
+        """At least 1 (plain decoding), the root included."""
+        raise NotImplementedError
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        """Learn from a step."""
+
+
+class Fixed(Budget):
+    """Always the same."""
+
+    def __init__(self, nodes: int) -> None:
+        self._nodes = nodes
+
+    def nodes(self, view: StepView) -> int:
+        return self._nodes
+
+
+class Auto(Budget):
+    """The size with most accepted tokens per millisecond, both measured here.
+
+    A tree's first n columns are the tree of budget n, so each verdict tells what every smaller budget would have
+    accepted. These counts, and the cost of the nodes that the drafter really gave, are averaged with exponential
+    decay. Every ``explore`` steps the largest size is tried, so that a change of text is noticed.
+    """
+
+    def __init__(self, decay: float = 0.95, explore: int = 32) -> None:
+        self._decay = decay
+        self._explore = explore
+        self._sizes = np.array(SIZES)
+        self._accepted = np.ones(len(SIZES))
+        self._used = self._sizes.astype(float)
+        """Nodes that the drafter gives when asked for each size."""
+        self._asked = 0
+        self._steps = 0
+
+    def nodes(self, view: StepView) -> int:
+        first = self._steps < 2 * len(FIRST_SIZES)
+        if first or self._steps % self._explore == 0:
+            self._asked = FIRST_SIZES[self._steps % len(FIRST_SIZES)] if first else SIZES[-1]
+        else:
+            costs = [view.step_cost(round(used)) for used in self._used]
+            self._asked = int(self._sizes[np.argmax(self._accepted / costs)])
+        self._steps += 1
+        return self._asked
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        host = verdict.host
+        if host is None or not any(view.active):
+            return
+        rows = np.flatnonzero(view.active)
+        width = int(host.count[rows].max())
+        # what a larger budget adds is unknown when the tree was full; a tree that was not full is all there is
+        known = self._sizes <= self._asked if width >= self._asked else self._sizes > 0
+        reached = np.mean(
+            [(host.path[row, : host.length[row], None] < self._sizes).sum(0) for row in rows], axis=0
+        )
+        step = 1 - self._decay
+        self._accepted[known] += step * (reached - self._accepted)[known]
+        self._accepted = np.maximum.accumulate(self._accepted)
+        self._used[known] += step * (np.minimum(self._sizes, width) - self._used)[known]
+
+
+@hookimpl
+def racer_register(registry: Registry) -> None:
+    registry.budget("auto", Auto, summary="the size with most accepted tokens per measured millisecond")

@@ -1,0 +1,165 @@
+"""A KV cache whose newest rows are scratch: a tree is written behind the committed rows, and only its path stays.
+
+Storage is allocated once per shape, ``[layers, B, heads, capacity, head_dim]``, so keeping a path is two kernels for
+the whole model, and nothing is ever concatenated. Row ``b`` holds its committed tokens in slots ``[padding_b,
+length_b)``; every forward pass writes to the slots from ``end = max(length)`` on, the same for all rows. Slots between
+a row's length and ``end`` hold garbage that the mask hides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+GROWTH = 256
+"""Slots are added in multiples of this."""
+
+
+@attrs.frozen
+class Block:
+    """Shape and place of one layer's keys, or values."""
+
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, states: Tensor) -> Block:
+        """From states ``[B, heads, length, head_dim]``."""
+        return cls(states.shape[1], states.shape[3], states.dtype, states.device)
+
+
+@attrs.frozen
+class CacheLayout:
+    """What a model's layers store, as seen in a trial run (never taken from the configuration)."""
+
+    keys: tuple[Block, ...]
+    values: tuple[Block, ...]
+
+    def groups(self) -> dict[Block, int]:
+        """How many equal blocks there are of each kind."""
+        blocks = [*self.keys, *self.values]
+        return {block: blocks.count(block) for block in dict.fromkeys(blocks)}
+
+
+class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
+    """One layer's window on the shared storage, in the shape that transformers asks for."""
+
+    is_sliding = False  # all tokens are kept; the window is in the mask
+    is_croppable = False
+    is_compileable = False
+
+    def __init__(self, cache: TreeCache, index: int) -> None:
+        super().__init__()
+        self.cache, self.index = cache, index
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Storage is there from the start."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        start, count = self.cache.end, key_states.shape[2]
+        keys, values = self.cache.layer(self.index)
+        keys[:, :, start : start + count] = key_states
+        values[:, :, start : start + count] = value_states
+        return keys[:, :, : start + count], values[:, :, : start + count]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.end + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.end
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name before transformers 5.18
+
+
+class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
+    """Committed rows and scratch rows for a batch of ``len(padding)`` sequences.
+
+    :param layout: what the model's layers store.
+    :param padding: masked slots at the left of each row.
+    :param capacity: slots to allocate at once; more are added when :meth:`reserve` asks for them.
+    """
+
+    def __init__(self, layout: CacheLayout, padding: Sequence[int], capacity: int) -> None:
+        super().__init__(layers=[_TreeLayer(self, index) for index in range(len(layout.keys))])
+        self.padding = list(padding)
+        self.lengths = [0] * len(padding)
+        """Slots in use per row, padding included; known to the host without asking the device."""
+        self.capacity = _bucket(capacity)
+        self._layout = layout
+        self._stores = {block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()}
+        self._place_layers()
+
+    @property
+    def end(self) -> int:
+        """Where the scratch rows start."""
+        return max(self.lengths)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[B, heads, capacity, head_dim]`` of one layer."""
+        return self._keys[index], self._values[index]
+
+    def reserve(self, rows: int) -> None:
+        """Make room for ``rows`` scratch rows. Grows one store at a time, so at most one is held twice."""
+        if self.end + rows <= self.capacity:
+            return
+        self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
+        for block, count in self._layout.groups().items():
+            old = self._stores.pop(block)
+            new = _zeros(block, count, len(self.lengths), self.capacity)
+            new[:, :, :, : old.shape[3]] = old
+            self._stores[block] = new
+        self._place_layers()
+
+    def append(self, count: int) -> None:
+        """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""
+        self.lengths = [self.end + count] * len(self.lengths)
+
+    def commit(self, path: Tensor, advance: Sequence[int]) -> None:
+        """Keep the scratch rows ``path [B, A]`` (int64, on any layer's device) as the next rows of each sequence.
+
+        ``advance[b]`` of the ``A`` entries count for row ``b``; what is moved beyond them is overwritten later.
+        """
+        end, kept = self.end, max(advance)
+        if kept and not self._in_place(path, advance):
+            starts = torch.tensor(self.lengths, device=path.device)
+            source = path[:, :kept] + end
+            target = starts[:, None] + torch.arange(kept, device=path.device)
+            for block, store in self._stores.items():
+                take, put = (index.to(block.device)[None, :, None, :, None] for index in (source, target))
+                shape = (store.shape[0], -1, store.shape[2], -1, store.shape[4])
+                store.scatter_(3, put.expand(shape), store.gather(3, take.expand(shape)))
+        self.lengths = [length + count for length, count in zip(self.lengths, advance, strict=True)]
+
+    def _in_place(self, path: Tensor, advance: Sequence[int]) -> bool:
+        """Whether only roots are kept, and they stand where they belong."""
+        return max(advance) <= 1 and all(length == self.end for length, kept in zip(self.lengths, advance, strict=True) if kept)
+
+    def _place_layers(self) -> None:
+        taken = dict.fromkeys(self._stores, 0)
+
+        def next_of(block: Block) -> Tensor:
+            taken[block] += 1
+            return self._stores[block][taken[block] - 1]
+
+        self._keys = [next_of(block) for block in self._layout.keys]
+        self._values = [next_of(block) for block in self._layout.values]
+
+
+def _bucket(slots: int) -> int:
+    return -(-slots // GROWTH) * GROWTH
+
+
+def _zeros(block: Block, count: int, batch: int, capacity: int) -> Tensor:
+    # zeros, not empty: a masked NaN would still poison the weighted sum
+    return torch.zeros(count, batch, block.heads, capacity, block.head_dim, dtype=block.dtype, device=block.device)

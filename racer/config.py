@@ -1,0 +1,105 @@
+"""How to decode: one frozen object, checked when it is made."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import tomli_w
+
+from racer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from racer.strategies.base import Drafter
+    from racer.verifiers.base import Verifier
+
+MAX_BUDGET = 4096
+"""A tree's ancestor mask is quadratic in its nodes; beyond this it is surely a typing error."""
+
+
+def _check_budget(_: Any, __: Any, budget: int | str) -> None:
+    whole = isinstance(budget, int) and not isinstance(budget, bool)
+    if not (isinstance(budget, str) and budget) and not (whole and 1 <= int(budget) <= MAX_BUDGET):
+        raise ConfigError(
+            f"budget must be 'auto' or a whole number of nodes from 1 (plain decoding) to {MAX_BUDGET}, not {budget!r}"
+        )
+
+
+def _check_strategy(methods: tuple[str, ...]) -> Any:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not (isinstance(value, str) and value) and not all(callable(getattr(value, name, None)) for name in methods):
+            raise ConfigError(f"{field.name} must be a name or an object with {', '.join(methods)}, not {value!r}")
+
+    return check
+
+
+def _check_seed(_: Any, __: Any, seed: int | None) -> None:
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise ConfigError(f"seed must be None or a whole number from 0 to 2**63 - 1, not {seed!r}")
+
+
+def _check_chunk(_: Any, __: Any, chunk: int) -> None:
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ConfigError(f"prefill_chunk must be a positive whole number of tokens, not {chunk!r}")
+
+
+@attrs.frozen(kw_only=True)
+class DecodeConfig:
+    """Names of registered strategies, or objects that you composed.
+
+    :raises ConfigError: a value is out of range; the message says what is accepted.
+    """
+
+    drafter: str | Drafter = attrs.field(default="racer", validator=_check_strategy(("draft", "observe")))
+    """Who guesses the tree."""
+    verifier: str | Verifier = attrs.field(default="auto", validator=_check_strategy(("verify",)))
+    """Who accepts; ``auto`` is ``sampling`` where ``generate`` samples and ``greedy`` elsewhere."""
+    budget: int | str = attrs.field(default="auto", validator=_check_budget)
+    """Nodes per step, the root included; ``auto`` spends what pays on this machine."""
+    seed: int | None = attrs.field(default=None, validator=_check_seed)
+    """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
+    prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
+    """Prompt tokens a forward pass; bounds the logits held at once to ``[B, prefill_chunk, V]``."""
+    plugins: tuple[object, ...] = attrs.field(default=(), converter=tuple)
+    """More hook implementations for this decoder: observers and wrappers."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, defaults left out.
+
+        :raises ConfigError: a strategy is an object; only names can be written down.
+        """
+        for field in ("drafter", "verifier"):
+            if not isinstance(getattr(self, field), str):
+                raise ConfigError(f"{field} is a composed object; only registered names can be written to a file")
+        if self.plugins:
+            raise ConfigError("plugins are objects; only registered names can be written to a file")
+        kept = attrs.asdict(self, filter=lambda field, value: value != field.default)
+        return {name: value for name, value in kept.items() if name != "plugins"}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DecodeConfig:
+        """The inverse of :meth:`to_dict`.
+
+        :raises ConfigError: an unknown key, or a value out of range.
+        """
+        known = [field.name for field in attrs.fields(cls) if field.name != "plugins"]
+        if unknown := sorted(set(data) - set(known)):
+            raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(known)}")
+        return cls(**data)
+
+    def to_toml(self, path: str | Path) -> None:
+        """Write the settings that differ from the defaults."""
+        Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> DecodeConfig:
+        """Read what :meth:`to_toml` wrote.
+
+        :raises ConfigError: not TOML, an unknown key, or a value out of range.
+        """
+        try:
+            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error

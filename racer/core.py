@@ -1,0 +1,88 @@
+"""The verification core: one forward pass of an unmodified model over a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer.cache import CacheLayout, TreeCache
+from racer.masks import MaskPlan
+from racer.tree import DraftTree
+
+
+@attrs.frozen(eq=False)
+class PromptPiece:
+    """A scored piece of a left-padded prompt."""
+
+    start: int
+    """Its first column in the padded prompt."""
+    tokens: Tensor
+    """``[B, C]``"""
+    logits: Tensor
+    """``[B, C, V]``, or ``[B, 1, V]`` where only the last position was asked for."""
+
+
+class Core:
+    """Runs a model over prompts and trees. It knows no strategy.
+
+    :param model: a Hugging Face causal LM that passed :func:`racer.traits.examine`.
+    """
+
+    def __init__(self, model: Any, layout: CacheLayout, masks: MaskPlan, takes_logits_to_keep: bool) -> None:
+        self.model = model
+        self._layout = layout
+        self._masks = masks
+        self._takes_logits_to_keep = takes_logits_to_keep
+
+    def open(self, padding: list[int], capacity: int) -> TreeCache:
+        """An empty cache for a batch whose rows start after ``padding`` masked slots."""
+        return TreeCache(self._layout, padding, capacity)
+
+    def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, all_logits: bool) -> Iterator[PromptPiece]:
+        """Score the left-padded prompt ``[B, P]`` in pieces of ``chunk`` columns, so that no ``[P, V]`` tensor exists."""
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        pad = torch.tensor(cache.padding, device=input_ids.device)
+        position = (columns - pad[:, None]).clamp(min=0)
+        mask = (columns >= pad[:, None]).long() if any(cache.padding) else None
+        for start in range(0, input_ids.shape[1], chunk):
+            piece = slice(start, start + chunk)
+            tokens = input_ids[:, piece]
+            cache.reserve(tokens.shape[1])
+            logits = self._run(
+                tokens, None if mask is None else mask[:, : piece.stop], position[:, piece], cache, 0 if all_logits else 1
+            )
+            cache.append(tokens.shape[1])
+            yield PromptPiece(start, tokens, logits if all_logits else logits[:, -1:])
+
+    def forward(self, tree: DraftTree, cache: TreeCache, last_position: int) -> Tensor:
+        """Logits ``[B, N, V]`` of every node, each seeing the committed tokens and its own ancestors.
+
+        Keys and values go to the cache's scratch rows; nothing is committed. Nodes beyond ``last_position`` can never
+        be emitted; they are scored at that position, so that a learned position table is not overrun.
+        """
+        device = tree.tokens.device
+        cache.reserve(tree.width)
+        slots = torch.arange(cache.end, device=device)
+        bounds = torch.tensor([cache.padding, cache.lengths], device=device)[:, :, None]
+        position = ((bounds[1] - bounds[0]) + tree.depth).clamp(max=last_position)
+        past = (slots >= bounds[0]) & (slots < bounds[1])
+        mask = self._masks.build(tree.ancestors, past, position, slots - bounds[0], self.model.dtype)
+        return self._run(tree.tokens, mask, position, cache, 0)
+
+    def _run(self, tokens: Tensor, mask: Any, position: Tensor, cache: TreeCache, keep: int) -> Tensor:
+        extra = {"logits_to_keep": keep} if self._takes_logits_to_keep else {}
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
+            **extra,
+        )
+        logits: Tensor = output.logits
+        return logits

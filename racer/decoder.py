@@ -1,0 +1,232 @@
+"""The decode loop. :meth:`Decoder.step` is the paper's step; everything else is bookkeeping around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer import vocab
+from racer.budget import CostCurve
+from racer.cache import TreeCache
+from racer.config import DecodeConfig
+from racer.core import Core, PromptPiece
+from racer.errors import UnsupportedModel
+from racer.guard import fault_text
+from racer.lineup import Lineup
+from racer.request import LogitsPipeline, Request, StepStats, StepView, Verdict
+from racer.stats import DecodeStats, Stopwatch
+from racer.traits import examine
+from racer.tree import DraftTree
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Task:
+    """What to decode: a batch of prompts and how their text is chosen and ended."""
+
+    requests: tuple[Request, ...]
+    pipeline: LogitsPipeline
+    do_sample: bool = False
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids that end a row; the id itself is emitted."""
+    stops: Callable[[Request], bool] | None = None
+    """Asked after every token of a row."""
+    emit: Callable[[int, int], None] | None = None
+    """Told of every token: ``emit(row, token)``."""
+
+
+@attrs.define(eq=False)
+class Run:
+    """One call's moving parts."""
+
+    task: Task
+    cache: TreeCache
+    root: Tensor
+    """``[B]`` the pending tokens, on the device."""
+    last_position: int
+    """No token is emitted beyond it."""
+    stats: DecodeStats
+    watch: Stopwatch
+    curve: CostCurve
+
+
+class Decoder:
+    """Decodes with one model and one configuration. Drafters keep what they learn from call to call.
+
+    :param model: a Hugging Face causal LM, unmodified.
+    :param config: how to decode.
+    :raises UnsupportedModel: the model cannot be verified with trees.
+    """
+
+    def __init__(self, model: Any, config: DecodeConfig | None = None, *, lineup: Lineup | None = None) -> None:
+        self.model = model
+        self.config = config or DecodeConfig()
+        self.traits = examine(model)
+        if self.traits.core is None:
+            raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
+        self.core: Core = self.traits.core
+        self.lineup = lineup or Lineup(self.config)
+
+    def generate(self, **kwargs: Any) -> Any:
+        """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""
+        from racer.hf import generate  # the public face is above this module; this is its shorthand
+
+        return generate(self, **kwargs)
+
+    @torch.no_grad()
+    def decode(self, task: Task) -> DecodeStats:
+        """Decode all requests to their ends; the tokens are in ``request.tokens``.
+
+        :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
+        """
+        self.lineup.choose_verifier(task.do_sample)
+        stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=self.lineup.verifier_name)
+        started = time.perf_counter()
+        for request in task.requests:
+            self.lineup.tell("racer_request_opened", request=request)
+        try:
+            run = self._open(task, stats)
+            self._prefill(run)
+            while not all(request.done for request in task.requests):
+                self.step(run)
+            stats.add(run.watch.read())
+        finally:
+            stats.close(task.requests, time.perf_counter() - started, self.lineup.costs(len(task.requests)).points())
+            for request in task.requests:
+                self.lineup.tell("racer_request_closed", request=request, stats=stats)
+        return stats
+
+    def step(self, run: Run) -> None:
+        """Guess a tree, score it in one forward pass, keep the longest right path."""
+        view, phase, started = self._view(run), run.watch.phase, time.perf_counter()
+        with phase("draft"):
+            tree, faults = self._draft(view)
+        with phase("forward"):
+            logits = self.core.forward(tree, run.cache, run.last_position)
+        with phase("verify"):
+            verdict = self.lineup.verify(view, tree, logits)
+            self._add_cues(verdict, logits)
+            host = verdict.to_host(tree, faults)  # the step's only host synchronisation
+        with phase("commit"):
+            run.cache.commit(verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
+            run.root = verdict.next_token
+        run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
+        emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
+        with phase("observe"):
+            self._account(run, view, tree, verdict, emitted)
+
+    # -- the parts of a step ----------------------------------------------------------------------------------------
+
+    def _draft(self, view: StepView) -> tuple[DraftTree, Tensor]:
+        """A sound tree on the model's device, and what was wrong with it ``[B]``, unread."""
+        budget = self.lineup.nodes(view)
+        tree = self.lineup.draft(view, budget) if budget > 1 else None
+        if tree is None:
+            return DraftTree.root(view.root), torch.zeros_like(view.root)
+        tree = tree.to(view.device)
+        faults = tree.faults(view.root, view.vocab_size)
+        return tree.sound(faults, view.root), faults
+
+    def _add_cues(self, verdict: Verdict, logits: Tensor) -> None:
+        """The best next tokens of all nodes, as far as some drafter needs them."""
+        needs, (batch, width, size) = self.lineup.needs, logits.shape
+        if needs.top_k:
+            flat = logits.reshape(-1, size)
+            values, ids = vocab.top(flat, needs.top_k)
+            verdict.top_ids = ids.view(batch, width, -1)
+            if needs.probs:
+                verdict.top_probs = vocab.probabilities(flat, values).view(batch, width, -1)
+
+    def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
+        """Append to a row's text, token by token, until it ends; how many were appended."""
+        task, request = run.task, run.task.requests[row]
+        for number, token in enumerate(tokens, start=1):
+            request.tokens.append(token)
+            if task.emit:
+                task.emit(row, token)
+            stopped = task.stops is not None and task.stops(request)
+            if token in task.stop_tokens or request.remaining <= 0 or stopped:
+                request.done = True
+                return number
+        return len(tokens)
+
+    def _account(self, run: Run, view: StepView, tree: DraftTree, verdict: Verdict, emitted: list[int]) -> None:
+        """Write the bill, and let everybody observe."""
+        host, stats = verdict.host, run.stats
+        assert host is not None
+        stats.steps += 1
+        stats.nodes.append(tree.width)
+        for row, count in enumerate(emitted):
+            if view.active[row]:
+                view.requests[row].accept_lengths.append(count)
+                stats.count_nodes(host, tree.sources, row, count)
+                if bits := int(host.faults[row]):
+                    self.lineup.complaints.about(f"drafter {self.lineup.drafter_name!r}", fault_text(bits))
+        lap = run.watch.lap()
+        stats.add(lap)
+        bill = StepStats(nodes=tree.width, new_tokens=tuple(emitted), milliseconds=lap)
+        self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
+
+    # -- before the first step --------------------------------------------------------------------------------------
+
+    def _open(self, task: Task, stats: DecodeStats) -> Run:
+        device = self.model.device
+        padding = [len(request.padding) for request in task.requests]
+        width = padding[0] + len(task.requests[0].prompt)
+        limit = max(request.limit for request in task.requests)
+        cache = self.core.open(padding, width + min(limit, 1024) + 64)
+        root = torch.tensor([request.tokens[-1] for request in task.requests], device=device)
+        return Run(task, cache, root, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding)))
+
+    def _prefill(self, run: Run) -> None:
+        """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
+        task, needs = run.task, self.lineup.needs
+        shown = needs.prompt and needs.top_k > 0
+        prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
+        with run.watch.phase("prefill"):
+            for piece in self.core.prefill(prompts, run.cache, self.config.prefill_chunk, all_logits=shown):
+                end = piece.start + piece.tokens.shape[1]
+                if end < prompts.shape[1]:
+                    follow = prompts[:, end]
+                else:
+                    first = self.lineup.verify(self._view(run), DraftTree.root(run.root), piece.logits[:, -1:])
+                    follow = run.root = first.next_token
+                if shown:
+                    self._show(run, piece, follow)
+        for row, token in enumerate(run.root.tolist()):
+            self._emit(run, row, [token])
+
+    def _show(self, run: Run, piece: PromptPiece, follow: Tensor) -> None:
+        """Let drafters observe a piece of prompt: a chain, all of it accepted, rows moved left over their padding."""
+        padding = torch.tensor(run.cache.padding, device=follow.device)
+        width = piece.tokens.shape[1]
+        skip = (padding - piece.start).clamp(0, width)
+        columns = torch.arange(width, device=follow.device).expand(len(padding), -1)
+        source = (columns + skip[:, None]).clamp(max=width - 1)
+        count = width - skip
+        tree = DraftTree.chain(piece.tokens.gather(1, source), count)
+        verdict = Verdict(path=columns, length=count, next_token=follow)
+        self._add_cues(verdict, piece.logits[torch.arange(len(padding), device=follow.device)[:, None], source] if skip.any() else piece.logits)
+        verdict.to_host(tree, torch.zeros_like(count))
+        view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=(piece.start - padding).clamp(min=0))
+        bill = StepStats(nodes=0, new_tokens=(0,) * len(padding), milliseconds={})
+        self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
+
+    def _view(self, run: Run) -> StepView:
+        requests = run.task.requests
+        return StepView(
+            requests=requests,
+            active=tuple(not request.done for request in requests),
+            root=run.root,
+            position=torch.tensor([len(request.tokens) - 1 for request in requests], device=run.root.device),
+            vocab_size=self.traits.vocab_size,
+            pipeline=run.task.pipeline,
+            do_sample=run.task.do_sample,
+            stop_tokens=run.task.stop_tokens,
+            step_cost=run.curve,
+            step=run.stats.steps,
+        )

@@ -1,0 +1,29 @@
+"""Every error that RACER raises on purpose. Each message says what was wrong and what is accepted."""
+
+
+class RacerError(Exception):
+    """Base of all deliberate errors; catch it to tell a wrong request from a bug."""
+
+
+class ConfigError(RacerError, ValueError):
+    """A setting is out of range or contradicts another."""
+
+
+class UnknownStrategy(RacerError, LookupError):
+    """No drafter, verifier or budget is registered under this name."""
+
+
+class PluginError(RacerError):
+    """A plugin cannot be loaded, or registers a name that is taken."""
+
+
+class UnsupportedModel(RacerError):
+    """The model cannot be verified with a tree, and the reason is in the message."""
+
+
+class UnsupportedGeneration(RacerError, ValueError):
+    """An argument of ``generate`` has no meaning in speculative decoding (beams, embeddings as input, ...)."""
+
+
+class ModelNotFound(RacerError, OSError):
+    """A model's name leads nowhere: no such folder, nothing in it, or no network."""

@@ -1,0 +1,102 @@
+"""The wall between plugins and the decode loop: a drafter may be wrong, never harmful."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from racer.request import Needs, Request, StepView, Verdict
+from racer.tree import FAULTS, DraftTree
+
+
+class PluginWarning(UserWarning):
+    """A plugin misbehaved; decoding went on without it."""
+
+
+class Complaints:
+    """Each culprit is named once, however often it fails."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def about(self, culprit: str, reason: object) -> None:
+        """Warn, unless ``culprit`` was warned of before."""
+        if culprit in self._named:
+            return
+        self._named.add(culprit)
+        text = f"{type(reason).__name__}: {reason}" if isinstance(reason, BaseException) else str(reason)
+        warnings.warn(f"{culprit} is left out where it fails: {text}", PluginWarning, stacklevel=3)
+
+
+def check_form(tree: Any, batch: int, budget: int) -> DraftTree:
+    """What can be told without reading tensors: types, shapes, devices. A tree over budget is an error too.
+
+    :raises ValueError: the reason.
+    """
+    if not isinstance(tree, DraftTree):
+        raise ValueError(f"its draft is a {type(tree).__name__}, not a DraftTree or None")
+    shape = tuple(tree.tokens.shape)
+    if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
+        raise ValueError(f"its tree has tokens of shape {shape}, expected ({batch}, N)")
+    if shape[1] > budget:
+        raise ValueError(f"its tree has {shape[1]} columns, the budget is {budget}")
+    columns = {"tokens": tree.tokens, "parent": tree.parent, "score": tree.score, "source": tree.source}
+    for name, part in columns.items():
+        if part is not None and (part.shape != shape or part.is_meta):
+            raise ValueError(f"its tree has {name} of shape {tuple(part.shape)} on {part.device}, expected {shape}")
+        if part is not None and name != "score" and part.dtype != torch.int64:
+            raise ValueError(f"its tree has {name} of type {part.dtype}, expected torch.int64")
+    if tree.count.shape != (batch,) or tree.count.dtype != torch.int64:
+        raise ValueError(f"its tree has count of shape {tuple(tree.count.shape)}, expected ({batch},) of torch.int64")
+    if len({str(part.device) for part in (*columns.values(), tree.count) if part is not None}) > 1:
+        raise ValueError("its tree has tensors on different devices")
+    return tree
+
+
+def fault_text(bits: int) -> str:
+    """The faults of a malformed tree in words."""
+    return "its tree is malformed: " + "; ".join(text for bit, text in FAULTS.items() if bits & bit)
+
+
+class Guard:
+    """A drafter that cannot fail: errors and malformed trees become warnings and a None."""
+
+    def __init__(self, drafter: Any, complaints: Complaints | None = None) -> None:
+        self.drafter = drafter
+        self.label: str = getattr(drafter, "label", type(drafter).__name__)
+        self.needs: Needs = getattr(drafter, "needs", Needs())
+        self.complaints = complaints or Complaints()
+
+    def opened(self, request: Request) -> None:
+        self.attempt(self.drafter.opened, request)
+
+    def draft(self, view: StepView, budget: int) -> DraftTree | None:
+        """The drafter's trees, each sound; a faulty row is cut back to its root."""
+        tree = self.attempt(self.drafter.draft, view, budget)
+        if tree is None:
+            return None
+        tree = self.attempt(check_form, tree, len(view.requests), budget)
+        if tree is None:
+            return None
+        root = view.root.to(tree.tokens.device)
+        faults = tree.faults(root, view.vocab_size)
+        if faults.device.type == "cpu" and (bits := int(faults.max())):  # elsewhere, reading would synchronise
+            self.complaints.about(f"drafter {self.label!r}", fault_text(bits))
+        return tree.sound(faults, root)
+
+    def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
+        self.attempt(self.drafter.observe, view, tree, verdict)
+
+    def closed(self, request: Request) -> None:
+        self.attempt(self.drafter.closed, request)
+
+    def attempt(self, call: Callable[..., Any], *args: Any) -> Any:
+        """``call(*args)``, or None and a warning."""
+        try:
+            return call(*args)
+        except Exception as error:  # whatever a plugin raises, decoding goes on
+            self.complaints.about(f"drafter {self.label!r}", error)
+            return None

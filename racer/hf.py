@@ -1,0 +1,257 @@
+"""The face to transformers: ``generate``, ``custom_generate`` and ``attach`` take and give what ``model.generate`` does."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList, StopStringCriteria
+from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
+
+from racer.config import DecodeConfig
+from racer.decoder import Decoder, Task
+from racer.errors import UnsupportedGeneration
+from racer.lineup import Lineup
+from racer.pipeline import ProcessorPipeline
+from racer.request import Request
+from racer.stats import DecodeStats
+from racer.traits import examine
+
+_lineups: WeakKeyDictionary[Any, dict[DecodeConfig, Lineup]] = WeakKeyDictionary()
+"""What drafters learned, by model and configuration: kept from call to call, gone with the model."""
+
+_CARRIED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+"""Model arguments that the loop makes itself."""
+
+
+class PlainDecodingWarning(UserWarning):
+    """RACER cannot speed this call up; transformers decodes it plainly."""
+
+
+class GenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # transformers is untyped here
+    """What ``return_dict_in_generate=True`` gives: transformers' own output, with :attr:`racer_stats`."""
+
+    racer_stats: DecodeStats | None = None
+
+
+def generate(model: Any, *, config: DecodeConfig | None = None, **kwargs: Any) -> Any:
+    """Decode as ``model.generate(**kwargs)`` would, with the same result, faster.
+
+    :param model: a Hugging Face causal LM, or a :class:`racer.Decoder`.
+    :param config: how to decode; the default if None. Drafters keep what they learn for this model and configuration.
+    :param kwargs: everything that ``model.generate`` takes.
+    :return: ``[B, P + new]`` token ids, or with ``return_dict_in_generate=True`` an output that has ``racer_stats``.
+    :raises UnsupportedGeneration: beams, ``inputs_embeds``, per-step scores and the like.
+    :raises UnsupportedModel: the model must be loaded otherwise; the message says how.
+    """
+    decoder = model if isinstance(model, Decoder) else None
+    model = decoder.model if decoder else model
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate"):
+        if kwargs.get(name) is not None:
+            raise UnsupportedGeneration(f"{name} is another decoding method; it cannot be combined with RACER")
+    _move_stop_strings(model, kwargs)
+    # transformers shows the prompt to the streamer and then forgets it for callables, so it goes both ways
+    return type(model).generate(
+        model,
+        **kwargs,
+        custom_generate=custom_generate,
+        racer_config=config,
+        racer_decoder=decoder,
+        racer_streamer=kwargs.get("streamer"),
+    )
+
+
+def attach(model: Any, config: DecodeConfig | None = None) -> Any:
+    """Make ``model.generate(...)`` decode with RACER; :func:`detach` undoes it.
+
+    Calls that RACER cannot take (beam search, another assistant, ...) go to transformers as before, with one warning.
+
+    :return: the model.
+    :raises UnsupportedModel: it must be loaded otherwise; the message says how.
+    :raises UnknownStrategy: the configuration names something that nobody registered.
+    """
+    examine(model)
+    _lineup(model, config or DecodeConfig())
+
+    def racer_generate(self: Any, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        plain = type(self).generate
+        if args:  # generation_config and what follows it, by position
+            return plain(self, inputs, *args, **kwargs)
+        try:
+            given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
+            return generate(self, config=config, **given)
+        except UnsupportedGeneration as error:
+            warnings.warn(f"decoding without RACER: {error}", PlainDecodingWarning, stacklevel=2)
+            return plain(self, inputs, **kwargs)
+
+    model.generate = types.MethodType(racer_generate, model)
+    return model
+
+
+def detach(model: Any) -> Any:
+    """Give ``model.generate`` back to transformers."""
+    vars(model).pop("generate", None)
+    return model
+
+
+def custom_generate(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    generation_config: GenerationConfig | None = None,
+    racer_config: DecodeConfig | None = None,
+    racer_decoder: Decoder | None = None,
+    racer_streamer: Any = None,
+    **model_kwargs: Any,
+) -> Any:
+    """For ``model.generate(..., custom_generate=racer.custom_generate, racer_config=cfg)``.
+
+    transformers drops ``streamer`` and ``tokenizer`` for callables: pass the streamer as ``racer_streamer`` too, and
+    stop strings as ``StopStringCriteria`` (or use :func:`generate`, which does both).
+
+    :raises UnsupportedGeneration: see :func:`generate`.
+    """
+    settings = generation_config or model.generation_config
+    processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
+    _refuse(model, settings, model_kwargs)
+    traits = examine(model)
+    if traits.core is None:
+        text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
+        warnings.warn(text, PlainDecodingWarning, stacklevel=2)
+        return model._sample(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=settings,
+            streamer=racer_streamer,
+            **model_kwargs,
+        )
+    decoder = racer_decoder
+    if decoder is None:
+        config = racer_config or DecodeConfig()
+        decoder = Decoder(model, config, lineup=_lineup(model, config))
+    task = _task(decoder, input_ids, model_kwargs.get("attention_mask"), settings, processors, criteria, racer_streamer)
+    stats = decoder.decode(task)
+    if racer_streamer is not None:
+        racer_streamer.end()
+    sequences = _pad(input_ids, task, settings)
+    if not settings.return_dict_in_generate:
+        return sequences
+    output = GenerateOutput(sequences=sequences)
+    output.racer_stats = stats
+    return output
+
+
+def _lineup(model: Any, config: DecodeConfig) -> Lineup:
+    lineups = _lineups.setdefault(model, {})
+    return lineups.setdefault(config, lineups.get(config) or Lineup(config))
+
+
+def _task(
+    decoder: Decoder,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    settings: GenerationConfig,
+    processors: list[Any],
+    criteria: list[Any],
+    streamer: Any,
+) -> Task:
+    batch, width = input_ids.shape
+    seed = decoder.config.seed
+    if seed is None:
+        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
+    eos = [item for item in criteria if isinstance(item, EosTokenCriteria)]
+    lengths = [item.max_length for item in criteria if isinstance(item, MaxLengthCriteria)]
+    others = [item for item in criteria if not isinstance(item, EosTokenCriteria | MaxLengthCriteria)]
+    limit = min(lengths, default=settings.max_length) - width
+    if limit < 1:
+        raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
+    padding = _padding(input_ids, attention_mask)
+    requests = tuple(
+        Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
+        for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
+    )
+    return Task(
+        requests=requests,
+        pipeline=ProcessorPipeline(processors, batch),
+        do_sample=bool(settings.do_sample),
+        stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
+        stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
+        emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
+    )
+
+
+def _padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    """Masked columns at the left of each row.
+
+    :raises UnsupportedGeneration: a mask with holes or right padding.
+    """
+    if attention_mask is None:
+        return [0] * len(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise UnsupportedGeneration(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the whole "
+            "prompt and its mask (continuing from a cache is not supported)"
+        )
+    kept = attention_mask.bool()
+    if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):
+        raise UnsupportedGeneration("attention_mask may only hide padding on the left: use padding_side='left'")
+    padding: list[int] = (~kept).sum(1).tolist()
+    return padding
+
+
+def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable[[Request], bool]:
+    """Criteria that look at text, asked about one row as a batch of one."""
+
+    def stops(request: Request) -> bool:
+        ids = torch.tensor([[*request.padding, *request.tokens]], device=device)
+        return bool(criteria(ids, None).any())
+
+    return stops
+
+
+def _pad(input_ids: Tensor, task: Task, settings: GenerationConfig) -> Tensor:
+    """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
+    longest = max(len(request.emitted) for request in task.requests)
+    pad = getattr(settings, "_pad_token_tensor", None)
+    fill = int(pad) if pad is not None else (settings.pad_token_id or 0)
+    new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in task.requests]
+    return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
+
+
+def _move_stop_strings(model: Any, kwargs: dict[str, Any]) -> None:
+    """Turn ``stop_strings`` into a criterion: transformers would lose the tokenizer on the way to a callable."""
+    given = kwargs.get("generation_config") or model.generation_config
+    strings = kwargs.pop("stop_strings", None) or getattr(given, "stop_strings", None)
+    tokenizer = kwargs.pop("tokenizer", None)
+    if not strings:
+        return
+    if tokenizer is None:
+        raise UnsupportedGeneration("stop_strings need the tokenizer: pass tokenizer=... to generate")
+    if getattr(given, "stop_strings", None):
+        kwargs["generation_config"] = given = GenerationConfig.from_dict(given.to_dict())
+        given.stop_strings = None
+    criteria = StoppingCriteriaList(kwargs.get("stopping_criteria") or ())
+    kwargs["stopping_criteria"] = StoppingCriteriaList([*criteria, StopStringCriteria(tokenizer, strings)])
+
+
+def _refuse(model: Any, settings: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
+    """Say no to what has no meaning here, instead of ignoring it."""
+    if (settings.num_beams or 1) > 1:
+        raise UnsupportedGeneration(f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams")
+    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
+        if getattr(settings, name, None) and settings.return_dict_in_generate:
+            raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
+    for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
+        if getattr(settings, name, None):
+            raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
+    for name, value in model_kwargs.items():
+        if name not in _CARRIED and value is not None and value is not False:
+            raise UnsupportedGeneration(f"model argument {name!r} is not supported; text prompts in input_ids are")
+

@@ -1,0 +1,57 @@
+"""Every hook, on one page. ``docs/hooks.md`` shows each at work.
+
+A plugin marks its functions with :data:`hookimpl`. The drafter, verifier and budget that a configuration names are
+called last (``trylast``), so any other plugin may answer first, or wrap them (``@hookimpl(wrapper=True)``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from racer.plugins import Registry
+    from racer.request import Request, StepStats, StepView, Verdict
+    from racer.stats import DecodeStats
+    from racer.tree import DraftTree
+
+hookspec = pluggy.HookspecMarker("racer")
+hookimpl = pluggy.HookimplMarker("racer")
+
+
+@hookspec(historic=True)
+def racer_register(registry: Registry) -> None:
+    """Register drafters, verifiers and budgets by name. Called once, when the plugin is loaded."""
+
+
+@hookspec
+def racer_request_opened(request: Request) -> None:
+    """A row starts: its prompt is known, nothing is scored yet."""
+
+
+@hookspec
+def racer_request_closed(request: Request, stats: DecodeStats) -> None:
+    """A row has ended or failed: drop what you keep under ``request.id``."""
+
+
+@hookspec(firstresult=True)
+def racer_budget(view: StepView) -> int | None:  # type: ignore[empty-body]
+    """How many nodes this step may score, the root included; 1 is plain decoding. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def racer_draft(view: StepView, budget: int) -> DraftTree | None:
+    """Guess at most ``budget`` nodes under ``view.root``, one tree a row; None is a one-node tree. The first answer counts."""
+
+
+@hookspec(firstresult=True)
+def racer_verify(view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:  # type: ignore[empty-body]
+    """Choose the accepted path and the next token from ``logits [B, N, V]``; no host synchronisation. The first answer counts."""
+
+
+@hookspec
+def racer_step(view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:
+    """A step is over (or a piece of prompt is scored, as a chain that is all accepted): observe and learn."""

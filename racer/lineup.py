@@ -1,0 +1,163 @@
+"""Who plays: the drafter, verifier and budget of one decoder, and the plugins around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from racer.budget import Budget, CostCurve, Fixed
+from racer.config import MAX_BUDGET, DecodeConfig
+from racer.errors import ConfigError, PluginError
+from racer.guard import Complaints, Guard, check_form
+from racer.hookspecs import hookimpl
+from racer.plugins import new_manager, plugins
+from racer.request import Needs, Request, StepStats, StepView, Verdict
+from racer.stats import DecodeStats
+from racer.tree import DraftTree
+from racer.verifiers.base import Verifier
+
+
+class Lineup:
+    """Resolves a configuration's names and puts everybody behind the hooks of one plugin manager.
+
+    Its own hook implementations are those of the configured strategies. They come last where the first answer counts,
+    so that plugins can intercept, and first where all are told, so that a failing plugin cannot keep them from it.
+
+    :raises UnknownStrategy: a name that nobody registered.
+    :raises PluginError: a plugin of the configuration misspells a hook.
+    """
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self.complaints = Complaints()
+        self.drafter: Any = _resolve("drafter", config.drafter)
+        self.budget: Budget = Fixed(config.budget) if isinstance(config.budget, int) else _resolve("budget", config.budget)
+        self._verifier_choice = config.verifier
+        self._verifiers: dict[str, Any] = {}
+        self.verifier: Any = None
+        """Set by :meth:`choose_verifier`."""
+        self.verifier_name = ""
+        self._guard = Guard(self.drafter, self.complaints)
+        self._costs: dict[int, CostCurve] = {}
+        self._manager = new_manager()
+        for plugin in (*config.plugins, self):
+            self._manager.register(plugin)
+        try:
+            self._manager.check_pending()
+        except Exception as error:
+            raise PluginError(f"a plugin of the configuration is refused: {error}") from error
+        wanted = [getattr(plugin, "needs", None) for plugin in config.plugins]
+        self.needs = self._guard.needs
+        for needs in wanted:
+            self.needs |= needs if isinstance(needs, Needs) else Needs(host=False)
+
+    @property
+    def drafter_name(self) -> str:
+        return self._guard.label
+
+    def choose_verifier(self, do_sample: bool) -> None:
+        """Settle who verifies the coming call.
+
+        :raises ConfigError: the configured verifier contradicts ``do_sample``.
+        """
+        choice = self._verifier_choice
+        if choice == "auto":
+            choice = "sampling" if do_sample else "greedy"
+        if isinstance(choice, str):
+            self.verifier = self._verifiers.setdefault(choice, self._verifiers.get(choice) or _resolve("verifier", choice))
+            self.verifier_name = choice
+        else:
+            self.verifier, self.verifier_name = choice, type(choice).__name__.lower()
+        samples = getattr(self.verifier, "samples", None)
+        if samples is not None and samples != do_sample:
+            mend = "leave the verifier to 'auto'"
+            raise ConfigError(
+                f"verifier {self.verifier_name!r} decodes greedily, but do_sample=True: {mend}"
+                if do_sample
+                else f"verifier {self.verifier_name!r} samples, but do_sample=False: pass do_sample=True, or {mend}"
+            )
+
+    def costs(self, batch: int) -> CostCurve:
+        """What steps have cost so far at this batch size."""
+        return self._costs.setdefault(batch, CostCurve())
+
+    # -- asking and telling: no plugin's failure gets through -------------------------------------------------------
+
+    def nodes(self, view: StepView) -> int:
+        """The budget of this step; 1 if nobody gives a sensible one, or no more than one token is wanted."""
+        try:
+            nodes = self._manager.hook.racer_budget(view=view)
+            if not isinstance(nodes, int) or nodes < 1:
+                raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
+        except Exception as error:
+            self.complaints.about("a plugin's racer_budget", error)
+            return 1
+        return min(nodes, MAX_BUDGET) if view.remaining > 1 else 1
+
+    def draft(self, view: StepView, budget: int) -> DraftTree | None:
+        """A tree of the right form, or None. Its contents are still unchecked."""
+        try:
+            tree = self._manager.hook.racer_draft(view=view, budget=budget)
+            return None if tree is None else check_form(tree, len(view.requests), budget)
+        except Exception as error:
+            self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin around it)", error)
+            return None
+
+    def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        """The verdict. If a plugin around the verifier fails, the verifier alone decides; its own errors are raised."""
+        try:
+            verdict = self._manager.hook.racer_verify(view=view, tree=tree, logits=logits)
+            if not isinstance(verdict, Verdict):
+                raise TypeError(f"its verdict is a {type(verdict).__name__}")
+        except Exception as error:
+            verdict = self.verifier.verify(view, tree, logits)
+            self.complaints.about("a plugin's racer_verify", error)
+        return verdict
+
+    def tell(self, hook: str, **news: Any) -> None:
+        """Call a hook that everybody hears."""
+        try:
+            getattr(self._manager.hook, hook)(**news)
+        except Exception as error:
+            self.complaints.about(f"a plugin's {hook}", error)
+
+    # -- the configured strategies, as hooks ------------------------------------------------------------------------
+
+    @hookimpl(trylast=True)
+    def racer_budget(self, view: StepView) -> int:
+        return self.budget.nodes(view)
+
+    @hookimpl(trylast=True)
+    def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
+        tree: DraftTree | None = self._guard.attempt(self.drafter.draft, view, budget)
+        return tree
+
+    @hookimpl(trylast=True)
+    def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        verdict: Verdict = self.verifier.verify(view, tree, logits)
+        return verdict
+
+    @hookimpl(tryfirst=True)
+    def racer_request_opened(self, request: Request) -> None:
+        self._guard.opened(request)
+
+    @hookimpl(tryfirst=True)
+    def racer_request_closed(self, request: Request, stats: DecodeStats) -> None:
+        self._guard.closed(request)
+
+    @hookimpl(tryfirst=True)
+    def racer_step(self, view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:
+        self._guard.observe(view, tree, verdict)
+        if stats.nodes:  # a step, not a piece of prompt
+            self.budget.observe(view, verdict)
+
+
+def _resolve(kind: str, choice: Any) -> Any:
+    return plugins.resolve(kind, choice).factory() if isinstance(choice, str) else choice
+
+
+def is_exact(verifier: Verifier | str) -> bool:
+    """Whether output with this verifier equals plain decoding."""
+    if verifier == "auto":
+        return True
+    return plugins.resolve("verifier", verifier).exact if isinstance(verifier, str) else verifier.exact

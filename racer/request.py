@@ -1,0 +1,212 @@
+"""What travels through one step: the requests, the view a plugin gets, the verdict, the bill."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from racer.tree import DraftTree
+
+_ids = itertools.count()
+
+
+@attrs.define(eq=False)
+class Request:
+    """One row of one ``generate`` call, from its prompt to its last token."""
+
+    prompt: tuple[int, ...]
+    """The prompt without padding."""
+    padding: tuple[int, ...] = ()
+    """The padding ids to the left of the prompt; logits processors see them, as in ``generate``."""
+    limit: int = 2**31
+    """New tokens it may have."""
+    seed: int = 0
+    """Keys the noise of this row's sampled tokens."""
+    id: int = attrs.field(factory=lambda: next(_ids))
+    """Unique in this process."""
+    tokens: list[int] = attrs.field(init=False)
+    """Prompt and emitted tokens; the last one is the next root. Append-only while the request is open."""
+    accept_lengths: list[int] = attrs.field(factory=list)
+    """New tokens of each step, the bonus token included."""
+    done: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def emitted(self) -> list[int]:
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def remaining(self) -> int:
+        return len(self.prompt) + self.limit - len(self.tokens)
+
+
+class LogitsPipeline(Protocol):
+    """The logits processors of one call, as verifiers see them."""
+
+    context_free: bool
+    """Whether no processor reads the prefix, so that all nodes can be processed in one batch."""
+
+    def batch(self, logits: Tensor) -> Tensor:
+        """Processed scores ``[M, V]`` of ``logits [M, V]``; for context-free pipelines."""
+
+    def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
+        """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
+
+
+@attrs.frozen(eq=False)
+class StepView:
+    """The state before a step. Plugins read it and change nothing."""
+
+    requests: tuple[Request, ...]
+    """One per row; finished rows stay in the batch and are ignored."""
+    active: tuple[bool, ...]
+    """Rows that were not finished when the step began."""
+    root: Tensor
+    """``[B]`` int64, on the model's device: the pending tokens. The same as each ``request.tokens[-1]``."""
+    position: Tensor
+    """``[B]`` int64, on the model's device: the root's position, padding not counted."""
+    vocab_size: int
+    pipeline: LogitsPipeline
+    do_sample: bool
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids that end a row."""
+    step_cost: Callable[[int], float] = lambda nodes: 1.0
+    """Measured milliseconds of a step over so many nodes, on this model, device and batch."""
+    step: int = 0
+    """Steps before this one."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.root.device
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted by the row that has most left."""
+        return max((request.remaining for request in self.requests if not request.done), default=0)
+
+
+@attrs.frozen
+class Needs:
+    """What a drafter wants to see of each scored node. The core computes the union over all drafters once."""
+
+    top_k: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """Ids of the k best next tokens of every node."""
+    probs: bool = False
+    """Also their probabilities (costs a log-sum-exp over the vocabulary)."""
+    prompt: bool = False
+    """For the prompt's positions too."""
+    host: bool = True
+    """Observes numpy arrays (they travel in the step's one copy); False: reads the device tensors."""
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            top_k=max(self.top_k, other.top_k),
+            probs=self.probs or other.probs,
+            prompt=self.prompt or other.prompt,
+            host=self.host or other.host,
+        )
+
+
+@attrs.frozen(eq=False)
+class HostVerdict:
+    """The verdict and the scored tree as numpy arrays, from the one copy of the step."""
+
+    length: NDArray[np.int64]
+    """``[B]`` accepted nodes, the root included: the number of new tokens."""
+    next_token: NDArray[np.int64]
+    """``[B]`` the bonus token: the next root."""
+    path: NDArray[np.int64]
+    """``[B, N]`` columns of the accepted nodes, the root first; only ``length`` of them count."""
+    tokens: NDArray[np.int64]
+    """``[B, N]``"""
+    parent: NDArray[np.int64]
+    """``[B, N]``"""
+    count: NDArray[np.int64]
+    """``[B]``"""
+    source: NDArray[np.int64]
+    """``[B, N]``"""
+    faults: NDArray[np.int64]
+    """``[B]`` bit set of :data:`racer.tree.FAULTS`, zero for a well-formed draft."""
+    top_ids: NDArray[np.int64]
+    """``[B, N, k]`` the best next tokens of every node, accepted or not; k as the drafters need."""
+    top_probs: NDArray[np.float32] | None
+    """``[B, N, k]`` their probabilities, if some drafter needs them."""
+
+    def accepted(self, row: int) -> list[int]:
+        """Tokens that the step adds to ``row``: accepted drafts and the bonus token."""
+        drafts = self.tokens[row, self.path[row, 1 : self.length[row]]].tolist()
+        return [*drafts, int(self.next_token[row])]
+
+
+@attrs.define(eq=False)
+class Verdict:
+    """What the verifier decided, on the device. ``to_host`` is the step's only synchronisation."""
+
+    path: Tensor
+    """``[B, N]`` int64: columns of the accepted nodes in order, the root first; rows are filled up with 0."""
+    length: Tensor
+    """``[B]`` int64: accepted nodes, the root included."""
+    next_token: Tensor
+    """``[B]`` int64: the token after the last accepted node."""
+    top_ids: Tensor | None = None
+    """``[B, N, k]`` int64, set by the core as the drafters need."""
+    top_probs: Tensor | None = None
+    """``[B, N, k]`` float32."""
+    host: HostVerdict | None = None
+    """Set by :meth:`to_host`; there when ``racer_step`` is called."""
+
+    def to_host(self, tree: DraftTree, faults: Tensor) -> HostVerdict:
+        """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``."""
+        batch, width = tree.tokens.shape
+        source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
+        top_ids = self.top_ids if self.top_ids is not None else tree.tokens.new_empty(batch, width, 0)
+        bits = None if self.top_probs is None else self.top_probs.float().view(torch.int32).long()
+        host = _one_copy(
+            length=self.length,
+            next_token=self.next_token,
+            path=self.path,
+            tokens=tree.tokens,
+            parent=tree.parent,
+            count=tree.count,
+            source=source,
+            faults=faults,
+            top_ids=top_ids,
+            **({} if bits is None else {"top_probs": bits}),
+        )
+        probs = host.pop("top_probs", None)
+        self.host = HostVerdict(
+            **host, top_probs=None if probs is None else probs.astype(np.int32).view(np.float32)
+        )
+        return self.host
+
+
+def _one_copy(**parts: Tensor) -> dict[str, Any]:
+    """Integer tensors as numpy arrays; from an accelerator they come packed into a single copy."""
+    if all(part.device.type == "cpu" for part in parts.values()):
+        return {name: part.numpy() for name, part in parts.items()}
+    flat = torch.cat([part.reshape(-1) for part in parts.values()]).cpu().numpy()
+    ends = np.cumsum([part.numel() for part in parts.values()])
+    pieces = np.split(flat, ends[:-1])
+    return {name: piece.reshape(part.shape) for (name, part), piece in zip(parts.items(), pieces, strict=True)}
+
+
+@attrs.frozen
+class StepStats:
+    """The bill of one step."""
+
+    nodes: int
+    """Columns of the tree that the forward pass scored."""
+    new_tokens: tuple[int, ...]
+    """Per row; 0 for finished rows."""
+    milliseconds: dict[str, float]
+    """Per phase (``draft``, ``forward``, ``verify``, ``commit``). On an accelerator known only when the request
+    closes, so empty here."""

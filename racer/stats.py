@@ -1,0 +1,121 @@
+"""What decoding did, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from racer.request import HostVerdict, Request
+
+PHASES = ("prefill", "draft", "forward", "verify", "commit", "observe")
+
+
+@attrs.define
+class DecodeStats:
+    """The statistics of one ``generate`` call. Times are wall-clock milliseconds, summed over the steps."""
+
+    drafter: str
+    verifier: str
+    prompt_tokens: int = 0
+    """Of all rows, padding not counted."""
+    new_tokens: int = 0
+    """Of all rows."""
+    steps: int = 0
+    """Forward passes after the prefill."""
+    accept_lengths: list[list[int]] = attrs.field(factory=list)
+    """Per row: new tokens of each step, bonus token included. The prefill's one token is not in it."""
+    nodes: list[int] = attrs.field(factory=list)
+    """Columns that each step's forward pass scored."""
+    drafted: Counter[str] = attrs.field(factory=Counter)
+    """Nodes by the drafter that proposed them, roots not counted."""
+    accepted: Counter[str] = attrs.field(factory=Counter)
+    """Accepted (and emitted) nodes, likewise."""
+    milliseconds: dict[str, float] = attrs.field(factory=lambda: dict.fromkeys(PHASES, 0.0))
+    """By phase: prefill, draft, forward, verify (with the step's synchronisation), commit, observe."""
+    seconds: float = 0.0
+    """Wall-clock time of the whole call, prefill included."""
+    step_costs: dict[int, float] = attrs.field(factory=dict)
+    """Measured milliseconds of a forward pass by nodes, where the budget asked for it."""
+
+    @property
+    def mean_accepted_tokens(self) -> float:
+        """New tokens per row and step (MAT); plain decoding has 1. NaN when there was no step."""
+        lengths = [length for row in self.accept_lengths for length in row]
+        return sum(lengths) / len(lengths) if lengths else float("nan")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows by the whole call's time."""
+        return self.new_tokens / self.seconds if self.seconds else float("nan")
+
+    def add(self, milliseconds: dict[str, float]) -> None:
+        """Add times by phase."""
+        for phase, spent in milliseconds.items():
+            self.milliseconds[phase] = self.milliseconds.get(phase, 0.0) + spent
+
+    def close(self, requests: Sequence[Request], seconds: float, step_costs: dict[int, float]) -> None:
+        """Fill in what is known at the end, whether the call succeeded or not."""
+        self.prompt_tokens = sum(len(request.prompt) for request in requests)
+        self.new_tokens = sum(len(request.emitted) for request in requests)
+        self.accept_lengths = [request.accept_lengths for request in requests]
+        self.seconds, self.step_costs = seconds, step_costs
+
+    def count_nodes(self, host: HostVerdict, sources: tuple[str, ...], row: int, emitted: int) -> None:
+        """Credit the nodes of one row's step, of which the row emitted ``emitted`` tokens."""
+        if not sources:
+            return
+        names = [sources[source] for source in host.source[row, 1 : host.count[row]].tolist()]
+        kept = host.path[row, 1 : min(int(host.length[row]), emitted + 1)].tolist()
+        self.drafted.update(names)
+        self.accepted.update(names[node - 1] for node in kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return attrs.asdict(self) | {
+            "mean_accepted_tokens": self.mean_accepted_tokens,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+class Stopwatch:
+    """Times phases without synchronising: by the clock on a CPU, by events on CUDA, which are read at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block under ``name``."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._spans.append((name, start, self._now()))
+
+    def lap(self) -> dict[str, float]:
+        """Milliseconds since the last lap, by phase; on CUDA empty, as reading would synchronise."""
+        return {} if self._cuda else self.read()
+
+    def read(self) -> dict[str, float]:
+        """Milliseconds by phase since the last reading, which this one forgets. Synchronises CUDA."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        total: dict[str, float] = {}
+        for name, start, end in self._spans:
+            total[name] = total.get(name, 0.0) + (start.elapsed_time(end) if self._cuda else (end - start) * 1e3)
+        self._spans.clear()
+        return total
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -1,0 +1,32 @@
+"""The built-in drafters, registered through the same hook and entry point as anybody else's."""
+
+from racer.hookspecs import hookimpl
+from racer.plugins import Registry
+from racer.strategies.base import Drafter
+from racer.strategies.logits import Logits
+from racer.strategies.merge import Merge
+from racer.strategies.none import NoDraft
+from racer.strategies.prompt_lookup import PromptLookup
+from racer.strategies.retrieval import Retrieval
+
+__all__ = ["Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"]
+
+
+def racer_paper() -> Merge:
+    """The paper's tree: retrieved nodes first, copied logits in what is left."""
+    return Merge(Retrieval(ngram=10, max_nodes=10_000), Logits(top_k=8), policy="fill", name="racer-paper")
+
+
+def racer_best() -> Merge:
+    """The default; so far the paper's tree."""
+    return Merge(Retrieval(), Logits(), policy="fill", name="racer")
+
+
+@hookimpl
+def racer_register(registry: Registry) -> None:
+    registry.drafter("racer", racer_best, summary="the default: retrieved patterns and copied logits in one tree")
+    registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
+    registry.drafter("retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)")
+    registry.drafter("logits", Logits, summary="the top tokens that last followed each token (copy-logit tree)")
+    registry.drafter("prompt-lookup", PromptLookup, summary="one chain: what followed the last n-gram before")
+    registry.drafter("none", NoDraft, summary="plain decoding, one token a step")

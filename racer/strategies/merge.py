@@ -1,0 +1,47 @@
+"""Several drafters, one tree."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from racer.errors import ConfigError
+from racer.guard import Guard
+from racer.request import Needs, Request, StepView, Verdict
+from racer.strategies.base import Drafter
+from racer.tree import DraftTree
+
+
+class Merge(Drafter):
+    """The union of its parts' trees as one trie; a node that two propose is paid for once.
+
+    ``policy="fill"``: the first part takes what it wants of the budget, the next ones fill what is left. A part that
+    fails is left out of the step (and named in a warning), the others go on.
+
+    :raises ConfigError: no parts, or an unknown policy.
+    """
+
+    def __init__(self, *parts: Drafter, policy: str = "fill", name: str = "") -> None:
+        if not parts:
+            raise ConfigError("Merge needs at least one drafter")
+        if policy != "fill":
+            raise ConfigError(f"unknown merge policy {policy!r}; there is 'fill'")
+        self.name = name or "+".join(part.label for part in parts)
+        self.parts = [Guard(part) for part in parts]
+        self.needs = reduce(lambda a, b: a | b, (part.needs for part in parts), Needs(host=False))
+
+    def opened(self, request: Request) -> None:
+        for part in self.parts:
+            part.opened(request)
+
+    def draft(self, view: StepView, budget: int) -> DraftTree | None:
+        trees = (part.draft(view, budget) for part in self.parts)
+        found = [tree for tree in trees if tree is not None]
+        return reduce(lambda a, b: a.union(b.to(a.tokens.device)).head(budget), found) if found else None
+
+    def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
+        for part in self.parts:
+            part.observe(view, tree, verdict)
+
+    def closed(self, request: Request) -> None:
+        for part in self.parts:
+            part.closed(request)

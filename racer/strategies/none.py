@@ -1,0 +1,15 @@
+"""Plain decoding."""
+
+from __future__ import annotations
+
+from racer.request import StepView
+from racer.strategies.base import Drafter
+
+
+class NoDraft(Drafter):
+    """Guesses nothing: every step is one token."""
+
+    name = "none"
+
+    def draft(self, view: StepView, budget: int) -> None:
+        return None

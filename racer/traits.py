@@ -1,0 +1,118 @@
+"""What a model can do, found out by trying: no flag in a configuration is trusted.
+
+A small random tree is scored through the core and compared with the plain run of every path. Models with recurrent
+state, position biases that ignore ``position_ids`` or layers that cannot be masked fail, and are decoded plainly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from racer.cache import Block, CacheLayout
+from racer.core import Core
+from racer.errors import UnsupportedModel
+from racer.masks import MaskPlan
+from racer.tree import DraftTree
+
+TREE_ATTENTION = ("sdpa", "eager")
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.25}
+"""Largest error of a tree's logits against the plain run, in standard deviations of the logits, that is rounding."""
+
+
+@attrs.frozen(eq=False)
+class Traits:
+    """The result of :func:`examine`."""
+
+    core: Core | None
+    """None if the model cannot be verified with trees."""
+    reason: str
+    """Why not; empty if it can."""
+    vocab_size: int
+
+
+_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], Traits]] = WeakKeyDictionary()
+
+
+def examine(model: Any) -> Traits:
+    """Traits of ``model``, by a few short forward passes; remembered until its attention, dtype or device changes.
+
+    :raises UnsupportedModel: it must be loaded or prepared otherwise; the message says how.
+    """
+    attention = model.config.get_text_config()._attn_implementation
+    if attention not in TREE_ATTENTION:
+        raise UnsupportedModel(
+            f"attention implementation {attention!r} cannot take a tree mask: load the model with "
+            "attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')"
+        )
+    if model.training:
+        raise UnsupportedModel("the model is in training mode, so its output is random: call model.eval()")
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModel("encoder-decoder models are not supported: RACER decodes causal language models")
+    state = (attention, model.dtype, model.device)
+    remembered = _known.get(model)
+    if remembered is None or remembered[0] != state:
+        remembered = _known[model] = (state, _examine(model))
+    return remembered[1]
+
+
+@torch.no_grad()
+def _examine(model: Any) -> Traits:
+    config = model.config.get_text_config()
+    vocab_size = int(model.get_output_embeddings().weight.shape[0]) if model.get_output_embeddings() is not None else config.vocab_size
+    accepted = inspect.signature(model.forward).parameters
+    masks = MaskPlan.of(config)
+    if isinstance(masks, str):
+        return Traits(None, masks, vocab_size)
+    if "position_ids" not in accepted:
+        return Traits(None, "its forward takes no position_ids", vocab_size)
+    try:
+        core = Core(model, _layout(model, vocab_size), masks, "logits_to_keep" in accepted)
+        error = _tree_error(core, vocab_size)
+    except Exception as failure:  # any failure of a trial run means: not with trees
+        return Traits(None, f"a trial tree failed with {type(failure).__name__}: {failure}", vocab_size)
+    if not error <= TOLERANCE.get(model.dtype, 0.1):
+        return Traits(None, f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations", vocab_size)
+    return Traits(core, "", vocab_size)
+
+
+def _random_tokens(count: int, vocab_size: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(vocab_size, (1, count), generator=generator).to(device)
+
+
+def _layout(model: Any, vocab_size: int) -> CacheLayout:
+    """What each layer stores, from one run with transformers' own cache."""
+    cache = DynamicCache(config=model.config)
+    model(input_ids=_random_tokens(3, vocab_size, model.device), past_key_values=cache, use_cache=True)
+    return CacheLayout(
+        keys=tuple(Block.of(layer.keys) for layer in cache.layers),
+        values=tuple(Block.of(layer.values) for layer in cache.layers),
+    )
+
+
+def _tree_error(core: Core, vocab_size: int) -> float:
+    """Score a tree after a prompt, keep one path, score another tree, and compare all paths with plain runs."""
+    model, device = core.model, core.model.device
+    ids = _random_tokens(12, vocab_size, device)
+    prompt, tokens = ids[:, :5], ids[:, 5:]
+    parent = torch.tensor([[-1, 0, 0, 1, 1, 2, 4]], device=device)  # 0 -> (1 -> (3, 4 -> 6), 2 -> 5)
+    tree = DraftTree(tokens, parent, torch.tensor([7], device=device))
+    cache = core.open([0], 64)
+    list(core.prefill(prompt, cache, chunk=3, all_logits=True))
+    first = core.forward(tree, cache, 10**6)[0]
+    cache.commit(torch.tensor([[0, 1, 4, 6]], device=device), [4])
+    committed = torch.cat([prompt, tokens[:, [0, 1, 4, 6]]], dim=1)
+    second = core.forward(tree, cache, 10**6)[0]
+    errors = []
+    for before, logits in ((prompt, first), (committed, second)):
+        for path in ([0, 1, 3], [0, 1, 4, 6], [0, 2, 5]):
+            plain = model(input_ids=torch.cat([before, tokens[:, path]], dim=1), use_cache=False).logits[0, -len(path) :]
+            errors.append((logits[path] - plain).abs().max() / plain.float().std().clamp(min=1e-9))
+    return float(torch.stack(errors).max())

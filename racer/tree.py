@@ -1,0 +1,194 @@
+"""A batch of draft trees: tokens and parents. Everything else is derived, on the device of the tensors."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import attrs
+import torch
+from torch import Tensor
+
+FAULTS = {
+    1: "its root is not the pending token",
+    2: "a node's parent does not come before it (a cycle, or parent >= child)",
+    4: "a token id lies outside the vocabulary",
+    8: "a score is NaN",
+    16: "its node count is not between 1 and the number of columns",
+}
+"""What each bit of :meth:`DraftTree.faults` means."""
+
+
+@attrs.frozen(eq=False)
+class DraftTree:
+    """``B`` trees of up to ``N`` nodes each; node 0 is the root, the token that is chosen but not yet scored.
+
+    A child always stands behind its parent, so the first ``n`` columns are a tree again. Columns at or beyond
+    ``count`` are padding. Siblings should carry distinct tokens (equal ones waste nodes, they never change output).
+    """
+
+    tokens: Tensor
+    """``[B, N]`` int64: token ids."""
+    parent: Tensor
+    """``[B, N]`` int64: column of each node's parent; -1 (or 0) at the root."""
+    count: Tensor
+    """``[B]`` int64: nodes in use, the root included."""
+    score: Tensor | None = None
+    """``[B, N]`` float: estimated probability that the node is accepted (the product along its path)."""
+    source: Tensor | None = None
+    """``[B, N]`` int64: who proposed the node, an index into ``sources``."""
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def root(cls, tokens: Tensor) -> DraftTree:
+        """One-node trees from the pending tokens ``[B]``: plain decoding."""
+        return cls.chain(tokens[:, None], torch.ones_like(tokens))
+
+    @classmethod
+    def chain(cls, tokens: Tensor, count: Tensor) -> DraftTree:
+        """Each node the child of the one before it; ``tokens [B, N]``, of which the first ``count [B]`` are real."""
+        parent = torch.arange(-1, tokens.shape[1] - 1, device=tokens.device).expand_as(tokens)
+        return cls(tokens, torch.where(cls._real(tokens, count), parent, 0), count)
+
+    @staticmethod
+    def _real(columns: Tensor, count: Tensor) -> Tensor:
+        return torch.arange(columns.shape[1], device=columns.device) < count[:, None]
+
+    @property
+    def batch(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Number of columns ``N``: what the forward pass pays for."""
+        return self.tokens.shape[1]
+
+    @cached_property
+    def real(self) -> Tensor:
+        """``[B, N]`` bool: the columns that are nodes, not padding."""
+        return self._real(self.tokens, self.count)
+
+    @cached_property
+    def ancestors(self) -> Tensor:
+        """``[B, N, N]`` bool: ``[b, i, j]`` says that j is i or an ancestor of i. log2(N) gathers, no loop over nodes."""
+        seen = torch.eye(self.width, dtype=torch.bool, device=self.tokens.device).expand(self.batch, -1, -1)
+        jump = self.parent.clamp(min=0)
+        for _ in range((self.width - 1).bit_length()):  # pointer doubling: jump is the 2^k-th ancestor
+            seen = seen | _rows(seen, jump)
+            jump = jump.gather(1, jump)
+        return seen
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """``[B, N]`` int64: the root has depth 0."""
+        return self.ancestors.sum(-1) - 1
+
+    def faults(self, root: Tensor, vocab_size: int) -> Tensor:
+        """``[B]`` int64 bit set over :data:`FAULTS`; 0 for a well-formed tree. Device code, no synchronisation."""
+        real, columns = self.real, torch.arange(self.width, device=self.tokens.device)
+        late = (self.parent >= columns) | (self.parent < 0)
+        late[:, 0] = False
+        outside = (self.tokens < 0) | (self.tokens >= vocab_size)
+        nan = torch.zeros_like(real) if self.score is None else self.score.isnan()
+        uncounted = (self.count < 1) | (self.count > self.width)
+        flags = [self.tokens[:, 0] != root, *((real & bad).any(1) for bad in (late, outside, nan)), uncounted]
+        return torch.stack([flag.long() << bit for bit, flag in enumerate(flags)]).sum(0)
+
+    def sound(self, faults: Tensor, root: Tensor) -> DraftTree:
+        """The same trees with every faulty row (``faults [B]`` non-zero) cut back to its root."""
+        good = (faults == 0)[:, None] & self.real
+        tokens = torch.where(good, self.tokens, 0)
+        tokens[:, 0] = root
+        count = torch.where(faults == 0, self.count, 1)
+        return attrs.evolve(self, tokens=tokens, parent=torch.where(good, self.parent, 0), count=count)
+
+    def head(self, width: int) -> DraftTree:
+        """The first ``width`` columns."""
+        if width >= self.width:
+            return self
+        cut = {name: None if part is None else part[:, :width] for name, part in self._columns().items()}
+        return attrs.evolve(self, **cut, count=self.count.clamp(max=width))
+
+    def prune(self, min_score: float) -> DraftTree:
+        """Drop the nodes scored below ``min_score``, with all that hangs on them; the root stays.
+
+        Columns close up. On the CPU the width shrinks with them; on an accelerator it stays, because reading the
+        widest row would cost a synchronisation.
+
+        :raises ValueError: the tree carries no scores.
+        """
+        if self.score is None:
+            raise ValueError("prune needs a tree with scores; this drafter gives none")
+        keep = (self.score >= min_score) & self.real
+        keep[:, 0] = True
+        keep &= ~(self.ancestors & ~keep[:, None, :]).any(-1)
+        place = torch.where(keep, keep.cumsum(1) - 1, self.width)  # [B, N]; the dump column is cut off below
+        parent = place.gather(1, self.parent.clamp(min=0))
+        parts = self._columns() | {"parent": parent}
+        moved = {name: None if part is None else _spread(part, place, self.width) for name, part in parts.items()}
+        pruned = attrs.evolve(self, **moved, count=keep.sum(1))
+        return pruned.head(int(pruned.count.max())) if pruned.count.device.type == "cpu" else pruned
+
+    def union(self, other: DraftTree) -> DraftTree:
+        """Both trees as one trie: our columns first, then the nodes that only ``other`` has. Shared nodes stay ours.
+
+        ``other`` must have the same roots. The result is up to ``N + M - 1`` columns wide; exact, O(N M log N) work.
+        """
+        twin = self._twins(other)  # [B, N, M]
+        known = twin.any(1)
+        fresh = other.real & ~known
+        place = torch.where(known, twin.long().argmax(1), self.count[:, None] + fresh.cumsum(1) - 1)
+        width = self.width + other.width - 1
+        target = torch.where(fresh, place, width)
+        theirs = other._columns() | {"parent": place.gather(1, other.parent.clamp(min=0))}
+        if other.source is not None:
+            theirs["source"] = other.source + len(self.sources)
+        ours = attrs.evolve(self, tokens=torch.where(self.real, self.tokens, 0))._columns()
+        merged = {
+            name: None
+            if ours[name] is None or theirs[name] is None
+            else _spread(theirs[name], target, width, onto=ours[name])
+            for name in ours
+        }
+        return DraftTree(**merged, count=self.count + fresh.sum(1), sources=self.sources + other.sources)
+
+    def _twins(self, other: DraftTree) -> Tensor:
+        """``[B, N, M]`` bool: our node i and their node j spell the same path. Pointer doubling over pairs of nodes."""
+        same = self.tokens[:, :, None] == other.tokens[:, None, :]
+        same &= self.real[:, :, None] & other.real[:, None, :]
+        same[:, 0, :], same[:, :, 0] = False, False
+        same[:, 0, 0] = True
+        up, down = self.parent.clamp(min=0), other.parent.clamp(min=0)
+        for _ in range((max(self.width, other.width) - 1).bit_length()):
+            above = _rows(_rows(same, up).transpose(1, 2), down).transpose(1, 2)
+            same = same & above
+            up, down = up.gather(1, up), down.gather(1, down)
+        return same
+
+    def to(self, device: torch.device) -> DraftTree:
+        """On ``device``, by one copy of all integers (and one of the scores, if there are any)."""
+        if self.tokens.device == device:
+            return self
+        parts = [part for part in (self.tokens, self.parent, self.source) if part is not None]
+        packed = torch.cat([*parts, self.count[:, None]], dim=1).to(device, non_blocking=True)
+        tokens, parent, *source = packed[:, :-1].split(self.width, dim=1)
+        score = None if self.score is None else self.score.to(device, non_blocking=True)
+        return DraftTree(tokens, parent, packed[:, -1], score, source[0] if source else None, self.sources)
+
+    def _columns(self) -> dict[str, Tensor | None]:
+        return {"tokens": self.tokens, "parent": self.parent, "score": self.score, "source": self.source}
+
+
+def _rows(square: Tensor, index: Tensor) -> Tensor:
+    """``square[b, index[b, i], :]`` for ``square [B, N, M]`` and ``index [B, K]``."""
+    return square.gather(1, index[:, :, None].expand(-1, -1, square.shape[2]))
+
+
+def _spread(part: Tensor, place: Tensor, width: int, onto: Tensor | None = None) -> Tensor:
+    """Columns of ``part [B, M]`` moved to ``place [B, M]`` in a ``[B, width]`` tensor that starts as ``onto`` or zeros.
+
+    ``place == width`` drops a column.
+    """
+    board = part.new_zeros(part.shape[0], width + 1)
+    if onto is not None:
+        board[:, : onto.shape[1]] = onto
+    return board.scatter(1, place, part)[:, :width]

@@ -1,0 +1,103 @@
+"""Greedy and exact sampling: one algorithm that differs in how a token is picked.
+
+Every node gets the target that plain decoding would choose after it; a child is right when it carries its parent's
+target. Sampling picks ``argmax(scores + Gumbel noise)`` with noise keyed by (seed, position), the same for all nodes
+of a position, so the tree changes nothing about the sampled text and a deterministic draft is accepted as often as is
+possible at all (the probability of its token).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from racer import vocab
+from racer.request import Request, StepView, Verdict
+from racer.tree import DraftTree
+from racer.verifiers.base import Verifier, last_of, longest_path
+
+
+class ExactVerifier(Verifier):
+    """Shared by both; subclasses say how a token is picked."""
+
+    def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """``[M]`` tokens from processed ``scores [M, V]``; ``positions [M]`` are those of the tokens to pick."""
+        raise NotImplementedError
+
+    def walks(self, view: StepView) -> bool:
+        """Whether to process only the nodes on the accepted path, one after the other, on the host."""
+        return not view.pipeline.context_free
+
+    def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        return self._walk(view, tree, logits) if self.walks(view) else self._batch(view, tree, logits)
+
+    def _batch(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        """All nodes at once."""
+        batch, width, _ = logits.shape
+        seeds = torch.tensor([_signed(request.seed) for request in view.requests], device=view.device)
+        positions = view.position[:, None] + tree.depth + 1
+        scores = view.pipeline.batch(logits.flatten(0, 1))
+        targets = self.pick(scores, seeds.repeat_interleave(width), positions.flatten()).view(batch, width)
+        hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
+        path, length = longest_path(tree, hit)
+        next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
+        return Verdict(path=path, length=length, next_token=next_token)
+
+    def _walk(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        """Node after node, each with its own true prefix: for processors that read it, or are dear.
+
+        Each prefix is visited once and in order, as in plain decoding, so processors with a memory stay right.
+        """
+        path, length = torch.zeros(tree.batch, tree.width, dtype=torch.long), torch.ones(tree.batch, dtype=torch.long)
+        next_token = torch.zeros(tree.batch, dtype=torch.long)
+        tokens, parents, counts = tree.tokens.tolist(), tree.parent.tolist(), tree.count.tolist()
+        for row, request in enumerate(view.requests):
+            if request.done:
+                continue
+            edges = {(parents[row][node], tokens[row][node]): node for node in range(counts[row] - 1, 0, -1)}
+            nodes, target = self._descend(view, request, row, edges, logits[row])
+            path[row, : len(nodes)] = torch.tensor(nodes)
+            length[row], next_token[row] = len(nodes), target
+        return Verdict(path=path.to(view.device), length=length.to(view.device), next_token=next_token.to(view.device))
+
+    def _descend(
+        self, view: StepView, request: Request, row: int, edges: dict[tuple[int, int], int], logits: Tensor
+    ) -> tuple[list[int], int]:
+        nodes, prefix = [0], [*request.padding, *request.tokens]
+        seed = torch.tensor([_signed(request.seed)], device=logits.device)
+        while True:
+            scores = view.pipeline.one(prefix, logits[nodes[-1]], row)
+            position = torch.tensor([len(prefix) - len(request.padding)], device=logits.device)
+            target = int(self.pick(scores[None], seed, position))
+            child = edges.get((nodes[-1], target))
+            if child is None or target in view.stop_tokens or len(nodes) >= request.remaining:
+                return nodes, target
+            nodes.append(child)
+            prefix.append(target)
+
+
+class Greedy(ExactVerifier):
+    """Accepts a node that is the argmax after its parent. Exact."""
+
+    samples = False
+
+    def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        return vocab.best(scores)
+
+
+class Sampling(ExactVerifier):
+    """Accepts a node that plain sampling with the same seed would draw. Exact."""
+
+    samples = True
+
+    def walks(self, view: StepView) -> bool:
+        # A CPU has no synchronisation to save, and three visited nodes are cheaper than sixty-four.
+        return super().walks(view) or view.device.type == "cpu"
+
+    def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        return (scores + vocab.gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+
+
+def _signed(seed: int) -> int:
+    """A 64-bit seed as torch's int64 holds it."""
+    return (seed + 2**63) % 2**64 - 2**63
