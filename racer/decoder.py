@@ -45,8 +45,6 @@ class Run:
 
     task: Task
     cache: TreeCache
-    root: Tensor
-    """``[B]`` the pending tokens, on the device."""
     last_position: int
     """No token is emitted beyond it."""
     stats: DecodeStats
@@ -113,7 +111,6 @@ class Decoder:
             host = verdict.to_host(tree, faults)  # the step's only host synchronisation
         with phase("commit"):
             run.cache.commit(verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
-            run.root = verdict.next_token
         run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
         emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
         with phase("observe"):
@@ -179,25 +176,25 @@ class Decoder:
         width = padding[0] + len(task.requests[0].prompt)
         limit = max(request.limit for request in task.requests)
         cache = self.core.open(padding, width + min(limit, 1024) + 64)
-        root = torch.tensor([request.tokens[-1] for request in task.requests], device=device)
-        return Run(task, cache, root, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding)))
+        return Run(task, cache, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding)))
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
         task, needs = run.task, self.lineup.needs
         shown = needs.prompt and needs.top_k > 0
         prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
+        first = follow = prompts[:, -1]
         with run.watch.phase("prefill"):
             for piece in self.core.prefill(prompts, run.cache, self.config.prefill_chunk, all_logits=shown):
                 end = piece.start + piece.tokens.shape[1]
                 if end < prompts.shape[1]:
                     follow = prompts[:, end]
                 else:
-                    first = self.lineup.verify(self._view(run), DraftTree.root(run.root), piece.logits[:, -1:])
-                    follow = run.root = first.next_token
+                    view = self._view(run)
+                    first = follow = self.lineup.verify(view, DraftTree.root(view.root), piece.logits[:, -1:]).next_token
                 if shown:
                     self._show(run, piece, follow)
-        for row, token in enumerate(run.root.tolist()):
+        for row, token in enumerate(first.tolist()):
             self._emit(run, row, [token])
 
     def _show(self, run: Run, piece: PromptPiece, follow: Tensor) -> None:
@@ -218,11 +215,12 @@ class Decoder:
 
     def _view(self, run: Run) -> StepView:
         requests = run.task.requests
+        ends = torch.tensor([[r.tokens[-1], len(r.tokens) - 1] for r in requests], device=self.model.device)
         return StepView(
             requests=requests,
             active=tuple(not request.done for request in requests),
-            root=run.root,
-            position=torch.tensor([len(request.tokens) - 1 for request in requests], device=run.root.device),
+            root=ends[:, 0],
+            position=ends[:, 1],
             vocab_size=self.traits.vocab_size,
             pipeline=run.task.pipeline,
             do_sample=run.task.do_sample,

@@ -22,8 +22,9 @@ from racer.masks import MaskPlan
 from racer.tree import DraftTree
 
 TREE_ATTENTION = ("sdpa", "eager")
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.25}
-"""Largest error of a tree's logits against the plain run, in standard deviations of the logits, that is rounding."""
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+"""Root mean square error of a tree's logits against the plain run, in standard deviations of the logits, that may be
+rounding. SmolLM2-135M has 0.05 in bf16; a node that sees its sibling has 0.5 and more."""
 
 
 @attrs.frozen(eq=False)
@@ -114,5 +115,5 @@ def _tree_error(core: Core, vocab_size: int) -> float:
     for before, logits in ((prompt, first), (committed, second)):
         for path in ([0, 1, 3], [0, 1, 4, 6], [0, 2, 5]):
             plain = model(input_ids=torch.cat([before, tokens[:, path]], dim=1), use_cache=False).logits[0, -len(path) :]
-            errors.append((logits[path] - plain).abs().max() / plain.float().std().clamp(min=1e-9))
+            errors.append((logits[path] - plain).double().square().mean().sqrt() / plain.double().std().clamp(min=1e-9))
     return float(torch.stack(errors).max())

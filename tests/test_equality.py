@@ -1,0 +1,180 @@
+"""The promise: whatever a drafter guesses, output is that of plain decoding, row by row, token by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from racer import DecodeConfig, Decoder, Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+from racer.plugins import plugins
+from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
+from racer.testing.toy import ToyLM
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+VOCAB = 6
+MODEL = toy_model(VOCAB)
+prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9), min_size=1, max_size=4)
+
+
+class RowDependent(LogitsProcessor):
+    """Reads everything that it is given: the whole prefix and the row's number."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(len(scores))[:, None]
+        shift = (input_ids.sum(1, keepdim=True) * 31 + input_ids.shape[1] * 7 + rows * 3) % scores.shape[1]
+        return scores + 1.5 * (torch.arange(scores.shape[1]) == shift)
+
+
+class CountsCalls(LogitsProcessor):
+    """Has a memory: right only if it is called once for each token, in order."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return scores + (torch.arange(scores.shape[1]) == self.seen % scores.shape[1])
+
+
+CONTEXT_FREE: list[Any] = [
+    TemperatureLogitsWarper(0.7),
+    TemperatureLogitsWarper(1.8),
+    TopKLogitsWarper(3),
+    TopPLogitsWarper(0.8),
+    MinPLogitsWarper(0.2),
+]
+PREFIX_READING: list[Any] = [RepetitionPenaltyLogitsProcessor(1.4), NoRepeatNGramLogitsProcessor(3)]
+processors = st.lists(st.sampled_from(CONTEXT_FREE + PREFIX_READING), max_size=3, unique=True)
+
+
+@settings(max_examples=150)
+@given(
+    prompts=prompts,
+    seed=st.integers(0, 2**40),
+    budget=st.integers(2, 14),
+    new=st.integers(1, 20),
+    do_sample=st.booleans(),
+    steps=processors,
+    stop=st.sets(st.integers(0, VOCAB - 1), max_size=2),
+    chunk=st.integers(1, 12),
+)
+def test_hostile_trees_change_nothing(
+    prompts: list[list[int]], seed: int, budget: int, new: int, do_sample: bool, steps: list[Any], stop: set[int], chunk: int
+) -> None:
+    how = {"do_sample": do_sample, "processors": steps, "stop_tokens": frozenset(stop), "seeds": [seed + 3 * i for i in range(len(prompts))]}
+    drafter = HostileDrafter(seed, VOCAB)
+    got, stats = decode(Decoder(MODEL, DecodeConfig(drafter=drafter, budget=budget, prefill_chunk=chunk)), prompts, new, **how)
+    assert got == decode_plainly(MODEL, prompts, new, **how)
+    assert [sum(lengths) + 1 for lengths in stats.accept_lengths] == [len(row) for row in got]
+
+
+@settings(max_examples=80)
+@given(prompts=prompts, seed=st.integers(0, 99), budget=st.integers(2, 24), do_sample=st.booleans(), steps=processors)
+def test_long_accepted_paths_change_nothing(
+    prompts: list[list[int]], seed: int, budget: int, do_sample: bool, steps: list[Any]
+) -> None:
+    how = {"do_sample": do_sample, "processors": steps}
+    plain = decode_plainly(MODEL, prompts, 24, **how)
+    answers = {tuple(prompt): prompt + tokens for prompt, tokens in zip(prompts, plain, strict=True)}
+    if len(answers) < len(prompts) and do_sample:
+        return  # equal prompts have different answers under sampling; the replay could not tell them apart
+    drafter = ReplayDrafter(lambda request: answers[request.prompt], VOCAB, seed)
+    got, stats = decode(Decoder(MODEL, DecodeConfig(drafter=drafter, budget=budget)), prompts, 24, **how)
+    assert got == plain
+    if budget > 12 and seed % 10 == 0:
+        assert stats.mean_accepted_tokens > 1.5, "the replay is there to be accepted"
+
+
+@pytest.mark.parametrize("name", ["racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"])
+def test_built_in_drafters_pass_the_kit(name: str) -> None:
+    check_drafter(plugins.resolve("drafter", name).factory, max_examples=40)
+
+
+def test_the_kit_catches_a_drafter_that_lies() -> None:
+    class Lies(Drafter):
+        def draft(self, view: Any, budget: int) -> Any:
+            return HostileDrafter(1, 50).draft(view, budget)  # ids outside the vocabulary
+
+    with pytest.raises(Warning, match="outside the vocabulary"):
+        check_drafter(Lies, max_examples=20)
+
+
+@given(prompts=prompts, do_sample=st.booleans(), budget=st.integers(2, 12))
+def test_processors_with_a_memory_or_an_eye_on_rows(prompts: list[list[int]], do_sample: bool, budget: int) -> None:
+    drafter = Merge(HostileDrafter(1, VOCAB), Logits(3), Retrieval(3, 50))
+    for step in (RowDependent, CountsCalls):
+        batch = [prompts[0]] if step is CountsCalls else prompts
+        fast = Decoder(MODEL, DecodeConfig(drafter=drafter, budget=budget))
+        slow = Decoder(MODEL, DecodeConfig(drafter="none"))
+        assert (
+            decode(fast, batch, 12, do_sample=do_sample, processors=[step()])[0]
+            == decode(slow, batch, 12, do_sample=do_sample, processors=[step()])[0]
+        )
+
+
+@given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=8), steps=processors)
+def test_plain_decoding_is_that_of_transformers(prompt: list[int], steps: list[Any]) -> None:
+    ids = torch.tensor([prompt])
+    theirs = MODEL.generate(input_ids=ids, logits_processor=steps, max_new_tokens=15, do_sample=False)
+    assert decode_plainly(MODEL, [prompt], 15, processors=steps)[0] == theirs[0, len(prompt) :].tolist()
+
+
+@given(prompts=prompts, do_sample=st.booleans(), steps=st.lists(st.sampled_from(CONTEXT_FREE), max_size=3), seed=st.integers(0, 9))
+def test_both_routes_through_the_processors_agree(
+    prompts: list[list[int]], do_sample: bool, steps: list[Any], seed: int
+) -> None:
+    """All nodes in one batch against node by node along the walk."""
+    from racer.verifiers.exact import ExactVerifier, Greedy, Sampling
+
+    def forced(kind: type[ExactVerifier], walk: bool) -> ExactVerifier:
+        return type("Forced", (kind,), {"walks": lambda self, view: walk})()
+
+    kind = Sampling if do_sample else Greedy
+    outputs = [
+        decode(
+            Decoder(MODEL, DecodeConfig(drafter=HostileDrafter(seed, VOCAB), budget=10, verifier=forced(kind, walk))),
+            prompts, 15, do_sample=do_sample, processors=steps,
+        )[0]
+        for walk in (True, False)
+    ]  # fmt: skip
+    assert outputs[0] == outputs[1]
+
+
+def test_composition_in_python() -> None:
+    drafter = Merge(Retrieval(ngram=4, max_nodes=100), Logits(top_k=2), PromptLookup(), NoDraft(), policy="fill")
+    got, stats = decode(Decoder(MODEL, DecodeConfig(drafter=drafter, budget=8)), [[1, 2, 3], [4]], 40)
+    assert got == decode_plainly(MODEL, [[1, 2, 3], [4]], 40)
+    assert set(stats.drafted) <= {"retrieval", "logits", "prompt-lookup"}
+    assert "logits" in stats.drafted
+
+
+def test_state_is_kept_between_calls_and_requests_are_forgotten() -> None:
+    drafter = Retrieval(ngram=4, max_nodes=500)
+    decoder = Decoder(MODEL, DecodeConfig(drafter=drafter, budget=8))
+    first = decode(decoder, [[1, 2, 3]], 40)[1]
+    again = decode(decoder, [[1, 2, 3]], 40)[1]
+    assert again.mean_accepted_tokens > max(2.0, first.mean_accepted_tokens)
+    assert drafter._read == {}
+
+
+@pytest.mark.parametrize("budget", [1, 2, 64])
+def test_the_toy_model_reads_its_whole_prefix(budget: int) -> None:
+    """The proof would be void if the model ignored part of it."""
+    assert isinstance(MODEL, ToyLM)
+    base = torch.tensor([[1, 2, 3, 4]])
+    for place in range(4):
+        other = base.clone()
+        other[0, place] = 5
+        assert not torch.equal(MODEL(base).logits[0, -1], MODEL(other).logits[0, -1])
+        assert torch.equal(MODEL(base).logits[0, :place], MODEL(other).logits[0, :place])

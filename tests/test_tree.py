@@ -1,0 +1,142 @@
+"""DraftTree against brute force over paths."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from racer import DraftTree, TreeBuilder, stack
+from racer.testing import draft_trees
+from racer.tree import FAULTS
+
+
+def path_of(tree: DraftTree, row: int, node: int) -> list[int]:
+    """Columns from the root to ``node``."""
+    path = [node]
+    while path[0]:
+        path.insert(0, int(tree.parent[row, path[0]]))
+    return path
+
+
+def spelled(tree: DraftTree, row: int) -> list[tuple[int, ...]]:
+    """The token path of each node, in column order."""
+    return [tuple(int(tree.tokens[row, i]) for i in path_of(tree, row, n)) for n in range(int(tree.count[row]))]
+
+
+@given(draft_trees())
+def test_ancestors_and_depth_are_those_of_the_paths(tree: DraftTree) -> None:
+    for row in range(tree.batch):
+        for node in range(int(tree.count[row])):
+            path = path_of(tree, row, node)
+            assert tree.ancestors[row, node].nonzero().flatten().tolist() == path
+            assert int(tree.depth[row, node]) == len(path) - 1
+
+
+@given(draft_trees(), st.floats(0, 1))
+def test_prune_keeps_nodes_whose_whole_path_scores_enough(tree: DraftTree, bar: float) -> None:
+    pruned = tree.prune(bar)
+    for row in range(tree.batch):
+        nodes = range(int(tree.count[row]))
+        keep = [n for n in nodes if all(i == 0 or tree.score[row, i] >= bar for i in path_of(tree, row, n))]
+        assert spelled(pruned, row) == [spelled(tree, row)[n] for n in keep]
+    assert pruned.width == int(pruned.count.max())
+
+
+def test_prune_without_scores_says_so() -> None:
+    with pytest.raises(ValueError, match="scores"):
+        DraftTree.root(torch.tensor([1])).prune(0.5)
+
+
+@given(draft_trees(max_batch=1, distinct_siblings=True), draft_trees(max_batch=1, distinct_siblings=True))
+def test_union_is_the_union_of_paths_ours_first(ours: DraftTree, theirs: DraftTree) -> None:
+    theirs.tokens[:, 0] = ours.tokens[:, 0]
+    both = ours.union(theirs)
+    mine, other = spelled(ours, 0), spelled(theirs, 0)
+    assert spelled(both, 0) == mine + [path for path in other if path not in mine]
+    assert int(both.faults(ours.tokens[:, 0], 5)) == 0
+    codes = both.source[0, : int(both.count[0])].tolist()
+    assert codes == [0] * len(mine) + [1] * (len(codes) - len(mine))
+
+
+@given(draft_trees(max_batch=3), st.data())
+def test_union_works_row_by_row(ours: DraftTree, data: st.DataObject) -> None:
+    theirs = data.draw(draft_trees(max_batch=1, distinct_siblings=True))
+    wide = attrs.evolve(
+        theirs,
+        **{name: getattr(theirs, name).expand(ours.batch, -1).clone() for name in ("tokens", "parent", "score", "source")},
+        count=theirs.count.expand(ours.batch),
+    )
+    wide.tokens[:, 0] = ours.tokens[:, 0]
+    both = ours.union(wide)
+    for row in range(ours.batch):
+        one = attrs.evolve(ours, **{n: getattr(ours, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")})
+        other = attrs.evolve(wide, **{n: getattr(wide, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")})
+        assert spelled(both, row) == spelled(one.union(other), 0)
+
+
+@given(draft_trees(), st.integers(1, 12))
+def test_the_first_columns_are_a_tree(tree: DraftTree, width: int) -> None:
+    head = tree.head(width)
+    assert head.width == min(width, tree.width)
+    for row in range(tree.batch):
+        assert spelled(head, row) == spelled(tree, row)[:width]
+
+
+@given(draft_trees())
+def test_sound_trees_have_no_faults(tree: DraftTree) -> None:
+    root = tree.tokens[:, 0]
+    assert tree.faults(root, 5).tolist() == [0] * tree.batch
+    same = tree.sound(tree.faults(root, 5), root)
+    assert [spelled(same, row) for row in range(tree.batch)] == [spelled(tree, row) for row in range(tree.batch)]
+
+
+BROKEN = {
+    1: lambda tree: tree.tokens.__setitem__((0, 0), 4),
+    2: lambda tree: tree.parent.__setitem__((0, 1), 1),
+    4: lambda tree: tree.tokens.__setitem__((0, 2), 5),
+    8: lambda tree: tree.score.__setitem__((0, 1), float("nan")),
+    16: lambda tree: tree.count.__setitem__(0, 9),
+}
+
+
+@pytest.mark.parametrize("bit", FAULTS)
+def test_each_fault_is_found_and_mended(bit: int) -> None:
+    tree = DraftTree(
+        torch.tensor([[1, 2, 3], [1, 2, 3]]),
+        torch.tensor([[-1, 0, 1], [-1, 0, 0]]),
+        torch.tensor([3, 3]),
+        torch.ones(2, 3),
+    )
+    BROKEN[bit](tree)
+    root = torch.tensor([1, 1])
+    faults = tree.faults(root, 5)
+    assert faults.tolist() == [bit, 0]
+    sound = tree.sound(faults, root)
+    assert sound.faults(root, 5).tolist() in ([0, 0], [8, 0])  # scores are not mended, nobody verifies by them
+    assert spelled(sound, 0) == [(1,)]
+    assert spelled(sound, 1) == [(1,), (1, 2), (1, 3)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=30), st.integers(1, 12))
+def test_builder_makes_a_trie_within_its_budget(adds: list[tuple[int, int]], budget: int) -> None:
+    builder = TreeBuilder(3, budget)
+    for parent, token in adds:
+        builder.add(parent % len(builder), token)
+    tree = stack([builder, TreeBuilder(2, budget)], "test")
+    assert tree.width == len(builder) <= budget
+    assert tree.faults(torch.tensor([3, 2]), 5).tolist() == [0, 0]
+    paths = spelled(tree, 0)
+    assert len(set(paths)) == len(paths)
+    assert spelled(tree, 1) == [(2,)]
+
+
+@pytest.mark.gpu
+def test_trees_move_to_the_device_in_one_piece() -> None:
+    builder = TreeBuilder(3, 8)
+    builder.add_chain([1, 2, 1])
+    tree = stack([builder], "test")
+    moved = tree.to(torch.device("cuda"))
+    assert spelled(moved, 0) == spelled(tree, 0)
+    assert moved.ancestors.device.type == "cuda"
