@@ -128,7 +128,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def commit(self, path: Tensor, advance: Sequence[int]) -> None:
         """Keep the scratch rows ``path [B, A]`` (int64, on any layer's device) as the next rows of each sequence.
 
-        ``advance[b]`` of the ``A`` entries count for row ``b``; what is moved beyond them is overwritten later.
+        Paths start with the root, column 0. ``advance[b]`` of the ``A`` entries count for row ``b`` (0 for finished
+        rows); what is moved beyond them is overwritten later.
         """
         end, kept = self.end, max(advance)
         if kept and not self._in_place(path, advance):

@@ -26,21 +26,29 @@ class PromptPiece:
     """``[B, C, V]``, or ``[B, 1, V]`` where only the last position was asked for."""
 
 
+@attrs.frozen(eq=False)
+class CorePlan:
+    """How a model takes trees. It does not hold the model."""
+
+    layout: CacheLayout
+    masks: MaskPlan
+    takes_logits_to_keep: bool
+
+
 class Core:
     """Runs a model over prompts and trees. It knows no strategy.
 
-    :param model: a Hugging Face causal LM that passed :func:`racer.traits.examine`.
+    :param model: a Hugging Face causal LM.
+    :param plan: how it takes trees, from :func:`racer.traits.examine`.
     """
 
-    def __init__(self, model: Any, layout: CacheLayout, masks: MaskPlan, takes_logits_to_keep: bool) -> None:
+    def __init__(self, model: Any, plan: CorePlan) -> None:
         self.model = model
-        self._layout = layout
-        self._masks = masks
-        self._takes_logits_to_keep = takes_logits_to_keep
+        self.plan = plan
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
-        return TreeCache(self._layout, padding, capacity)
+        return TreeCache(self.plan.layout, padding, capacity)
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, all_logits: bool) -> Iterator[PromptPiece]:
         """Score the left-padded prompt ``[B, P]`` in pieces of ``chunk`` columns, so that no ``[P, V]`` tensor exists."""
@@ -70,11 +78,11 @@ class Core:
         bounds = torch.tensor([cache.padding, cache.lengths], device=device)[:, :, None]
         position = ((bounds[1] - bounds[0]) + tree.depth).clamp(max=last_position)
         past = (slots >= bounds[0]) & (slots < bounds[1])
-        mask = self._masks.build(tree.ancestors, past, position, slots - bounds[0], self.model.dtype)
+        mask = self.plan.masks.build(tree.ancestors, past, position, slots - bounds[0], self.model.dtype)
         return self._run(tree.tokens, mask, position, cache, 0)
 
     def _run(self, tokens: Tensor, mask: Any, position: Tensor, cache: TreeCache, keep: int) -> Tensor:
-        extra = {"logits_to_keep": keep} if self._takes_logits_to_keep else {}
+        extra = {"logits_to_keep": keep} if self.plan.takes_logits_to_keep else {}
         output = self.model(
             input_ids=tokens,
             attention_mask=mask,

@@ -64,9 +64,9 @@ class Decoder:
         self.model = model
         self.config = config or DecodeConfig()
         self.traits = examine(model)
-        if self.traits.core is None:
+        if self.traits.plan is None:
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
-        self.core: Core = self.traits.core
+        self.core = Core(model, self.traits.plan)
         self.lineup = lineup or Lineup(self.config)
 
     def generate(self, **kwargs: Any) -> Any:

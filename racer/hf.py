@@ -121,7 +121,7 @@ def custom_generate(
     processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
     _refuse(model, settings, model_kwargs)
     traits = examine(model)
-    if traits.core is None:
+    if traits.plan is None:
         text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
         warnings.warn(text, PlainDecodingWarning, stacklevel=2)
         return model._sample(

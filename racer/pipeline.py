@@ -29,33 +29,18 @@ CONTEXT_FREE = tuple(
 )
 """Processors that do not read the prefix. Any other type, subclasses included, is taken to read it."""
 
-ROW_BLIND = (
-    hf.MinLengthLogitsProcessor,
-    hf.MinNewTokensLengthLogitsProcessor,
-    hf.RepetitionPenaltyLogitsProcessor,
-    hf.NoRepeatNGramLogitsProcessor,
-    hf.NoBadWordsLogitsProcessor,
-    hf.SequenceBiasLogitsProcessor,
-    hf.ForcedBOSTokenLogitsProcessor,
-    hf.ForcedEOSTokenLogitsProcessor,
-    hf.ExponentialDecayLengthPenalty,
-    hf.SuppressTokensAtBeginLogitsProcessor,
-)
-"""Processors that read the prefix, but not which batch row it is."""
-
-
 class ProcessorPipeline:
     """A list of processors behind :class:`racer.request.LogitsPipeline`.
 
     :param processors: applied in order, to float32 scores, as ``generate`` does.
-    :param batch_size: rows of the batch; processors that look at row numbers get a batch of this size.
+    :param batch_size: rows of the batch; processors that read the prefix get a batch of this size.
     """
 
     def __init__(self, processors: Sequence[Any] = (), batch_size: int = 1) -> None:
         self._processors = LogitsProcessorList(processors)
         self.context_free = all(type(step) in CONTEXT_FREE for step in processors)
-        alone = all(type(step) in (*CONTEXT_FREE, *ROW_BLIND) for step in processors)
-        self._copies = 1 if alone else batch_size
+        # any processor may hold something by row (padding lengths, allowed tokens), so rows keep their numbers
+        self._copies = 1 if self.context_free else batch_size
 
     def batch(self, logits: Tensor) -> Tensor:
         """Processed scores ``[M, V]``; for context-free pipelines."""
@@ -65,10 +50,7 @@ class ProcessorPipeline:
         return scores
 
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
-        """Processed scores ``[V]`` after ``prefix``.
-
-        Where a processor may look at row numbers, the prefix stands in all rows and ``row`` is read.
-        """
+        """Processed scores ``[V]`` after ``prefix``, which stands in all rows, of which ``row`` is read."""
         if not self._processors:
             return logits.float()
         wide = logits.float()[None].repeat(self._copies, 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from racer.cache import Block, CacheLayout
-from racer.core import Core
+from racer.core import Core, CorePlan
 from racer.errors import UnsupportedModel
 from racer.masks import MaskPlan
 from racer.tree import DraftTree
@@ -31,7 +31,7 @@ rounding. SmolLM2-135M has 0.05 in bf16; a node that sees its sibling has 0.5 an
 class Traits:
     """The result of :func:`examine`."""
 
-    core: Core | None
+    plan: CorePlan | None
     """None if the model cannot be verified with trees."""
     reason: str
     """Why not; empty if it can."""
@@ -74,13 +74,13 @@ def _examine(model: Any) -> Traits:
     if "position_ids" not in accepted:
         return Traits(None, "its forward takes no position_ids", vocab_size)
     try:
-        core = Core(model, _layout(model, vocab_size), masks, "logits_to_keep" in accepted)
-        error = _tree_error(core, vocab_size)
+        plan = CorePlan(_layout(model, vocab_size), masks, "logits_to_keep" in accepted)
+        error = _tree_error(Core(model, plan), vocab_size)
     except Exception as failure:  # any failure of a trial run means: not with trees
         return Traits(None, f"a trial tree failed with {type(failure).__name__}: {failure}", vocab_size)
     if not error <= TOLERANCE.get(model.dtype, 0.1):
         return Traits(None, f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations", vocab_size)
-    return Traits(core, "", vocab_size)
+    return Traits(plan, "", vocab_size)
 
 
 def _random_tokens(count: int, vocab_size: int, device: torch.device) -> Tensor:

@@ -99,7 +99,8 @@ class DraftTree:
         tokens = torch.where(good, self.tokens, 0)
         tokens[:, 0] = root
         count = torch.where(faults == 0, self.count, 1)
-        return attrs.evolve(self, tokens=tokens, parent=torch.where(good, self.parent, 0), count=count)
+        score = None if self.score is None else torch.where(good, self.score, 0)
+        return attrs.evolve(self, tokens=tokens, parent=torch.where(good, self.parent, 0), count=count, score=score)
 
     def head(self, width: int) -> DraftTree:
         """The first ``width`` columns."""

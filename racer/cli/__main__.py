@@ -1,0 +1,7 @@
+"""``python -m racer.cli``."""
+
+import sys
+
+from racer.cli.app import main
+
+sys.exit(main())

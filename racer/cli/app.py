@@ -1,0 +1,103 @@
+"""The command group, and the one place where errors become a line and an exit code.
+
+Nothing in here or in the commands imports torch before a command needs it: ``--help`` must be fast, and wrong options
+must be told at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import racer
+from racer.cli.generate import generate
+from racer.cli.plugins import plugins
+from racer.errors import RacerError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Racer(click.Group):
+    """Ends quietly where click would add a line or choose an exit code of its own."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # the reader has seen enough; the interpreter must not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(BROKEN_PIPE) from None
+        return result
+
+
+@click.group(
+    cls=Racer,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 2 wrong input (one line on standard error), 130 interrupted.",
+)
+@click.version_option(racer.__version__, "-v", "--version", prog_name="racer", message="%(prog)s %(version)s")
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Decode Hugging Face language models faster, with the same tokens: no training, no second model.
+
+    \b
+    Examples:
+      racer generate "Write a haiku about trees."
+      racer generate --model ./my-model --compare "Explain recursion."
+      racer plugins
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+app.add_command(generate)
+app.add_command(plugins)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; wrong input is told in one line on standard error."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no emoji must not end the run
+            stream.reconfigure(errors="replace")
+    try:
+        with _told_warnings():
+            code = app.main(argv if argv is None else list(argv), prog_name="racer", standalone_mode=False)
+    except RacerError as error:
+        return _fail(str(error))
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    text = " ".join(message.split())
+    click.echo(f"racer: error: {text[:1].lower() if text[1:2].islower() else text[:1]}{text[1:]}", err=True)
+    return 2
+
+
+@contextmanager
+def _told_warnings() -> Iterator[None]:
+    """Show RACER's own warnings as lines of this program; what other libraries warn of says nothing to its user."""
+    ours = Path(racer.__file__).parent
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        if category.__module__.startswith("racer.") or Path(filename).is_relative_to(ours):
+            click.echo(f"racer: warning: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

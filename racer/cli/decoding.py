@@ -1,0 +1,187 @@
+"""One prompt decoded, and on request decoded plainly beside it. Imports torch: commands import it late."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import Any
+
+import attrs
+import torch
+
+import racer
+from racer.cli.options import Options
+from racer.cli.streaming import Streamer
+from racer.config import MAX_BUDGET, DecodeConfig
+from racer.errors import ConfigError, UnknownStrategy
+from racer.models import LoadedModel
+from racer.plugins import plugins
+from racer.stats import DecodeStats
+
+WARM_UP_TOKENS = 12
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What the options come to, settled before a model is loaded."""
+
+    config: DecodeConfig
+    sample: bool
+    exact: bool
+    """Whether the verifier keeps the output of plain decoding."""
+
+    @classmethod
+    def of(cls, options: Options) -> Plan:
+        """Look all names up.
+
+        :raises UnknownStrategy: nobody registered a drafter, verifier or budget of that name.
+        :raises click.UsageError: the verifier contradicts the sampling options.
+        """
+        plugins.resolve("drafter", options.drafter)
+        samples, exact = None, True
+        if options.verifier != "auto":
+            offer = plugins.resolve("verifier", options.verifier)
+            samples, exact = getattr(offer.factory(), "samples", None), offer.exact
+        if isinstance(options.budget, str):
+            try:
+                plugins.resolve("budget", options.budget)
+            except UnknownStrategy as error:
+                raise UnknownStrategy(f"{error}, or a whole number of nodes from 1 to {MAX_BUDGET}") from None
+        sample = options.samples(samples)
+        config = DecodeConfig(
+            drafter=options.drafter,
+            verifier=options.verifier,
+            budget=options.budget,
+            seed=options.drawn_seed(sample),
+        )
+        return cls(config, sample, exact)
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What one decoding gave."""
+
+    tokens: list[int]
+    stats: DecodeStats
+
+
+@attrs.frozen(eq=False)
+class Comparison:
+    """Plain decoding of the same prompt."""
+
+    plain: Outcome
+    first_difference: int | None
+    """Index of the first new token that differs; None if none does."""
+    top2_gap: float | None
+    """How far the plain model's two best logits are apart there."""
+
+
+class Session:
+    """One model and one prompt, ready to decode.
+
+    :raises ConfigError: the prompt cannot be encoded, has no tokens, or leaves no room in the model's context.
+    """
+
+    def __init__(self, options: Options, plan: Plan, loaded: LoadedModel) -> None:
+        self.options, self.plan, self.loaded = options, plan, loaded
+        self.inputs = _encode(loaded, options)
+        self.prompt_tokens = int(self.inputs["input_ids"].shape[1])
+        self.limit = min(options.max_new_tokens, self._room())
+
+    def _room(self) -> int:
+        """New tokens that the model's context has room for."""
+        context = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        if self.prompt_tokens < 1:
+            raise ConfigError("the prompt has no tokens: give some text")
+        if not isinstance(context, int) or context < 1:
+            return self.options.max_new_tokens
+        if self.prompt_tokens >= context:
+            raise ConfigError(
+                f"the prompt has {self.prompt_tokens} tokens, but the model's context is {context}: shorten it to "
+                f"{context - 1} at most"
+            )
+        return context - self.prompt_tokens
+
+    def decode(self, streamer: Streamer) -> Outcome:
+        """Decode as configured; ``streamer`` gets the tokens as they are accepted."""
+        return self._run(self.plan.config, streamer)
+
+    def warm_up(self) -> None:
+        """A few tokens by both ways, so that what a first call costs counts for neither; what is learned is dropped."""
+        for config in (self.plan.config, self._plain_config()):
+            self._run(config, None, min(self.limit, WARM_UP_TOKENS))
+
+    def compare(self, outcome: Outcome) -> Comparison:
+        """Decode plainly, with a stream that nobody sees, as streaming costs time too."""
+        mute = Streamer(self.loaded.tokenizer, lambda text, drafted: None)
+        plain = self._run(self._plain_config(), mute)
+        if outcome.tokens == plain.tokens:
+            return Comparison(plain, None, None)
+        common = 0
+        while outcome.tokens[common : common + 1] == plain.tokens[common : common + 1]:
+            common += 1
+        return Comparison(plain, common, self._top2_gap(plain.tokens[:common]))
+
+    def _plain_config(self) -> DecodeConfig:
+        verifier = self.plan.config.verifier if self.plan.exact else "auto"
+        return attrs.evolve(self.plan.config, drafter="none", verifier=verifier)
+
+    def _run(self, config: DecodeConfig, streamer: Streamer | None, limit: int | None = None) -> Outcome:
+        if streamer is not None:
+            hearing: Any = (streamer,)
+            config = attrs.evolve(config, plugins=hearing)
+        tokenizer = self.loaded.tokenizer
+        started = time.perf_counter()
+        output = racer.generate(
+            self.loaded.model,
+            config=config,
+            **self.inputs,
+            **self.options.sampling(self.plan.sample),
+            max_new_tokens=limit or self.limit,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            return_dict_in_generate=True,
+            streamer=streamer,
+        )
+        seconds = time.perf_counter() - started
+        tokens = output.sequences[0, self.prompt_tokens :].tolist()
+        stats = getattr(output, "racer_stats", None) or self._plain_stats(tokens, seconds)
+        return Outcome(tokens, stats)
+
+    def _plain_stats(self, tokens: list[int], seconds: float) -> DecodeStats:
+        """For a model that cannot be decoded with trees: transformers did it, one token a step."""
+        steps = len(tokens) - 1
+        return DecodeStats(
+            drafter="none",
+            verifier="sampling" if self.plan.sample else "greedy",
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=len(tokens),
+            steps=steps,
+            accept_lengths=[[1] * steps],
+            nodes=[1] * steps,
+            seconds=seconds,
+        )
+
+    @torch.no_grad()
+    def _top2_gap(self, common: list[int]) -> float:
+        model, prompt = self.loaded.model, self.inputs["input_ids"]
+        ids = torch.cat([prompt, torch.tensor([common], device=prompt.device, dtype=prompt.dtype)], dim=1)
+        last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        best = model(input_ids=ids, use_cache=False, **last).logits[0, -1].float().topk(2).values
+        return float(best[0] - best[1])
+
+
+def _encode(loaded: LoadedModel, options: Options) -> dict[str, Any]:
+    """The prompt as the model's chat template puts it, or as it is where there is none, or with ``--raw``."""
+    tokenizer = loaded.tokenizer
+    if options.raw or not getattr(tokenizer, "chat_template", None):
+        encoded = tokenizer(options.prompt, return_tensors="pt")
+    else:
+        messages = [{"role": "user", "content": options.prompt}]
+        try:
+            encoded = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        except Exception as error:  # templates are programs of the model's authors
+            reason = str(error) or type(error).__name__
+            raise ConfigError(f"the model's chat template fails: {reason} (--raw goes without it)") from error
+    return {name: encoded[name].to(loaded.model.device) for name in ("input_ids", "attention_mask")}

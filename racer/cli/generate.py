@@ -1,0 +1,131 @@
+"""``racer generate``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from racer import models
+from racer.cli import options as checked
+from racer.cli.options import Options
+
+if TYPE_CHECKING:
+    from racer.cli.streaming import Streamer
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option(
+    "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
+)
+@click.option("--drafter", metavar="D", default="racer", show_default=True, help="Who guesses; see 'racer plugins'.")
+@click.option(
+    "--verifier",
+    metavar="V",
+    default="auto",
+    show_default=True,
+    help="Who accepts; auto is 'sampling' with a temperature above 0 and 'greedy' otherwise.",
+)
+@click.option(
+    "--budget",
+    callback=checked.budget,
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    help="Tree nodes scored a step.",
+)
+@click.option(
+    "--max-new-tokens", callback=checked.count, metavar="N", default="256", show_default=True, help="Length limit."
+)
+@click.option(
+    "--temperature", callback=checked.temperature, metavar="T", help="Sample at this temperature; 0 is greedy."
+)
+@click.option("--top-p", callback=checked.top_p, metavar="P", help="Sample from the most likely tokens that sum to P.")
+@click.option(
+    "--top-k", callback=checked.top_k, metavar="K", help="Sample from the K most likely tokens.  [default: from all]"
+)
+@click.option(
+    "--min-p", callback=checked.min_p, metavar="P", help="Drop tokens less likely than P times the most likely one."
+)
+@click.option(
+    "--seed", callback=checked.seed, metavar="S", help="Repeat a sampled text.  [default: a fresh one, reported]"
+)
+@click.option(
+    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of the weights."
+)
+@click.option(
+    "--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto prefers cuda."
+)
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Decode PROMPT plainly too (drafter 'none'; same process, model, verifier and seed, after a short warm-up of "
+    "both) and tell the speedup, and whether the tokens are identical.",
+)
+@click.option("--json", is_flag=True, help="Print one JSON object with the text and all figures, and nothing else.")
+def generate(prompt: str | None, **given: Any) -> None:
+    """Answer PROMPT ('-' reads it from standard input), printing text as it is accepted.
+
+    On a terminal, text that the drafter guessed is green. The figures go to standard error.
+
+    \b
+    Examples:
+      racer generate "Why is the sky blue?"
+      racer generate --temperature 0.8 --top-p 0.95 --seed 7 "Tell me a story."
+      racer generate --model ./my-model --dtype fp32 --compare "Explain recursion."
+      racer generate --raw --drafter retrieval --budget 32 "def fibonacci(n):"
+      cat question.txt | racer generate --json -
+    """
+    options = Options(prompt=_read(prompt), **given)
+    if options.model is not None:
+        models.find(options.model)  # a wrong path is told before torch is imported
+    _run(options)
+
+
+def _read(prompt: str | None) -> str:
+    """The prompt; bytes that are no text are replaced, as no tokenizer takes them."""
+    if prompt is None:
+        raise click.UsageError("no PROMPT: give one, or - to read it from standard input")
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _run(options: Options) -> None:
+    from racer.cli import render
+    from racer.cli.decoding import Plan, Session
+    from racer.cli.streaming import Streamer, decode
+
+    plan = Plan.of(options)
+    with render.progress_bar() as progress:
+        loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
+    with models.quiet():
+        session = Session(options, plan, loaded)
+        if session.limit < options.max_new_tokens:
+            render.note(
+                f"--max-new-tokens is cut from {options.max_new_tokens} to {session.limit}: "
+                f"that fills the model's context after a prompt of {session.prompt_tokens} tokens"
+            )
+        if options.compare:
+            session.warm_up()
+        sink = (lambda text, drafted: None) if options.json else render.TextSink(sys.stdout)
+        streamer = Streamer(loaded.tokenizer, sink)
+        try:
+            outcome = session.decode(streamer)
+        except KeyboardInterrupt:
+            _finish(streamer, options)  # what is there is worth seeing
+            raise
+        _finish(streamer, options)
+        comparison = session.compare(outcome) if options.compare else None
+    if options.json:
+        render.print_json(render.report(session, outcome, comparison, decode(loaded.tokenizer, outcome.tokens)))
+    else:
+        render.summary(session, outcome, comparison)
+
+
+def _finish(streamer: Streamer, options: Options) -> None:
+    streamer.end()
+    if not options.json:
+        click.echo()

@@ -1,0 +1,120 @@
+"""What ``racer generate`` was asked for, checked as far as that goes without torch."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import click
+
+from racer.config import DecodeConfig
+from racer.errors import ConfigError
+
+MEND = "add --temperature (for example 0.8) or --verifier sampling"
+
+
+Check = Callable[[click.Context, click.Parameter, Any], Any]
+"""A click callback: takes what was typed, gives the value, or raises ``click.BadParameter``."""
+
+
+def number(kind: type[int] | type[float], accepts: Callable[[Any], bool], words: str) -> Check:
+    """A number that passes a test; not-a-number passes none."""
+
+    def check(ctx: click.Context, param: click.Parameter, typed: str | None) -> Any:
+        if typed is None:
+            return None
+        try:
+            value = kind(typed)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value) or not accepts(value):
+            raise click.BadParameter(f"expected {words}, not {typed!r}", ctx, param)
+        return value
+
+    return check
+
+
+def budget(ctx: click.Context, param: click.Parameter, typed: str) -> int | str:
+    """``auto``, a number of nodes, or the name of a budget that a plugin registered."""
+    try:
+        value: int | str = int(typed)
+    except ValueError:
+        value = typed
+    try:
+        return DecodeConfig(budget=value).budget
+    except ConfigError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+count = number(int, lambda n: n >= 1, "a whole number from 1")
+seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
+temperature = number(float, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) up")
+top_k = number(int, lambda k: k >= 0, "a whole number from 1, or 0 for no limit")
+top_p = number(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+min_p = number(float, lambda p: 0 <= p <= 1, "a number from 0 to 1")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The options of one ``racer generate``."""
+
+    prompt: str
+    model: str | None
+    drafter: str
+    verifier: str
+    budget: int | str
+    max_new_tokens: int
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    seed: int | None
+    dtype: str
+    device: str
+    raw: bool
+    compare: bool
+    json: bool
+
+    def __attrs_post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise click.UsageError("the prompt is empty: give some text")
+        if self.verifier == "auto":
+            self.samples(None)  # tells what contradicts itself, before anything slow
+
+    def samples(self, verifier_samples: bool | None) -> bool:
+        """Whether to sample; ``verifier_samples`` is what the verifier says of itself (None: it takes both).
+
+        :raises click.UsageError: options that contradict each other or would be ignored; the message names the mend.
+        """
+        sample = bool(verifier_samples) if self.temperature is None else self.temperature > 0
+        if verifier_samples is not None and verifier_samples != sample:
+            asks = "sampling" if sample else "greedy decoding"
+            does = "samples" if verifier_samples else "decodes greedily"
+            raise click.UsageError(
+                f"--temperature {self.temperature:g} asks for {asks}, but verifier {self.verifier!r} {does}: drop one"
+            )
+        for name in ("top_p", "top_k", "min_p", "seed"):
+            if getattr(self, name) is not None and not sample:
+                raise click.UsageError(f"--{name.replace('_', '-')} has no effect without sampling: {MEND}")
+        return sample
+
+    def sampling(self, sample: bool) -> dict[str, Any]:
+        """Arguments for ``generate``, all of them given, so that no default of a model's own comes in unasked."""
+        if not sample:
+            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # transformers' neutral values
+        return {
+            "do_sample": True,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_k": self.top_k or 0,
+            **({} if self.min_p is None else {"min_p": self.min_p}),
+        }
+
+    def drawn_seed(self, sample: bool) -> int | None:
+        """The given seed or a fresh one; None for greedy decoding, which needs none."""
+        if not sample:
+            return None
+        return secrets.randbelow(2**31) if self.seed is None else self.seed

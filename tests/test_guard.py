@@ -1,0 +1,168 @@
+"""A drafter may be wrong, never harmful: whatever it does, the tokens are right and one warning names it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from racer import DecodeConfig, Decoder, Drafter, DraftTree, Logits, Merge, StepView, Verdict, hookimpl
+from racer.guard import PluginWarning
+from racer.testing import decode, decode_plainly, toy_model
+
+VOCAB = 6
+MODEL = toy_model(VOCAB)
+PROMPTS = [[1, 2, 3, 1, 2], [4, 5]]
+PLAIN = decode_plainly(MODEL, PROMPTS, 20)
+
+Shape = Callable[[torch.Tensor], Any]
+
+
+def chain(root: torch.Tensor, width: int = 4) -> DraftTree:
+    tokens = torch.cat([root[:, None], torch.ones(len(root), width - 1, dtype=torch.long)], dim=1)
+    return DraftTree.chain(tokens, torch.full((len(root),), width))
+
+
+def change(**parts: Any) -> Shape:
+    """A good chain with some parts replaced by ``part(tree)``."""
+
+    def make(root: torch.Tensor) -> DraftTree:
+        tree = chain(root)
+        fields = {name: getattr(tree, name) for name in ("tokens", "parent", "count", "score", "source")}
+        return DraftTree(**fields | {name: part(tree) for name, part in parts.items()})
+
+    return make
+
+
+MALFORMED: dict[str, tuple[Shape, str]] = {
+    "a cycle": (change(parent=lambda t: torch.tensor([[-1, 2, 1, 0]] * t.batch)), "does not come before"),
+    "own parent": (change(parent=lambda t: torch.tensor([[-1, 0, 2, 0]] * t.batch)), "does not come before"),
+    "wild parent": (change(parent=lambda t: torch.tensor([[-1, 0, 10**9, -(10**9)]] * t.batch)), "does not come before"),
+    "ids above": (change(tokens=lambda t: t.tokens + torch.tensor([0, 0, VOCAB, 0])), "outside the vocabulary"),
+    "ids below": (change(tokens=lambda t: t.tokens - torch.tensor([0, 0, 0, 99])), "outside the vocabulary"),
+    "wrong root": (change(tokens=lambda t: (t.tokens + 1) % VOCAB), "root is not the pending token"),
+    "NaN scores": (change(score=lambda t: torch.full(t.tokens.shape, float("nan"))), "NaN"),
+    "count too large": (change(count=lambda t: t.count + 5), "node count"),
+    "count zero": (change(count=lambda t: t.count * 0), "node count"),
+    "too many nodes": (lambda root: chain(root, 40), "40 columns, the budget is 8"),
+    "wrong batch": (lambda root: chain(root[:1]), "expected \\(2, N\\)"),
+    "no batch": (change(tokens=lambda t: t.tokens[0]), "tokens of shape"),
+    "shapes differ": (change(parent=lambda t: t.parent[:, :2]), "parent of shape"),
+    "wrong dtype": (change(tokens=lambda t: t.tokens.float()), "torch.float32"),
+    "count shape": (change(count=lambda t: t.count[:1]), "count of shape"),
+    "meta device": (change(tokens=lambda t: t.tokens.to("meta")), "meta"),
+    "not a tree": (lambda root: [1, 2, 3], "is a list"),
+}
+
+
+class Bad(Drafter):
+    name = "bad-drafter"
+
+    def __init__(self, make: Shape) -> None:
+        self.make = make
+
+    def draft(self, view: StepView, budget: int) -> Any:
+        return self.make(view.root)
+
+
+def decode_warned(drafter: Any, **more: Any) -> list[str]:
+    """Decode, check the tokens, and give back the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got, _ = decode(Decoder(MODEL, DecodeConfig(drafter=drafter, budget=8, **more)), PROMPTS, 20)
+    assert got == PLAIN
+    return [str(item.message) for item in caught if issubclass(item.category, PluginWarning)]
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_trees(case: str) -> None:
+    make, reason = MALFORMED[case]
+    messages = decode_warned(Bad(make))
+    assert len(messages) == 1
+    assert "bad-drafter" in messages[0]
+    assert re.search(reason, messages[0])
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_trees_within_a_merge_spoil_only_their_own_part(case: str) -> None:
+    make, _ = MALFORMED[case]
+    messages = decode_warned(Merge(Bad(make), Logits(3)))
+    assert len(messages) == 1
+    assert "bad-drafter" in messages[0]
+
+
+@pytest.mark.parametrize("method", ["opened", "draft", "observe", "closed"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_drafter_that_raises(method: str, merged: bool) -> None:
+    def fail(self: Any, *args: Any) -> Any:
+        raise RuntimeError("out of luck")
+
+    drafter = type("Raises", (Logits,), {"name": "raises", method: fail})(3)
+    messages = decode_warned(Merge(drafter, Logits(3)) if merged else drafter)
+    assert len(messages) == 1
+    assert "raises" in messages[0]
+    assert "out of luck" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "hook", ["racer_request_opened", "racer_request_closed", "racer_budget", "racer_draft", "racer_verify", "racer_step"]
+)
+def test_a_plugin_that_raises_in_any_hook(hook: str) -> None:
+    arguments = {
+        "racer_request_opened": "request", "racer_request_closed": "request, stats", "racer_budget": "view",
+        "racer_draft": "view, budget", "racer_verify": "view, tree, logits", "racer_step": "view, tree, verdict, stats",
+    }  # fmt: skip
+    space: dict[str, Any] = {"hookimpl": hookimpl}
+    exec(f"class Plugin:\n @hookimpl\n def {hook}(self, {arguments[hook]}): raise OSError('disk full')", space)
+    messages = decode_warned("logits", plugins=[space["Plugin"]()])
+    assert len(messages) == 1
+    assert "disk full" in messages[0]
+    assert hook in messages[0] or "racer_draft" in hook
+
+
+@pytest.mark.parametrize("answer", [0, -4, "many", 2.5])
+def test_a_budget_that_makes_no_sense(answer: Any) -> None:
+    class Plugin:
+        @hookimpl
+        def racer_budget(self, view: StepView) -> Any:
+            return answer
+
+    (message,) = decode_warned("logits", plugins=[Plugin()])
+    assert repr(answer) in message
+
+
+def test_errors_of_the_verifier_itself_are_raised() -> None:
+    """It alone stands for the output: hiding its failure would change the text."""
+
+    class Broken:
+        exact = True
+
+        def verify(self, view: StepView, tree: DraftTree, logits: torch.Tensor) -> Verdict:
+            raise ArithmeticError("no verdict")
+
+    with pytest.raises(ArithmeticError, match="no verdict"):
+        decode(Decoder(MODEL, DecodeConfig(drafter="logits", verifier=Broken(), budget=8)), PROMPTS, 20)
+
+
+def test_a_failing_request_is_closed_all_the_same() -> None:
+    class Boom(Exception):
+        pass
+
+    def explode(row: int, token: int) -> None:
+        raise Boom
+
+    import attrs
+    from racer.decoder import Task
+    from racer.pipeline import ProcessorPipeline
+    from racer.request import Request
+
+    closed: list[int] = []
+    drafter = type("Notes", (Logits,), {"closed": lambda self, request: closed.append(request.id)})(3)
+    request = Request((1, 2), limit=5)
+    task = Task(requests=(request,), pipeline=ProcessorPipeline())
+    with pytest.raises(Boom):
+        Decoder(MODEL, DecodeConfig(drafter=drafter)).decode(attrs.evolve(task, emit=explode))
+    assert closed == [request.id]

@@ -1,0 +1,203 @@
+"""``generate``, ``custom_generate`` and ``attach``: they take and give what ``model.generate`` does."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import racer
+import torch
+from racer import DecodeConfig, Decoder
+from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
+from racer.hf import PlainDecodingWarning
+from racer.testing import toy_model
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput
+
+VOCAB = 8
+MODEL = toy_model(VOCAB)
+IDS = torch.tensor([[3, 1, 2, 5], [0, 0, 4, 6]])
+MASK = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+BATCH = {"input_ids": IDS, "attention_mask": MASK, "pad_token_id": 0}
+GREEDY = DecodeConfig(drafter="logits", budget=12)
+
+
+def same(**how: Any) -> torch.Tensor:
+    """Greedy output, after checking that it is that of ``model.generate``."""
+    how = {"do_sample": False} | how
+    got = racer.generate(MODEL, config=GREEDY, **how)
+    assert torch.equal(got, MODEL.generate(**how))
+    return got
+
+
+@pytest.mark.parametrize("eos", [5, [5, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_eos_ends_rows_and_the_rest_is_padded(eos: Any) -> None:
+    out = same(**BATCH, max_new_tokens=60, eos_token_id=eos)
+    assert out.shape[1] < 64
+
+
+def test_max_length_and_max_new_tokens() -> None:
+    assert same(**BATCH, max_length=9).shape == (2, 9)
+    assert same(**BATCH, max_new_tokens=1).shape == (2, 5)
+    assert same(**BATCH, generation_config=GenerationConfig(max_new_tokens=7, pad_token_id=0)).shape == (2, 11)
+
+
+def test_inputs_may_be_positional_in_name_and_one_row() -> None:
+    assert torch.equal(
+        racer.generate(MODEL, inputs=IDS[:1], max_new_tokens=9, do_sample=False), same(input_ids=IDS[:1], max_new_tokens=9)
+    )
+
+
+class EndsAfterPair(StoppingCriteria):
+    """Reads text; stops at a pair of equal tokens. Remembers the longest text that it was shown."""
+
+    def __init__(self) -> None:
+        self.longest = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.longest = max(self.longest, input_ids.shape[1])
+        return input_ids[:, -1] == input_ids[:, -2]
+
+
+def test_stopping_criteria_are_asked_after_every_token() -> None:
+    mine, theirs = EndsAfterPair(), EndsAfterPair()
+    how = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": 99}
+    got = racer.generate(MODEL, config=GREEDY, **BATCH, stopping_criteria=StoppingCriteriaList([mine]), **how)
+    assert torch.equal(got, MODEL.generate(**BATCH, stopping_criteria=StoppingCriteriaList([theirs]), **how))
+    assert mine.longest == theirs.longest == got.shape[1], "nothing overshoots"
+
+
+def test_num_return_sequences_gives_different_samples_and_is_reproducible() -> None:
+    how = {"input_ids": IDS[:1], "max_new_tokens": 20, "do_sample": True, "num_return_sequences": 3}
+    config = DecodeConfig(drafter="logits", seed=5, budget=8)
+    first = racer.generate(MODEL, config=config, **how)
+    assert len({tuple(row) for row in first.tolist()}) == 3
+    assert torch.equal(first, racer.generate(MODEL, config=config, **how))
+    assert torch.equal(first, racer.generate(MODEL, config=DecodeConfig(drafter="none", seed=5), **how))
+
+
+def test_without_a_seed_torchs_generator_decides() -> None:
+    how = {"input_ids": IDS[:1], "max_new_tokens": 30, "do_sample": True}
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(racer.generate(MODEL, config=GREEDY, **how).tolist())
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_return_dict_has_statistics() -> None:
+    out = racer.generate(MODEL, config=GREEDY, **BATCH, max_new_tokens=30, return_dict_in_generate=True, do_sample=False)
+    assert isinstance(out, GenerateDecoderOnlyOutput)
+    stats = out.racer_stats
+    assert torch.equal(out.sequences, same(**BATCH, max_new_tokens=30))
+    assert stats.new_tokens == 60
+    assert stats.prompt_tokens == 6
+    assert [sum(lengths) for lengths in stats.accept_lengths] == [29, 29]
+    assert stats.steps == len(stats.nodes) == max(map(len, stats.accept_lengths))
+    assert 1 <= stats.mean_accepted_tokens == 58 / sum(map(len, stats.accept_lengths))
+    assert stats.drafted["logits"] >= stats.accepted["logits"] > 0
+    assert stats.accepted["logits"] == 58 - sum(map(len, stats.accept_lengths))
+    assert {"draft", "forward", "verify", "commit"} <= set(stats.milliseconds)
+    assert 0 < sum(stats.milliseconds.values()) <= stats.seconds * 1e3
+    assert stats.to_dict()["mean_accepted_tokens"] == stats.mean_accepted_tokens
+
+
+class Collects:
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.got.append(value.tolist())
+
+    def end(self) -> None:
+        self.got.append("end")
+
+
+def test_the_streamer_gets_what_generate_would_give_it() -> None:
+    mine, theirs = Collects(), Collects()
+    how = {"input_ids": IDS[:1], "max_new_tokens": 12, "do_sample": False}
+    racer.generate(MODEL, config=GREEDY, streamer=mine, **how)
+    MODEL.generate(streamer=theirs, **how)
+    assert mine.got == theirs.got
+
+
+def test_custom_generate_road() -> None:
+    how = {**BATCH, "max_new_tokens": 20, "do_sample": False}
+    out = MODEL.generate(**how, custom_generate=racer.custom_generate, racer_config=GREEDY, return_dict_in_generate=True)
+    assert torch.equal(out.sequences, MODEL.generate(**how))
+    assert out.racer_stats.drafter == "logits"
+    assert torch.equal(MODEL.generate(**how, custom_generate=racer.custom_generate), out.sequences)
+
+
+def test_attach_and_detach() -> None:
+    model, how = toy_model(VOCAB), {**BATCH, "max_new_tokens": 20, "do_sample": False}
+    plain = model.generate(**how)
+    assert racer.attach(model, GREEDY) is model
+    out = model.generate(**how, return_dict_in_generate=True)
+    assert torch.equal(out.sequences, plain)
+    assert out.racer_stats.steps < 19
+    assert torch.equal(model.generate(IDS[:1], max_new_tokens=5, do_sample=False), plain[:1, :9])
+    with pytest.warns(PlainDecodingWarning, match="num_beams"):
+        beams = model.generate(**how, num_beams=2)
+    racer.detach(model)
+    assert torch.equal(beams, model.generate(**how, num_beams=2))
+    assert not hasattr(model.generate(**how, return_dict_in_generate=True), "racer_stats")
+    assert "generate" not in vars(model)
+
+
+def test_attach_refuses_at_once_what_cannot_work() -> None:
+    with pytest.raises(UnknownStrategy, match="did you mean 'logits'"):
+        racer.attach(toy_model(), DecodeConfig(drafter="logit"))
+
+
+def test_a_decoder_keeps_what_it_learned() -> None:
+    decoder = Decoder(MODEL, DecodeConfig(drafter="retrieval", budget=12))
+    how = {"input_ids": IDS[:1], "max_new_tokens": 40, "do_sample": False, "return_dict_in_generate": True}
+    first, second = decoder.generate(**how), racer.generate(decoder, **how)
+    assert torch.equal(first.sequences, second.sequences)
+    assert second.racer_stats.steps < first.racer_stats.steps
+
+
+def test_what_was_learned_goes_with_the_model() -> None:
+    model = toy_model(VOCAB)
+    racer.generate(model, config=GREEDY, input_ids=IDS[:1], max_new_tokens=5, do_sample=False)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"num_beams": 3}, "num_beams=3"),
+        ({"output_scores": True, "return_dict_in_generate": True}, "output_scores"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions"),
+        ({"prompt_lookup_num_tokens": 3}, "another decoding method"),
+        ({"assistant_model": MODEL}, "another decoding method"),
+        ({"stop_strings": ["x"]}, "pass tokenizer"),
+        ({"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])}, "padding_side='left'"),
+        ({"attention_mask": torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1]])}, "padding_side='left'"),
+    ],
+)
+def test_what_has_no_meaning_here_is_refused(how: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedGeneration, match=reason):
+        racer.generate(MODEL, **({"input_ids": IDS, "pad_token_id": 0, "max_new_tokens": 5, "do_sample": False} | how))
+
+
+@pytest.mark.parametrize(("verifier", "do_sample"), [("greedy", True), ("sampling", False)])
+def test_verifiers_that_contradict_the_call(verifier: str, do_sample: bool) -> None:
+    with pytest.raises(ConfigError, match="leave the verifier to 'auto'"):
+        racer.generate(MODEL, config=DecodeConfig(verifier=verifier), input_ids=IDS, max_new_tokens=5, do_sample=do_sample)
+
+
+def test_models_that_must_be_prepared_otherwise() -> None:
+    model = toy_model(VOCAB)
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UnsupportedModel, match="attn_implementation='sdpa'"):
+        Decoder(model)
+    model.config._attn_implementation = "sdpa"
+    with pytest.raises(UnsupportedModel, match=r"model\.eval"):
+        racer.attach(model.train())
