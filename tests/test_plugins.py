@@ -1,0 +1,137 @@
+"""Discovery, the registry, and how a configuration's names become strategies."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import types
+import warnings
+from typing import Any
+
+import pytest
+from racer import DecodeConfig, Logits, NoDraft, hookimpl
+from racer.errors import ConfigError, PluginError, UnknownStrategy
+from racer.lineup import Lineup, is_exact
+from racer.plugins import ENTRY_POINT_GROUP, Plugins, plugins
+
+
+class FakeEntry:
+    """Stands for an installed package's entry point; counts its loads."""
+
+    def __init__(self, name: str, plugin: Any, dist: str = "somebody") -> None:
+        self.name, self.value = name, f"{dist}:{name}"
+        self.dist = types.SimpleNamespace(name=dist, version="1.2")
+        self.plugin, self.loads = plugin, 0
+
+    def load(self) -> Any:
+        self.loads += 1
+        if isinstance(self.plugin, Exception):
+            raise self.plugin
+        return self.plugin
+
+
+def offering(*names: str) -> Any:
+    class Plugin:
+        @hookimpl
+        def racer_register(self, registry: Any) -> None:
+            for name in names:
+                registry.drafter(name, NoDraft, summary=f"about {name}")
+
+    return Plugin()
+
+
+def with_entries(*entries: FakeEntry) -> Plugins:
+    return Plugins(lambda: list(entries))  # type: ignore[arg-type]
+
+
+def test_built_ins_come_through_the_entry_point_group_like_everybody() -> None:
+    mine = [e for e in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP) if e.dist and e.dist.name == "racer-decoding"]
+    assert {entry.value for entry in mine} == {"racer.strategies", "racer.verifiers", "racer.budget"}
+    offers = {(offer.kind, offer.name): offer for offer in plugins.load_all()}
+    for name in ("racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"):
+        assert offers["drafter", name].origin.startswith("racer-decoding ")
+        assert offers["drafter", name].factory() is not offers["drafter", name].factory()
+    assert [offers["verifier", name].exact for name in ("greedy", "sampling", "typical")] == [True, True, False]
+    assert ("budget", "auto") in offers
+    assert all(offer.summary for offer in offers.values())
+
+
+def test_loading_is_lazy() -> None:
+    one, two = FakeEntry("one", offering("one")), FakeEntry("two", offering("two"))
+    found = with_entries(one, two)
+    assert found.resolve("drafter", "one").origin == "somebody 1.2"
+    assert (one.loads, two.loads) == (1, 0)
+    found.load_all()
+    found.load_all()
+    assert (one.loads, two.loads) == (1, 1)
+
+
+def test_a_name_that_is_not_the_entry_points_own_is_found_too() -> None:
+    assert with_entries(FakeEntry("bundle", offering("a", "b"))).resolve("drafter", "b").name == "b"
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(UnknownStrategy, match=r"unknown drafter 'retreival': did you mean 'retrieval'\?"):
+        plugins.resolve("drafter", "retreival")
+    with pytest.raises(UnknownStrategy, match="There are auto"):
+        plugins.resolve("budget", "zzz")
+
+
+def test_collisions_are_refused_by_name_and_leave_nothing_behind() -> None:
+    found = with_entries(FakeEntry("a", offering("mine"), "first"), FakeEntry("b", offering("fresh", "mine"), "second"))
+    with pytest.warns(UserWarning, match="drafter 'mine' is already registered by first 1.2; second 1.2 must rename"):
+        offers = found.load_all()
+    assert [(offer.name, offer.origin) for offer in offers] == [("mine", "first 1.2")]
+    assert "already registered" in found.broken["b (second 1.2)"]
+
+
+def test_misspelt_hooks_are_refused() -> None:
+    class Misspelt:
+        @hookimpl
+        def racer_registre(self, registry: Any) -> None: ...
+
+    with pytest.raises(PluginError, match="racer_registre"):
+        Plugins(list).register(Misspelt(), "test")
+    with pytest.raises(PluginError, match="racer_registre"):
+        Lineup(DecodeConfig(plugins=[Misspelt()]))
+
+
+def test_a_plugin_that_cannot_be_imported_is_reported_and_the_rest_works() -> None:
+    found = with_entries(FakeEntry("bad", ImportError("no module named x")), FakeEntry("good", offering("good")))
+    with pytest.warns(UserWarning, match="'bad' of somebody 1.2 is not loaded: ImportError: no module named x"):
+        assert [offer.name for offer in found.load_all()] == ["good"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.load_all()
+
+
+def test_registered_in_python() -> None:
+    found = Plugins(list)
+    found.register(offering("local"), "notebook")
+    assert found.resolve("drafter", "local").origin == "notebook"
+    with pytest.raises(PluginError, match="already registered by notebook"):
+        found.register(offering("local"), "again")
+
+
+def test_lineups_resolve_names_and_take_objects() -> None:
+    drafter = Logits(3)
+    assert Lineup(DecodeConfig(drafter=drafter)).drafter is drafter
+    assert Lineup(DecodeConfig(drafter="logits")).drafter is not Lineup(DecodeConfig(drafter="logits")).drafter
+    assert Lineup(DecodeConfig(drafter="logits")).needs.top_k == 8
+    assert not Lineup(DecodeConfig(drafter="none")).needs.top_k
+    with pytest.raises(UnknownStrategy, match="unknown verifier"):
+        Lineup(DecodeConfig(verifier="greedi")).choose_verifier(False)
+    assert is_exact("auto")
+    assert is_exact("sampling")
+    assert not is_exact("typical")
+
+
+def test_drafters_without_a_draft_are_refused() -> None:
+    with pytest.raises(ConfigError, match="drafter must be a name or an object with draft, observe"):
+        DecodeConfig(drafter=object())  # type: ignore[arg-type]
+
+
+def test_importing_racer_loads_no_plugin() -> None:
+    code = "import racer, racer.plugins as p; assert not p.plugins.registry.offers(); assert p.plugins._waiting is None"
+    subprocess.run([sys.executable, "-c", code], check=True)

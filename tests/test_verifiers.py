@@ -1,0 +1,112 @@
+"""Sampling as a distribution, typical acceptance by its definition, and the walk down the tree by brute force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from racer import DecodeConfig, Decoder, Drafter, DraftTree, StepView, Typical
+from racer.errors import ConfigError
+from racer.pipeline import ProcessorPipeline
+from racer.request import Request
+from racer.testing import decode, draft_trees, toy_model
+from racer.verifiers import Sampling
+from racer.verifiers.base import last_of, longest_path
+from scipy import stats
+
+
+@given(draft_trees(), st.data())
+def test_longest_path_is_that_of_brute_force(tree: DraftTree, data: st.DataObject) -> None:
+    flags = st.lists(st.booleans(), min_size=tree.width, max_size=tree.width)
+    accept = torch.tensor([data.draw(flags) for _ in range(tree.batch)])
+    path, length = longest_path(tree, accept)
+    for row in range(tree.batch):
+        alive = {0: [0]}
+        for node in range(1, int(tree.count[row])):
+            parent = int(tree.parent[row, node])
+            if accept[row, node] and parent in alive:
+                alive[node] = [*alive[parent], node]
+        best = max(alive.values(), key=len)
+        assert path[row, : len(best)].tolist() == best
+        assert int(length[row]) == len(best)
+        assert int(last_of(path, length)[row]) == best[-1]
+
+
+def make_view(root: int, seeds: list[int], vocab_size: int, processors: Any = ()) -> StepView:
+    requests = tuple(Request(prompt=(0, root), seed=seed) for seed in seeds)
+    roots = torch.full((len(seeds),), root)
+    return StepView(
+        requests=requests, active=(True,) * len(seeds), root=roots, position=torch.ones_like(roots),
+        vocab_size=vocab_size, pipeline=ProcessorPipeline(processors, len(seeds)), do_sample=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("walk", [False, True])
+def test_sampled_siblings_have_their_softmax_probabilities(walk: bool) -> None:
+    """The shortfall of drawing each path on its own: siblings share a prefix, so their draws must too."""
+    logits = torch.tensor([1.2, 0.9, 0.1, -0.5, -1.0])
+    expected = logits.double().softmax(0).numpy()
+    runs = 8000
+    tokens = torch.tensor([[2, 0, 1, 3, 4]]).expand(runs, -1)  # root 2; every token but 2 is a sibling under it
+    tree = DraftTree(tokens, torch.tensor([[-1, 0, 0, 0, 0]]).expand(runs, -1), torch.full((runs,), 5))
+    verifier = type("Forced", (Sampling,), {"walks": lambda self, view: walk})()
+    view = make_view(2, list(range(runs)), 5)
+    verdict = verifier.verify(view, tree, logits.expand(runs, 5, 5))
+    second = tree.tokens.gather(1, verdict.path[:, 1:2])[:, 0]
+    first = torch.where(verdict.length == 2, second, verdict.next_token)
+    observed = torch.bincount(first, minlength=5).numpy()
+    assert stats.chisquare(observed, expected * runs).pvalue > 1e-4
+    accepted = float((verdict.length == 2).double().mean())
+    assert abs(accepted - (1 - expected[2])) < 0.02, "as often accepted as a deterministic draft can be"
+    follow = torch.bincount(verdict.next_token[verdict.length == 2], minlength=5).numpy()
+    assert stats.chisquare(follow, expected * follow.sum()).pvalue > 1e-4, "the bonus token is independent of the draft"
+
+
+def test_sampled_text_has_the_models_distribution() -> None:
+    """Whole decoding, tree and all: frequencies of the first two tokens against the product of softmaxes."""
+    model = toy_model(vocab_size=3, sharpness=1.0)
+
+    class Everything(Drafter):
+        def grow(self, request: Request, tree: Any) -> None:
+            for node in range(4):
+                for token in range(3):
+                    tree.add(node, token)
+
+    decoder, runs = Decoder(model, DecodeConfig(drafter=Everything(), budget=13)), 3000
+    rows, _ = decode(decoder, [[1, 2]] * runs, 2, do_sample=True, seeds=range(runs))
+    observed = torch.bincount(torch.tensor([3 * a + b for a, b in rows]), minlength=9).numpy()
+    first = model(torch.tensor([[1, 2]])).logits[0, -1].softmax(0)
+    second = torch.stack([model(torch.tensor([[1, 2, token]])).logits[0, -1].softmax(0) for token in range(3)])
+    expected = (first[:, None] * second).flatten().numpy()
+    assert stats.chisquare(observed, expected * runs).pvalue > 1e-4
+
+
+@given(
+    draft_trees(vocab_size=4, distinct_siblings=True), st.integers(0, 99), st.floats(0.05, 0.9), st.floats(0.05, 1.0), st.booleans()
+)
+def test_typical_accepts_by_its_definition(tree: DraftTree, seed: int, epsilon: float, delta: float, reads: bool) -> None:
+    logits = torch.randn(tree.batch, tree.width, 4, generator=torch.Generator().manual_seed(seed)) * 2
+    steps = [lambda ids, scores: scores] if reads else []  # an unknown processor goes through the slow route
+    view = attrs.evolve(make_view(0, [0] * tree.batch, 4, steps), do_sample=False, root=tree.tokens[:, 0])
+    verdict = Typical(epsilon, delta).verify(view, tree, logits)
+    for row in range(tree.batch):
+        alive = {0: [0]}
+        for node in range(1, int(tree.count[row])):
+            parent = int(tree.parent[row, node])
+            p = logits[row, parent].double().softmax(0)
+            bar = min(epsilon, delta * float(torch.exp((p * p.log()).sum())))
+            if parent in alive and float(p[tree.tokens[row, node]]) > bar:
+                alive[node] = [*alive[parent], node]
+        best = max(alive.values(), key=len)
+        assert verdict.path[row, : len(best)].tolist() == best
+        assert int(verdict.next_token[row]) == int(logits[row, best[-1]].argmax())
+
+
+@pytest.mark.parametrize("arguments", [{"epsilon": 0}, {"epsilon": 1.5}, {"delta": -1}, {"delta": float("nan")}])
+def test_typical_refuses_senseless_thresholds(arguments: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="above 0 and at most 1"):
+        Typical(**arguments)
