@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import click
+
 import racer
 from racer.models import load
 
@@ -27,7 +28,11 @@ def questions(folder: Path, per_group: int, seed: int) -> list[tuple[str, str]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             item = json.loads(line)
             in_spec_bench = path.parent.name == "spec_bench"
-            group = ("mt_bench" if item["category"] in MT_BENCH else item["category"]) if in_spec_bench else path.parent.name
+            group = (
+                ("mt_bench" if item["category"] in MT_BENCH else item["category"])
+                if in_spec_bench
+                else path.parent.name
+            )
             groups[group].append(item["turns"][0])
     draw = random.Random(seed)
     return [(group, prompt) for group in sorted(groups) for prompt in draw.sample(groups[group], per_group)]
@@ -43,7 +48,14 @@ def questions(folder: Path, per_group: int, seed: int) -> list[tuple[str, str]]:
 @click.option("--dtype", default="bf16", show_default=True)
 @click.option("--model", default=None)
 def main(
-    folder: Path, drafters: tuple[str, ...], budget: str, per_group: int, seed: int, max_new_tokens: int, dtype: str, model: str | None
+    folder: Path,
+    drafters: tuple[str, ...],
+    budget: str,
+    per_group: int,
+    seed: int,
+    max_new_tokens: int,
+    dtype: str,
+    model: str | None,
 ) -> None:
     loaded = load(model, dtype=dtype)
     asked = questions(folder, per_group, seed)
@@ -56,14 +68,19 @@ def main(
             inputs = loaded.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
             )
-            out = decoder.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, return_dict_in_generate=True)
+            out = decoder.generate(
+                **inputs, do_sample=False, max_new_tokens=max_new_tokens, return_dict_in_generate=True
+            )
             stats = out.racer_stats
             lengths[group] += stats.accept_lengths[0]
             tokens, spent = tokens + stats.new_tokens, spent + stats.seconds
             for phase, milliseconds in stats.milliseconds.items():
                 total[phase] += milliseconds
         every = [length for group in lengths.values() for length in group]
-        print(f"{drafter} budget {budget}: MAT {sum(every) / len(every):.3f}, {tokens / spent:.1f} tokens/s, {len(every)} steps")
+        print(
+            f"{drafter} budget {budget}: MAT {sum(every) / len(every):.3f}, "
+            f"{tokens / spent:.1f} tokens/s, {len(every)} steps"
+        )
         print("   " + ", ".join(f"{group} {sum(row) / len(row):.2f}" for group, row in lengths.items()))
         print("   ms/step: " + ", ".join(f"{phase} {value / len(every):.2f}" for phase, value in total.items()))
 

@@ -1,18 +1,39 @@
 """RACER: training-free tree speculative decoding for Hugging Face language models."""
 
-from racer.builder import TreeBuilder, stack
-from racer.config import DecodeConfig
-from racer.decoder import Decoder
-from racer.errors import RacerError
-from racer.hf import attach, custom_generate, detach, generate
-from racer.hookspecs import hookimpl
-from racer.request import Needs, Request, StepView, Verdict
-from racer.stats import DecodeStats
-from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
-from racer.tree import DraftTree
-from racer.verifiers import Greedy, Sampling, Typical, Verifier
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from racer.builder import TreeBuilder, stack
+    from racer.config import DecodeConfig
+    from racer.decoder import Decoder
+    from racer.errors import RacerError
+    from racer.hf import attach, custom_generate, detach, generate
+    from racer.hookspecs import hookimpl
+    from racer.request import Needs, Request, StepView, Verdict
+    from racer.stats import DecodeStats
+    from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+    from racer.tree import DraftTree
+    from racer.verifiers import Greedy, Sampling, Typical, Verifier
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "racer.builder": ("TreeBuilder", "stack"),
+    "racer.config": ("DecodeConfig",),
+    "racer.decoder": ("Decoder",),
+    "racer.errors": ("RacerError",),
+    "racer.hf": ("attach", "custom_generate", "detach", "generate"),
+    "racer.hookspecs": ("hookimpl",),
+    "racer.request": ("Needs", "Request", "StepView", "Verdict"),
+    "racer.stats": ("DecodeStats",),
+    "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"),
+    "racer.tree": ("DraftTree",),
+    "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DecodeConfig",
@@ -42,3 +63,14 @@ __all__ = [
     "hookimpl",
     "stack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: torch takes seconds, and ``racer --help`` needs none of it."""
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'racer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -96,9 +96,7 @@ class Auto(Budget):
         width = int(host.count[rows].max())
         # what a larger budget adds is unknown when the tree was full; a tree that was not full is all there is
         known = self._sizes <= self._asked if width >= self._asked else self._sizes > 0
-        reached = np.mean(
-            [(host.path[row, : host.length[row], None] < self._sizes).sum(0) for row in rows], axis=0
-        )
+        reached = np.mean([(host.path[row, : host.length[row], None] < self._sizes).sum(0) for row in rows], axis=0)
         step = 1 - self._decay
         self._accepted[known] += step * (reached - self._accepted)[known]
         self._accepted = np.maximum.accumulate(self._accepted)

@@ -97,7 +97,9 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Slots in use per row, padding included; known to the host without asking the device."""
         self.capacity = _bucket(capacity)
         self._layout = layout
-        self._stores = {block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()}
+        self._stores = {
+            block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()
+        }
         self._place_layers()
 
     @property
@@ -129,22 +131,16 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Keep the scratch rows ``path [B, A]`` (int64, on any layer's device) as the next rows of each sequence.
 
         Paths start with the root, column 0. ``advance[b]`` of the ``A`` entries count for row ``b`` (0 for finished
-        rows); what is moved beyond them is overwritten later.
+        rows).
         """
-        end, kept = self.end, max(advance)
-        if kept and not self._in_place(path, advance):
-            starts = torch.tensor(self.lengths, device=path.device)
-            source = path[:, :kept] + end
-            target = starts[:, None] + torch.arange(kept, device=path.device)
-            for block, store in self._stores.items():
-                take, put = (index.to(block.device)[None, :, None, :, None] for index in (source, target))
-                shape = (store.shape[0], -1, store.shape[2], -1, store.shape[4])
-                store.scatter_(3, put.expand(shape), store.gather(3, take.expand(shape)))
+        end = self.end
+        for row, (length, kept) in enumerate(zip(self.lengths, advance, strict=True)):
+            if kept > 1 or (kept and length < end):  # a lone root of the longest row stands where it belongs
+                columns = path[row, :kept] + end
+                for block, store in self._stores.items():
+                    # a few contiguous rows: index_select took 0.03 ms for 30 layers where gather and scatter took 11
+                    store[:, row, :, length : length + kept] = store[:, row].index_select(2, columns.to(block.device))
         self.lengths = [length + count for length, count in zip(self.lengths, advance, strict=True)]
-
-    def _in_place(self, path: Tensor, advance: Sequence[int]) -> bool:
-        """Whether only roots are kept, and they stand where they belong."""
-        return max(advance) <= 1 and all(length == self.end for length, kept in zip(self.lengths, advance, strict=True) if kept)
 
     def _place_layers(self) -> None:
         taken = dict.fromkeys(self._stores, 0)

@@ -51,7 +51,7 @@ class Core:
         return TreeCache(self.plan.layout, padding, capacity)
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, all_logits: bool) -> Iterator[PromptPiece]:
-        """Score the left-padded prompt ``[B, P]`` in pieces of ``chunk`` columns, so that no ``[P, V]`` tensor exists."""
+        """Score the left-padded prompt ``[B, P]``, ``chunk`` columns at a time, so that no ``[P, V]`` tensor exists."""
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         pad = torch.tensor(cache.padding, device=input_ids.device)
         position = (columns - pad[:, None]).clamp(min=0)
@@ -61,7 +61,11 @@ class Core:
             tokens = input_ids[:, piece]
             cache.reserve(tokens.shape[1])
             logits = self._run(
-                tokens, None if mask is None else mask[:, : piece.stop], position[:, piece], cache, 0 if all_logits else 1
+                tokens,
+                None if mask is None else mask[:, : piece.stop],
+                position[:, piece],
+                cache,
+                0 if all_logits else 1,
             )
             cache.append(tokens.shape[1])
             yield PromptPiece(start, tokens, logits if all_logits else logits[:, -1:])

@@ -110,7 +110,9 @@ class Decoder:
             self._add_cues(verdict, logits)
             host = verdict.to_host(tree, faults)  # the step's only host synchronisation
         with phase("commit"):
-            run.cache.commit(verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
+            run.cache.commit(
+                verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)]
+            )
         run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
         emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
         with phase("observe"):
@@ -191,7 +193,9 @@ class Decoder:
                     follow = prompts[:, end]
                 else:
                     view = self._view(run)
-                    first = follow = self.lineup.verify(view, DraftTree.root(view.root), piece.logits[:, -1:]).next_token
+                    first = follow = self.lineup.verify(
+                        view, DraftTree.root(view.root), piece.logits[:, -1:]
+                    ).next_token
                 if shown:
                     self._show(run, piece, follow)
         for row, token in enumerate(first.tolist()):
@@ -207,7 +211,12 @@ class Decoder:
         count = width - skip
         tree = DraftTree.chain(piece.tokens.gather(1, source), count)
         verdict = Verdict(path=columns, length=count, next_token=follow)
-        self._add_cues(verdict, piece.logits[torch.arange(len(padding), device=follow.device)[:, None], source] if skip.any() else piece.logits)
+        self._add_cues(
+            verdict,
+            piece.logits[torch.arange(len(padding), device=follow.device)[:, None], source]
+            if skip.any()
+            else piece.logits,
+        )
         verdict.to_host(tree, torch.zeros_like(count))
         view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=(piece.start - padding).clamp(min=0))
         bill = StepStats(nodes=0, new_tokens=(0,) * len(padding), milliseconds={})

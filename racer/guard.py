@@ -75,10 +75,10 @@ class Guard:
 
     def draft(self, view: StepView, budget: int) -> DraftTree | None:
         """The drafter's trees, each sound; a faulty row is cut back to its root."""
-        tree = self.attempt(self.drafter.draft, view, budget)
-        if tree is None:
-            return None
-        tree = self.attempt(check_form, tree, len(view.requests), budget)
+        answer = self.attempt(self.drafter.draft, view, budget)
+        tree: DraftTree | None = (
+            None if answer is None else self.attempt(check_form, answer, len(view.requests), budget)
+        )
         if tree is None:
             return None
         root = view.root.to(tree.tokens.device)

@@ -1,4 +1,4 @@
-"""The face to transformers: ``generate``, ``custom_generate`` and ``attach`` take and give what ``model.generate`` does."""
+"""The face to transformers: all of it takes and gives what ``model.generate`` does."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def _padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
         return [0] * len(input_ids)
     if attention_mask.shape != input_ids.shape:
         raise UnsupportedGeneration(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the whole "
-            "prompt and its mask (continuing from a cache is not supported)"
+            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the "
+            "whole prompt and its mask (continuing from a cache is not supported)"
         )
     kept = attention_mask.bool()
     if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):
@@ -244,7 +244,9 @@ def _move_stop_strings(model: Any, kwargs: dict[str, Any]) -> None:
 def _refuse(model: Any, settings: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
     """Say no to what has no meaning here, instead of ignoring it."""
     if (settings.num_beams or 1) > 1:
-        raise UnsupportedGeneration(f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams")
+        raise UnsupportedGeneration(
+            f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
+        )
     for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
         if getattr(settings, name, None) and settings.return_dict_in_generate:
             raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
@@ -254,4 +256,3 @@ def _refuse(model: Any, settings: GenerationConfig, model_kwargs: dict[str, Any]
     for name, value in model_kwargs.items():
         if name not in _CARRIED and value is not None and value is not False:
             raise UnsupportedGeneration(f"model argument {name!r} is not supported; text prompts in input_ids are")
-

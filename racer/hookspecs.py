@@ -38,18 +38,18 @@ def racer_request_closed(request: Request, stats: DecodeStats) -> None:
 
 
 @hookspec(firstresult=True)
-def racer_budget(view: StepView) -> int | None:  # type: ignore[empty-body]
+def racer_budget(view: StepView) -> int | None:
     """How many nodes this step may score, the root included; 1 is plain decoding. The first answer counts."""
 
 
 @hookspec(firstresult=True)
 def racer_draft(view: StepView, budget: int) -> DraftTree | None:
-    """Guess at most ``budget`` nodes under ``view.root``, one tree a row; None is a one-node tree. The first answer counts."""
+    """Guess at most ``budget`` nodes a row, ``view.root`` included; None means one node. The first answer counts."""
 
 
 @hookspec(firstresult=True)
 def racer_verify(view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:  # type: ignore[empty-body]
-    """Choose the accepted path and the next token from ``logits [B, N, V]``; no host synchronisation. The first answer counts."""
+    """Choose path and next token by ``logits [B, N, V]``, without host synchronisation. The first answer counts."""
 
 
 @hookspec

@@ -31,7 +31,9 @@ class Lineup:
     def __init__(self, config: DecodeConfig) -> None:
         self.complaints = Complaints()
         self.drafter: Any = _resolve("drafter", config.drafter)
-        self.budget: Budget = Fixed(config.budget) if isinstance(config.budget, int) else _resolve("budget", config.budget)
+        self.budget: Budget = (
+            Fixed(config.budget) if isinstance(config.budget, int) else _resolve("budget", config.budget)
+        )
         self._verifier_choice = config.verifier
         self._verifiers: dict[str, Any] = {}
         self.verifier: Any = None
@@ -64,7 +66,9 @@ class Lineup:
         if choice == "auto":
             choice = "sampling" if do_sample else "greedy"
         if isinstance(choice, str):
-            self.verifier = self._verifiers.setdefault(choice, self._verifiers.get(choice) or _resolve("verifier", choice))
+            self.verifier = self._verifiers.setdefault(
+                choice, self._verifiers.get(choice) or _resolve("verifier", choice)
+            )
             self.verifier_name = choice
         else:
             self.verifier, self.verifier_name = choice, type(choice).__name__.lower()
@@ -106,7 +110,7 @@ class Lineup:
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """The verdict. If a plugin around the verifier fails, the verifier alone decides; its own errors are raised."""
         try:
-            verdict = self._manager.hook.racer_verify(view=view, tree=tree, logits=logits)
+            verdict: Verdict = self._manager.hook.racer_verify(view=view, tree=tree, logits=logits)
             if not isinstance(verdict, Verdict):
                 raise TypeError(f"its verdict is a {type(verdict).__name__}")
         except Exception as error:

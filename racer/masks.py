@@ -30,7 +30,9 @@ class MaskPlan:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         return cls(window if not types or SLIDING in types else None, types)
 
-    def build(self, ancestors: Tensor, past: Tensor, position: Tensor, past_position: Tensor, dtype: torch.dtype) -> Any:
+    def build(
+        self, ancestors: Tensor, past: Tensor, position: Tensor, past_position: Tensor, dtype: torch.dtype
+    ) -> Any:
         """Additive mask ``[B, 1, N, T + N]``, or a dict of them by layer type.
 
         :param ancestors: ``[B, N, N]`` bool, self included.

@@ -29,6 +29,7 @@ CONTEXT_FREE = tuple(
 )
 """Processors that do not read the prefix. Any other type, subclasses included, is taken to read it."""
 
+
 class ProcessorPipeline:
     """A list of processors behind :class:`racer.request.LogitsPipeline`.
 

@@ -54,7 +54,9 @@ class Registry:
 
     def _add(self, kind: str, name: str, factory: Callable[[], Any], summary: str, exact: bool) -> None:
         if taken := self._offers.get((kind, name)):
-            raise PluginError(f"{kind} {name!r} is already registered by {taken.origin}; {self._origin} must rename its own")
+            raise PluginError(
+                f"{kind} {name!r} is already registered by {taken.origin}; {self._origin} must rename its own"
+            )
         self._offers[kind, name] = Offer(kind, name, factory, summary, exact, self._origin)
 
     @contextmanager
@@ -91,7 +93,9 @@ class Plugins:
     of the strategy it registers is loaded alone when that name is asked for; other names load all.
     """
 
-    def __init__(self, found: Callable[[], list[EntryPoint]] = lambda: list(entry_points(group=ENTRY_POINT_GROUP))) -> None:
+    def __init__(
+        self, found: Callable[[], list[EntryPoint]] = lambda: list(entry_points(group=ENTRY_POINT_GROUP))
+    ) -> None:
         self.registry = Registry()
         self.broken: dict[str, str] = {}
         """Why an entry point could not be used, by its name and distribution."""

@@ -183,9 +183,7 @@ class Verdict:
             **({} if bits is None else {"top_probs": bits}),
         )
         probs = host.pop("top_probs", None)
-        self.host = HostVerdict(
-            **host, top_probs=None if probs is None else probs.astype(np.int32).view(np.float32)
-        )
+        self.host = HostVerdict(**host, top_probs=None if probs is None else probs.astype(np.int32).view(np.float32))
         return self.host
 
 

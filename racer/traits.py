@@ -66,7 +66,11 @@ def examine(model: Any) -> Traits:
 @torch.no_grad()
 def _examine(model: Any) -> Traits:
     config = model.config.get_text_config()
-    vocab_size = int(model.get_output_embeddings().weight.shape[0]) if model.get_output_embeddings() is not None else config.vocab_size
+    vocab_size = (
+        int(model.get_output_embeddings().weight.shape[0])
+        if model.get_output_embeddings() is not None
+        else config.vocab_size
+    )
     accepted = inspect.signature(model.forward).parameters
     masks = MaskPlan.of(config)
     if isinstance(masks, str):
@@ -79,7 +83,9 @@ def _examine(model: Any) -> Traits:
     except Exception as failure:  # any failure of a trial run means: not with trees
         return Traits(None, f"a trial tree failed with {type(failure).__name__}: {failure}", vocab_size)
     if not error <= TOLERANCE.get(model.dtype, 0.1):
-        return Traits(None, f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations", vocab_size)
+        return Traits(
+            None, f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations", vocab_size
+        )
     return Traits(plan, "", vocab_size)
 
 
@@ -114,6 +120,8 @@ def _tree_error(core: Core, vocab_size: int) -> float:
     errors = []
     for before, logits in ((prompt, first), (committed, second)):
         for path in ([0, 1, 3], [0, 1, 4, 6], [0, 2, 5]):
-            plain = model(input_ids=torch.cat([before, tokens[:, path]], dim=1), use_cache=False).logits[0, -len(path) :]
+            plain = model(input_ids=torch.cat([before, tokens[:, path]], dim=1), use_cache=False).logits[
+                0, -len(path) :
+            ]
             errors.append((logits[path] - plain).double().square().mean().sqrt() / plain.double().std().clamp(min=1e-9))
     return float(torch.stack(errors).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import attrs
@@ -69,7 +70,7 @@ class DraftTree:
 
     @cached_property
     def ancestors(self) -> Tensor:
-        """``[B, N, N]`` bool: ``[b, i, j]`` says that j is i or an ancestor of i. log2(N) gathers, no loop over nodes."""
+        """``[B, N, N]`` bool: ``[b, i, j]`` says that j is i or an ancestor of i. In log2(N) gathers."""
         seen = torch.eye(self.width, dtype=torch.bool, device=self.tokens.device).expand(self.batch, -1, -1)
         jump = self.parent.clamp(min=0)
         for _ in range((self.width - 1).bit_length()):  # pointer doubling: jump is the 2^k-th ancestor
@@ -106,8 +107,7 @@ class DraftTree:
         """The first ``width`` columns."""
         if width >= self.width:
             return self
-        cut = {name: None if part is None else part[:, :width] for name, part in self._columns().items()}
-        return attrs.evolve(self, **cut, count=self.count.clamp(max=width))
+        return self._each(lambda part: part[:, :width], count=self.count.clamp(max=width))
 
     def prune(self, min_score: float) -> DraftTree:
         """Drop the nodes scored below ``min_score``, with all that hangs on them; the root stays.
@@ -123,10 +123,8 @@ class DraftTree:
         keep[:, 0] = True
         keep &= ~(self.ancestors & ~keep[:, None, :]).any(-1)
         place = torch.where(keep, keep.cumsum(1) - 1, self.width)  # [B, N]; the dump column is cut off below
-        parent = place.gather(1, self.parent.clamp(min=0))
-        parts = self._columns() | {"parent": parent}
-        moved = {name: None if part is None else _spread(part, place, self.width) for name, part in parts.items()}
-        pruned = attrs.evolve(self, **moved, count=keep.sum(1))
+        renamed = attrs.evolve(self, parent=place.gather(1, self.parent.clamp(min=0)))
+        pruned = renamed._each(lambda part: _spread(part, place, self.width), count=keep.sum(1))
         return pruned.head(int(pruned.count.max())) if pruned.count.device.type == "cpu" else pruned
 
     def union(self, other: DraftTree) -> DraftTree:
@@ -140,17 +138,21 @@ class DraftTree:
         place = torch.where(known, twin.long().argmax(1), self.count[:, None] + fresh.cumsum(1) - 1)
         width = self.width + other.width - 1
         target = torch.where(fresh, place, width)
-        theirs = other._columns() | {"parent": place.gather(1, other.parent.clamp(min=0))}
-        if other.source is not None:
-            theirs["source"] = other.source + len(self.sources)
-        ours = attrs.evolve(self, tokens=torch.where(self.real, self.tokens, 0))._columns()
-        merged = {
-            name: None
-            if ours[name] is None or theirs[name] is None
-            else _spread(theirs[name], target, width, onto=ours[name])
-            for name in ours
-        }
-        return DraftTree(**merged, count=self.count + fresh.sum(1), sources=self.sources + other.sources)
+
+        def join(ours: Tensor, theirs: Tensor) -> Tensor:
+            return _spread(theirs, target, width, onto=ours)
+
+        def join_if(ours: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if ours is None or theirs is None else join(ours, theirs)
+
+        return DraftTree(
+            tokens=join(torch.where(self.real, self.tokens, 0), other.tokens),
+            parent=join(self.parent, place.gather(1, other.parent.clamp(min=0))),
+            count=self.count + fresh.sum(1),
+            score=join_if(self.score, other.score),
+            source=join_if(self.source, None if other.source is None else other.source + len(self.sources)),
+            sources=self.sources + other.sources,
+        )
 
     def _twins(self, other: DraftTree) -> Tensor:
         """``[B, N, M]`` bool: our node i and their node j spell the same path. Pointer doubling over pairs of nodes."""
@@ -171,12 +173,14 @@ class DraftTree:
             return self
         parts = [part for part in (self.tokens, self.parent, self.source) if part is not None]
         packed = torch.cat([*parts, self.count[:, None]], dim=1).to(device, non_blocking=True)
-        tokens, parent, *source = packed[:, :-1].split(self.width, dim=1)
+        tokens, parent, *source = torch.split(packed[:, :-1], self.width, dim=1)
         score = None if self.score is None else self.score.to(device, non_blocking=True)
         return DraftTree(tokens, parent, packed[:, -1], score, source[0] if source else None, self.sources)
 
-    def _columns(self) -> dict[str, Tensor | None]:
-        return {"tokens": self.tokens, "parent": self.parent, "score": self.score, "source": self.source}
+    def _each(self, change: Callable[[Tensor], Tensor], count: Tensor) -> DraftTree:
+        """With ``change`` made to every ``[B, N]`` tensor."""
+        score, source = (None if part is None else change(part) for part in (self.score, self.source))
+        return DraftTree(change(self.tokens), change(self.parent), count, score, source, self.sources)
 
 
 def _rows(square: Tensor, index: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _blocks(scores: Tensor) -> Tensor:
     wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     if spare := -wide.shape[1] % BLOCK:
         wide = pad(wide, (0, spare), value=-torch.inf)
-    return wide.unflatten(1, (-1, BLOCK))
+    return wide.reshape(len(wide), -1, BLOCK)
 
 
 def probabilities(logits: Tensor, values: Tensor) -> Tensor:

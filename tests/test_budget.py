@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
 from racer.budget import SIZES, Auto, CostCurve, Fixed
 from racer.pipeline import ProcessorPipeline
@@ -34,7 +35,7 @@ def test_cost_is_a_median_of_late_samples() -> None:
 
 
 def simulate(chance: float, slope: float, steps: int = 400) -> list[int]:
-    """Sizes chosen when a chain of guesses is right with ``chance`` each, and a node costs ``slope`` of a plain step."""
+    """Sizes chosen when each guess of a chain is right with ``chance``, and a node costs ``slope`` of a plain step."""
     auto, random, asked = Auto(), np.random.default_rng(0), []
     requests = (Request((1,)),)
     for step in range(steps):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from racer.cache import GROWTH, Block, CacheLayout, TreeCache
 
 CPU = torch.device("cpu")

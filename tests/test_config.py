@@ -9,6 +9,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer import DecodeConfig, Greedy, Logits
 from racer.errors import ConfigError
 

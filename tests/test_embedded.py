@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import racer
 import torch
+
+import racer
 from racer import DecodeConfig
 
 PROMPTS = [
@@ -54,14 +55,18 @@ def differing(loaded: Any, prompts: list[str], new: int, drafters: tuple[str, ..
     how: dict[str, Any] = {"max_new_tokens": new, "do_sample": do_sample}
     if do_sample:
         how |= {"temperature": 0.7, "top_p": 0.9, "top_k": 0}
-    decoders = {name: racer.Decoder(loaded.model, DecodeConfig(drafter=name, seed=1, budget=32)) for name in (*drafters, "none")}
+    decoders = {
+        name: racer.Decoder(loaded.model, DecodeConfig(drafter=name, seed=1, budget=32)) for name in (*drafters, "none")
+    }
     wrong = []
     for prompt in prompts:
         inputs = ask(loaded, prompt)
         plain = decoders["none"].generate(**inputs, **how)
         if not do_sample and not torch.equal(plain, loaded.model.generate(**inputs, **how)):
             wrong.append(f"none, not as model.generate: {prompt}")
-        wrong += [f"{name}: {prompt}" for name in drafters if not torch.equal(decoders[name].generate(**inputs, **how), plain)]
+        wrong += [
+            f"{name}: {prompt}" for name in drafters if not torch.equal(decoders[name].generate(**inputs, **how), plain)
+        ]
     return wrong
 
 
@@ -76,7 +81,9 @@ def test_a_padded_batch_equals_the_solo_runs(loaded: Any) -> None:
     ids = torch.stack([torch.cat([torch.full((width - len(t),), loaded.tokenizer.pad_token_id), t]) for t in texts])
     mask = torch.stack([torch.cat([torch.zeros(width - len(t)), torch.ones(len(t))]) for t in texts]).long()
     config = DecodeConfig(drafter="racer-paper", budget=16)
-    together = racer.generate(loaded.model, config=config, input_ids=ids, attention_mask=mask, max_new_tokens=16, do_sample=False)
+    together = racer.generate(
+        loaded.model, config=config, input_ids=ids, attention_mask=mask, max_new_tokens=16, do_sample=False
+    )
     for row, text in enumerate(texts):
         alone = racer.generate(loaded.model, config=config, input_ids=text[None], max_new_tokens=16, do_sample=False)
         assert torch.equal(together[row, width:][: len(alone[0]) - len(text)], alone[0, len(text) :])

@@ -8,10 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from racer import DecodeConfig, Decoder, Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
-from racer.plugins import plugins
-from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
-from racer.testing.toy import ToyLM
 from transformers import (
     LogitsProcessor,
     MinPLogitsWarper,
@@ -21,6 +17,11 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from racer import DecodeConfig, Decoder, Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+from racer.plugins import plugins
+from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
+from racer.testing.toy import ToyLM
 
 VOCAB = 6
 MODEL = toy_model(VOCAB)
@@ -70,11 +71,25 @@ processors = st.lists(st.sampled_from(CONTEXT_FREE + PREFIX_READING), max_size=3
     chunk=st.integers(1, 12),
 )
 def test_hostile_trees_change_nothing(
-    prompts: list[list[int]], seed: int, budget: int, new: int, do_sample: bool, steps: list[Any], stop: set[int], chunk: int
+    prompts: list[list[int]],
+    seed: int,
+    budget: int,
+    new: int,
+    do_sample: bool,
+    steps: list[Any],
+    stop: set[int],
+    chunk: int,
 ) -> None:
-    how = {"do_sample": do_sample, "processors": steps, "stop_tokens": frozenset(stop), "seeds": [seed + 3 * i for i in range(len(prompts))]}
+    how = {
+        "do_sample": do_sample,
+        "processors": steps,
+        "stop_tokens": frozenset(stop),
+        "seeds": [seed + 3 * i for i in range(len(prompts))],
+    }
     drafter = HostileDrafter(seed, VOCAB)
-    got, stats = decode(Decoder(MODEL, DecodeConfig(drafter=drafter, budget=budget, prefill_chunk=chunk)), prompts, new, **how)
+    got, stats = decode(
+        Decoder(MODEL, DecodeConfig(drafter=drafter, budget=budget, prefill_chunk=chunk)), prompts, new, **how
+    )
     assert got == decode_plainly(MODEL, prompts, new, **how)
     assert [sum(lengths) + 1 for lengths in stats.accept_lengths] == [len(row) for row in got]
 
@@ -130,7 +145,12 @@ def test_plain_decoding_is_that_of_transformers(prompt: list[int], steps: list[A
     assert decode_plainly(MODEL, [prompt], 15, processors=steps)[0] == theirs[0, len(prompt) :].tolist()
 
 
-@given(prompts=prompts, do_sample=st.booleans(), steps=st.lists(st.sampled_from(CONTEXT_FREE), max_size=3), seed=st.integers(0, 9))
+@given(
+    prompts=prompts,
+    do_sample=st.booleans(),
+    steps=st.lists(st.sampled_from(CONTEXT_FREE), max_size=3),
+    seed=st.integers(0, 9),
+)
 def test_both_routes_through_the_processors_agree(
     prompts: list[list[int]], do_sample: bool, steps: list[Any], seed: int
 ) -> None:

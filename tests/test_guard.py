@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from racer import DecodeConfig, Decoder, Drafter, DraftTree, Logits, Merge, StepView, Verdict, hookimpl
 from racer.guard import PluginWarning
 from racer.testing import decode, decode_plainly, toy_model
@@ -40,7 +41,10 @@ def change(**parts: Any) -> Shape:
 MALFORMED: dict[str, tuple[Shape, str]] = {
     "a cycle": (change(parent=lambda t: torch.tensor([[-1, 2, 1, 0]] * t.batch)), "does not come before"),
     "own parent": (change(parent=lambda t: torch.tensor([[-1, 0, 2, 0]] * t.batch)), "does not come before"),
-    "wild parent": (change(parent=lambda t: torch.tensor([[-1, 0, 10**9, -(10**9)]] * t.batch)), "does not come before"),
+    "wild parent": (
+        change(parent=lambda t: torch.tensor([[-1, 0, 10**9, -(10**9)]] * t.batch)),
+        "does not come before",
+    ),
     "ids above": (change(tokens=lambda t: t.tokens + torch.tensor([0, 0, VOCAB, 0])), "outside the vocabulary"),
     "ids below": (change(tokens=lambda t: t.tokens - torch.tensor([0, 0, 0, 99])), "outside the vocabulary"),
     "wrong root": (change(tokens=lambda t: (t.tokens + 1) % VOCAB), "root is not the pending token"),
@@ -108,7 +112,8 @@ def test_a_drafter_that_raises(method: str, merged: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "hook", ["racer_request_opened", "racer_request_closed", "racer_budget", "racer_draft", "racer_verify", "racer_step"]
+    "hook",
+    ["racer_request_opened", "racer_request_closed", "racer_budget", "racer_draft", "racer_verify", "racer_step"],
 )
 def test_a_plugin_that_raises_in_any_hook(hook: str) -> None:
     arguments = {
@@ -155,6 +160,7 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
         raise Boom
 
     import attrs
+
     from racer.decoder import Task
     from racer.pipeline import ProcessorPipeline
     from racer.request import Request

@@ -7,14 +7,15 @@ import weakref
 from typing import Any
 
 import pytest
-import racer
 import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import GenerateDecoderOnlyOutput
+
+import racer
 from racer import DecodeConfig, Decoder
 from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
 from racer.hf import PlainDecodingWarning
 from racer.testing import toy_model
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput
 
 VOCAB = 8
 MODEL = toy_model(VOCAB)
@@ -46,7 +47,8 @@ def test_max_length_and_max_new_tokens() -> None:
 
 def test_inputs_may_be_positional_in_name_and_one_row() -> None:
     assert torch.equal(
-        racer.generate(MODEL, inputs=IDS[:1], max_new_tokens=9, do_sample=False), same(input_ids=IDS[:1], max_new_tokens=9)
+        racer.generate(MODEL, inputs=IDS[:1], max_new_tokens=9, do_sample=False),
+        same(input_ids=IDS[:1], max_new_tokens=9),
     )
 
 
@@ -88,7 +90,9 @@ def test_without_a_seed_torchs_generator_decides() -> None:
 
 
 def test_return_dict_has_statistics() -> None:
-    out = racer.generate(MODEL, config=GREEDY, **BATCH, max_new_tokens=30, return_dict_in_generate=True, do_sample=False)
+    out = racer.generate(
+        MODEL, config=GREEDY, **BATCH, max_new_tokens=30, return_dict_in_generate=True, do_sample=False
+    )
     assert isinstance(out, GenerateDecoderOnlyOutput)
     stats = out.racer_stats
     assert torch.equal(out.sequences, same(**BATCH, max_new_tokens=30))
@@ -125,7 +129,9 @@ def test_the_streamer_gets_what_generate_would_give_it() -> None:
 
 def test_custom_generate_road() -> None:
     how = {**BATCH, "max_new_tokens": 20, "do_sample": False}
-    out = MODEL.generate(**how, custom_generate=racer.custom_generate, racer_config=GREEDY, return_dict_in_generate=True)
+    out = MODEL.generate(
+        **how, custom_generate=racer.custom_generate, racer_config=GREEDY, return_dict_in_generate=True
+    )
     assert torch.equal(out.sequences, MODEL.generate(**how))
     assert out.racer_stats.drafter == "logits"
     assert torch.equal(MODEL.generate(**how, custom_generate=racer.custom_generate), out.sequences)
@@ -190,7 +196,9 @@ def test_what_has_no_meaning_here_is_refused(how: dict[str, Any], reason: str) -
 @pytest.mark.parametrize(("verifier", "do_sample"), [("greedy", True), ("sampling", False)])
 def test_verifiers_that_contradict_the_call(verifier: str, do_sample: bool) -> None:
     with pytest.raises(ConfigError, match="leave the verifier to 'auto'"):
-        racer.generate(MODEL, config=DecodeConfig(verifier=verifier), input_ids=IDS, max_new_tokens=5, do_sample=do_sample)
+        racer.generate(
+            MODEL, config=DecodeConfig(verifier=verifier), input_ids=IDS, max_new_tokens=5, do_sample=do_sample
+        )
 
 
 def test_models_that_must_be_prepared_otherwise() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from racer import DecodeConfig, Decoder, DraftTree, Needs, Request, StepView, Verdict, hookimpl, hookspecs
 from racer.request import StepStats
 from racer.stats import DecodeStats
@@ -98,7 +99,9 @@ def test_opened_step_and_closed_tell_the_whole_story() -> None:
         assert probs is not None
         assert ((probs > 0) & (probs < 1)).all()
         assert (probs[:, :, 0] >= probs[:, :, 1]).all()
-        assert view.root.tolist() == [request.tokens[int(at)] for request, at in zip(view.requests, view.position, strict=True)]
+        assert view.root.tolist() == [
+            request.tokens[int(at)] for request, at in zip(view.requests, view.position, strict=True)
+        ]
 
 
 def test_budget_can_be_answered_by_a_plugin() -> None:
@@ -122,17 +125,17 @@ def test_draft_can_be_wrapped_and_pruned() -> None:
 
 
 def test_verify_can_be_wrapped() -> None:
-    class Watches:
-        lengths: list[int] = []
+    lengths: list[int] = []
 
+    class Watches:
         @hookimpl(wrapper=True)
         def racer_verify(self, view: StepView, tree: DraftTree, logits: torch.Tensor) -> Any:
             verdict = yield
-            self.lengths += verdict.length.tolist()
+            lengths.extend(verdict.length.tolist())
             return verdict
 
     stats = decode_with(Watches())
-    assert len(Watches.lengths) == 2 * (stats.steps + 1)  # the first tokens are chosen by it too
+    assert len(lengths) == 2 * (stats.steps + 1)  # the first tokens are chosen by it too
 
 
 def test_register_is_called_once_for_each_plugin() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from racer import DraftTree, Logits, Request, StepView, TreeBuilder, Verdict
 from racer.errors import ConfigError
 from racer.pipeline import ProcessorPipeline
@@ -24,7 +25,9 @@ def make_view(requests: tuple[Request, ...], active: tuple[bool, ...], vocab_siz
     )  # fmt: skip
 
 
-def observe(drafter: Logits, tokens: list[list[int]], count: list[int], ids: list[list[list[int]]], active: list[bool]) -> None:
+def observe(
+    drafter: Logits, tokens: list[list[int]], count: list[int], ids: list[list[list[int]]], active: list[bool]
+) -> None:
     """Show the drafter a scored tree with these top ids."""
     tree = DraftTree.chain(torch.tensor(tokens), torch.tensor(count))
     length = torch.ones(len(tokens), dtype=torch.long)
@@ -34,7 +37,7 @@ def observe(drafter: Logits, tokens: list[list[int]], count: list[int], ids: lis
 
 
 class TableMachine(RuleBasedStateMachine):
-    """The latest scored position of each token wins, whether accepted or not; padding and finished rows teach nothing."""
+    """The latest scored position of each token wins, accepted or not; padding and finished rows teach nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +92,9 @@ def test_worked_example_of_the_paper() -> None:
     assert len(builder) == 21
 
 
-@pytest.mark.parametrize(("breadth", "root", "expected"), [(8, True, [8, 4, 2, 1, 1]), (8, False, [4, 2, 1, 1]), (1, False, [1])])
+@pytest.mark.parametrize(
+    ("breadth", "root", "expected"), [(8, True, [8, 4, 2, 1, 1]), (8, False, [4, 2, 1, 1]), (1, False, [1])]
+)
 def test_breadth_halves_with_rank(breadth: int, root: bool, expected: list[int]) -> None:
     assert [child_breadth(breadth, child, root) for child in range(len(expected))] == expected
 

@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 import pytest
+
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
 from racer.errors import ConfigError, PluginError, UnknownStrategy
 from racer.lineup import Lineup, is_exact
@@ -46,7 +47,11 @@ def with_entries(*entries: FakeEntry) -> Plugins:
 
 
 def test_built_ins_come_through_the_entry_point_group_like_everybody() -> None:
-    mine = [e for e in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP) if e.dist and e.dist.name == "racer-decoding"]
+    mine = [
+        e
+        for e in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+        if e.dist and e.dist.name == "racer-decoding"
+    ]
     assert {entry.value for entry in mine} == {"racer.strategies", "racer.verifiers", "racer.budget"}
     offers = {(offer.kind, offer.name): offer for offer in plugins.load_all()}
     for name in ("racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from racer import DecodeConfig, Decoder, Logits, Merge, Request, Retrieval, StepView, TreeBuilder, hookimpl
 from racer.builder import stack
 from racer.strategies import racer_paper
@@ -95,10 +96,14 @@ def test_retrieval_goes_first_and_logits_fill_what_is_left() -> None:
             for chain in chains:
                 tree.add_chain(chain)
 
-        return type("Fixed", (Retrieval,), {"name": name, "grow": grow, "observe": lambda *a: None, "opened": lambda *a: None})()
+        return type(
+            "Fixed", (Retrieval,), {"name": name, "grow": grow, "observe": lambda *a: None, "opened": lambda *a: None}
+        )()
 
     first, second = fixed("first", [1, 2, 3]), fixed("second", [1, 2, 4], [5])
-    view: Any = type("View", (), {"requests": (Request((0,)),), "active": (True,), "root": torch.tensor([0]), "vocab_size": VOCAB})()
+    view: Any = type(
+        "View", (), {"requests": (Request((0,)),), "active": (True,), "root": torch.tensor([0]), "vocab_size": VOCAB}
+    )()
     tree = Merge(first, second).draft(view, 5)
     assert tree is not None
     assert tree.tokens.tolist() == [[0, 1, 2, 3, 4]]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer import DraftTree, TreeBuilder, stack
 from racer.testing import draft_trees
 from racer.tree import FAULTS
@@ -65,14 +66,21 @@ def test_union_works_row_by_row(ours: DraftTree, data: st.DataObject) -> None:
     theirs = data.draw(draft_trees(max_batch=1, distinct_siblings=True))
     wide = attrs.evolve(
         theirs,
-        **{name: getattr(theirs, name).expand(ours.batch, -1).clone() for name in ("tokens", "parent", "score", "source")},
+        **{
+            name: getattr(theirs, name).expand(ours.batch, -1).clone()
+            for name in ("tokens", "parent", "score", "source")
+        },
         count=theirs.count.expand(ours.batch),
     )
     wide.tokens[:, 0] = ours.tokens[:, 0]
     both = ours.union(wide)
     for row in range(ours.batch):
-        one = attrs.evolve(ours, **{n: getattr(ours, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")})
-        other = attrs.evolve(wide, **{n: getattr(wide, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")})
+        one = attrs.evolve(
+            ours, **{n: getattr(ours, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")}
+        )
+        other = attrs.evolve(
+            wide, **{n: getattr(wide, n)[row : row + 1] for n in ("tokens", "parent", "score", "source", "count")}
+        )
         assert spelled(both, row) == spelled(one.union(other), 0)
 
 

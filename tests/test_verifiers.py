@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
+
 from racer import DecodeConfig, Decoder, Drafter, DraftTree, StepView, Typical
 from racer.errors import ConfigError
 from racer.pipeline import ProcessorPipeline
@@ -16,7 +18,6 @@ from racer.request import Request
 from racer.testing import decode, draft_trees, toy_model
 from racer.verifiers import Sampling
 from racer.verifiers.base import last_of, longest_path
-from scipy import stats
 
 
 @given(draft_trees(), st.data())
@@ -86,9 +87,15 @@ def test_sampled_text_has_the_models_distribution() -> None:
 
 
 @given(
-    draft_trees(vocab_size=4, distinct_siblings=True), st.integers(0, 99), st.floats(0.05, 0.9), st.floats(0.05, 1.0), st.booleans()
+    draft_trees(vocab_size=4, distinct_siblings=True),
+    st.integers(0, 99),
+    st.floats(0.05, 0.9),
+    st.floats(0.05, 1.0),
+    st.booleans(),
 )
-def test_typical_accepts_by_its_definition(tree: DraftTree, seed: int, epsilon: float, delta: float, reads: bool) -> None:
+def test_typical_accepts_by_its_definition(
+    tree: DraftTree, seed: int, epsilon: float, delta: float, reads: bool
+) -> None:
     logits = torch.randn(tree.batch, tree.width, 4, generator=torch.Generator().manual_seed(seed)) * 2
     steps = [lambda ids, scores: scores] if reads else []  # an unknown processor goes through the slow route
     view = attrs.evolve(make_view(0, [0] * tree.batch, 4, steps), do_sample=False, root=tree.tokens[:, 0])

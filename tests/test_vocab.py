@@ -6,12 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from racer import vocab
 from scipy import stats
+
+from racer import vocab
 
 
 @given(
-    st.integers(1, 9), st.integers(1, 700), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]), st.integers(0, 99)
+    st.integers(1, 9),
+    st.integers(1, 700),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    st.integers(0, 99),
 )
 def test_best_is_argmax_also_among_ties(rows: int, size: int, dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -26,7 +26,9 @@ def racer_best() -> Merge:
 def racer_register(registry: Registry) -> None:
     registry.drafter("racer", racer_best, summary="the default: retrieved patterns and copied logits in one tree")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
-    registry.drafter("retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)")
+    registry.drafter(
+        "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"
+    )
     registry.drafter("logits", Logits, summary="the top tokens that last followed each token (copy-logit tree)")
     registry.drafter("prompt-lookup", PromptLookup, summary="one chain: what followed the last n-gram before")
     registry.drafter("none", NoDraft, summary="plain decoding, one token a step")

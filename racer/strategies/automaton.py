@@ -42,7 +42,9 @@ class Automaton:
         if ngram < 2:
             raise ConfigError(f"ngram must be at least 2, not {ngram}")
         if max_nodes < ngram * (ngram + 1):
-            raise ConfigError(f"max_nodes must be at least ngram * (ngram + 1) = {ngram * (ngram + 1)}, not {max_nodes}")
+            raise ConfigError(
+                f"max_nodes must be at least ngram * (ngram + 1) = {ngram * (ngram + 1)}, not {max_nodes}"
+            )
         self.ngram = ngram
         self.max_nodes = max_nodes
         self.root = Node(None, -1)
@@ -84,7 +86,7 @@ class Automaton:
     def _make(self, parent: Node, token: int, fail: Node) -> Node:
         if len(self._recency) >= self.max_nodes:
             oldest, _ = self._recency.popitem(last=False)
-            assert oldest.parent is not None and not oldest.children
+            assert oldest.parent is not None  # nodes that are not the root have one
             del oldest.parent.children[oldest.token]
         node = parent.children[token] = Node(parent, token)
         node.fail = fail

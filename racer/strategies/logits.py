@@ -60,4 +60,6 @@ class Logits(Drafter):
             self.table = np.full((view.vocab_size, self.top_k), -1, dtype=np.int32)
         scored = (np.arange(host.tokens.shape[1]) < host.count[:, None]) & np.array(view.active)[:, None]
         ids = host.top_ids[:, :, : self.top_k]
-        self.table[host.tokens[scored], : ids.shape[2]] = ids[scored]  # of equal tokens numpy keeps the last, the deepest
+        self.table[host.tokens[scored], : ids.shape[2]] = ids[
+            scored
+        ]  # of equal tokens numpy keeps the last, the deepest

@@ -88,11 +88,11 @@ def check_drafter(factory: Callable[[], Drafter], *, max_examples: int = 50, voc
         stop=st.sets(st.integers(0, vocab_size - 1), max_size=1),
     )
     def run(prompts: list[list[int]], new: int, budget: int, do_sample: bool, stop: set[int]) -> None:
-        how = {"do_sample": do_sample, "stop_tokens": frozenset(stop)}
+        how: dict[str, Any] = {"do_sample": do_sample, "stop_tokens": frozenset(stop)}
         decoder = Decoder(model, DecodeConfig(drafter=drafter, budget=budget))
         with warnings.catch_warnings():
             warnings.simplefilter("error", PluginWarning)  # a fault that decoding would survive is still a fault
-            got, stats = decode(decoder, prompts, new, **how)  # type: ignore[arg-type]
+            got, stats = decode(decoder, prompts, new, **how)
         assert got == decode_plainly(model, prompts, new, **how), "output differs from plain decoding"
         assert max(stats.nodes, default=1) <= budget, "more nodes than the budget"
 

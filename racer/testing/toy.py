@@ -64,7 +64,9 @@ class ToyLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transfor
 
 def toy_model(vocab_size: int = 7, sharpness: float = 2.0) -> ToyLM:
     """A toy model, ready to decode."""
-    return ToyLM(ToyConfig(vocab_size=vocab_size, sharpness=sharpness)).eval()
+    model = ToyLM(ToyConfig(vocab_size=vocab_size, sharpness=sharpness))
+    model.eval()
+    return model
 
 
 def _seen(mask: Tensor | None, queries: int, slots: int, device: torch.device) -> Tensor:

@@ -13,4 +13,6 @@ __all__ = ["Greedy", "Sampling", "Typical", "Verifier"]
 def racer_register(registry: Registry) -> None:
     registry.verifier("greedy", Greedy, exact=True, summary="the tokens of greedy decoding")
     registry.verifier("sampling", Sampling, exact=True, summary="the tokens of sampling with the same seed")
-    registry.verifier("typical", Typical, exact=False, summary="typical acceptance (Medusa): faster, changes the output")
+    registry.verifier(
+        "typical", Typical, exact=False, summary="typical acceptance (Medusa): faster, changes the output"
+    )
