@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
     from racer.cli.decoding import Comparison, Outcome, Session
@@ -59,27 +59,38 @@ def progress_bar() -> Iterator[Told]:
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[size]}"),
+        console=console,
+        transient=True,
+    )
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in stages:
-                stages[what] = bars.add_task(what, total=None)
-            bars.update(stages[what], completed=done, total=total or None)
+    def advance(what: str, done: int, total: int) -> None:
+        if not stages:  # mostly there is nothing to show, and then nothing is written
+            bars.start()
+        if what not in stages:
+            stages[what] = bars.add_task(what, total=None, size="")
+        size = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""
+        bars.update(stages[what], completed=done, total=total or None, size=size)
 
+    try:
         yield advance
+    finally:
+        bars.stop()
 
 
 def summary(session: Session, outcome: Outcome, comparison: Comparison | None) -> None:
     """The figures of a run, a line each on standard error."""
     stats, config = outcome.stats, session.plan.config
-    mean = _finite(stats.mean_accepted_tokens)
-    who = f"drafter {stats.drafter}, verifier {stats.verifier}" + (
-        "" if config.seed is None else f", seed {config.seed}"
-    )
+    mean = "no" if stats.steps == 0 else f"{stats.mean_accepted_tokens:.2f}"
+    who = f"drafter {stats.drafter}, verifier {stats.verifier}"
+    if config.seed is not None:
+        who += f", seed {config.seed}"
     lines = [
-        f"[bold]{stats.tokens_per_second:.1f} tokens/s[/], {'no' if mean is None else f'{mean:.2f}'} mean accepted tokens, "
-        f"{stats.steps} steps, {stats.new_tokens} new tokens in {stats.seconds:.2f} s ({escape(who)})"
+        f"[bold]{stats.tokens_per_second:.1f} tokens/s[/], {mean} mean accepted tokens, {stats.steps} steps, "
+        f"{stats.new_tokens} new tokens in {stats.seconds:.2f} s ({escape(who)})"
     ]
     if comparison:
         plain = comparison.plain.stats
