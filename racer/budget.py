@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
@@ -64,29 +65,43 @@ class Auto(Budget):
     """The size with most accepted tokens per millisecond, both measured here.
 
     A tree's first n columns are the tree of budget n, so each verdict tells what every smaller budget would have
-    accepted. These counts, and the cost of the nodes that the drafter really gave, are averaged with exponential
-    decay. Every ``explore`` steps the largest size is tried, so that a change of text is noticed.
+    accepted. These counts, and the cost of the nodes that the drafter really gave, are averaged: plainly at first, then
+    with exponential decay. Larger trees than the best are tried as often as ``waste`` of the time allows, so that a
+    drafter that warms up, or a change of text, is noticed.
     """
 
-    def __init__(self, decay: float = 0.95, explore: int = 32) -> None:
+    def __init__(self, decay: float = 0.95, waste: float = 0.03) -> None:
         self._decay = decay
-        self._explore = explore
+        self._waste = waste
         self._sizes = np.array(SIZES)
-        self._accepted = np.ones(len(SIZES))
+        self._accepted = 1 + 0.5 * np.log2(self._sizes)  # hopeful: a cold drafter deserves a chance
         self._used = self._sizes.astype(float)
         """Nodes that the drafter gives when asked for each size."""
+        self._seen = np.full(len(SIZES), 4.0)
+        """Verdicts that each average rests on; the prior counts as a few."""
+        self._purse = 0.0
+        """Milliseconds saved up for trying larger trees."""
         self._asked = 0
         self._steps = 0
 
     def nodes(self, view: StepView) -> int:
-        first = self._steps < 2 * len(FIRST_SIZES)
-        if first or self._steps % self._explore == 0:
-            self._asked = FIRST_SIZES[self._steps % len(FIRST_SIZES)] if first else SIZES[-1]
+        if self._steps < 2 * len(FIRST_SIZES):
+            self._asked = FIRST_SIZES[self._steps % len(FIRST_SIZES)]
         else:
-            costs = [view.step_cost(round(used)) for used in self._used]
-            self._asked = int(self._sizes[np.argmax(self._accepted / costs)])
+            self._asked = self._choose(np.array([view.step_cost(round(used)) for used in self._used]))
         self._steps += 1
         return self._asked
+
+    def _choose(self, costs: NDArray[np.float64]) -> int:
+        best = int(np.argmax(self._accepted / costs))
+        larger = min(i for i, size in enumerate(SIZES) if size >= 2 * SIZES[best] or size == SIZES[-1])
+        trial = max(larger, SIZES.index(8))  # from plain decoding, two nodes would show next to nothing
+        self._purse += self._waste * costs[best]
+        extra = costs[trial] - costs[best]
+        if trial > best and self._purse >= extra:
+            self._purse = 0.0
+            return SIZES[trial]
+        return SIZES[best]
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
@@ -97,10 +112,10 @@ class Auto(Budget):
         # what a larger budget adds is unknown when the tree was full; a tree that was not full is all there is
         known = self._sizes <= self._asked if width >= self._asked else self._sizes > 0
         reached = np.mean([(host.path[row, : host.length[row], None] < self._sizes).sum(0) for row in rows], axis=0)
-        step = 1 - self._decay
-        self._accepted[known] += step * (reached - self._accepted)[known]
-        self._accepted = np.maximum.accumulate(self._accepted)
-        self._used[known] += step * (np.minimum(self._sizes, width) - self._used)[known]
+        self._seen[known] += 1
+        step = np.maximum(1 / self._seen, 1 - self._decay)
+        self._accepted[known] += (step * (reached - self._accepted))[known]
+        self._used[known] += (step * (np.minimum(self._sizes, width) - self._used))[known]
 
 
 @hookimpl

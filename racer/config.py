@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ def _check_chunk(_: Any, __: Any, chunk: int) -> None:
         raise ConfigError(f"prefill_chunk must be a positive whole number of tokens, not {chunk!r}")
 
 
+def _as_tuple(plugins: Iterable[object]) -> tuple[object, ...]:
+    return tuple(plugins)
+
+
 @attrs.frozen(kw_only=True)
 class DecodeConfig:
     """Names of registered strategies, or objects that you composed.
@@ -62,7 +67,7 @@ class DecodeConfig:
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
     """Prompt tokens a forward pass; bounds the logits held at once to ``[B, prefill_chunk, V]``."""
-    plugins: tuple[object, ...] = attrs.field(default=(), converter=tuple)
+    plugins: tuple[object, ...] = attrs.field(default=(), converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 
     def to_dict(self) -> dict[str, Any]:

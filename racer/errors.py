@@ -27,3 +27,9 @@ class UnsupportedGeneration(RacerError, ValueError):
 
 class ModelNotFound(RacerError, OSError):
     """A model's name leads nowhere: no such folder, nothing in it, or no network."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's text as part of a one-line message."""
+    lines = str(error).strip().splitlines()
+    return f"{lines[0].strip().rstrip('.')}" if lines else type(error).__name__

@@ -123,7 +123,7 @@ def custom_generate(
     traits = examine(model)
     if traits.plan is None:
         text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
-        warnings.warn(text, PlainDecodingWarning, stacklevel=2)
+        warnings.warn(text, PlainDecodingWarning, stacklevel=1)  # our caller is transformers
         return model._sample(
             input_ids,
             logits_processor=logits_processor,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from racer.budget import Budget, CostCurve, Fixed
 from racer.config import MAX_BUDGET, DecodeConfig
-from racer.errors import ConfigError, PluginError
+from racer.errors import ConfigError, PluginError, RacerError
 from racer.guard import Complaints, Guard, check_form
 from racer.hookspecs import hookimpl
 from racer.plugins import new_manager, plugins
@@ -25,7 +25,7 @@ class Lineup:
     so that plugins can intercept, and first where all are told, so that a failing plugin cannot keep them from it.
 
     :raises UnknownStrategy: a name that nobody registered.
-    :raises PluginError: a plugin of the configuration misspells a hook.
+    :raises PluginError: a plugin of the configuration misspells a hook, or a registered strategy cannot be made.
     """
 
     def __init__(self, config: DecodeConfig) -> None:
@@ -157,7 +157,15 @@ class Lineup:
 
 
 def _resolve(kind: str, choice: Any) -> Any:
-    return plugins.resolve(kind, choice).factory() if isinstance(choice, str) else choice
+    if not isinstance(choice, str):
+        return choice
+    offer = plugins.resolve(kind, choice)
+    try:
+        return offer.factory()
+    except RacerError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{kind} {choice!r} of {offer.origin} cannot be made: {error}") from error
 
 
 def is_exact(verifier: Verifier | str) -> bool:

@@ -27,6 +27,7 @@ from racer.cli.decoding import Outcome, Plan, Session
 from racer.cli.options import Options
 from racer.cli.render import TextSink, print_json
 from racer.cli.streaming import Detokenizer, decode
+from racer.embedded import EMBEDDED_NAME
 from racer.errors import PluginError
 
 PROMPT = "The quick brown fox"
@@ -495,7 +496,7 @@ def test_the_embedded_model_answers(embedded: Path, capsys: Capture) -> None:  #
     )
     data = json.loads(capsys.readouterr().out)
     assert "Paris" in data["text"]
-    assert data["model"] == models.EMBEDDED_NAME
+    assert data["model"] == EMBEDDED_NAME
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ RANKS = [
     {"core"},
     {"traits"},
     {"decoder"},
+    {"embedded"},
     {"hf", "models"},
     {"testing", "bench", "cli"},
 ]

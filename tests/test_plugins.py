@@ -140,3 +140,16 @@ def test_drafters_without_a_draft_are_refused() -> None:
 def test_importing_racer_loads_no_plugin() -> None:
     code = "import racer, racer.plugins as p; assert not p.plugins.registry.offers(); assert p.plugins._waiting is None"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_strategy_that_cannot_be_made_is_named() -> None:
+    class Plugin:
+        @hookimpl
+        def racer_register(self, registry: Any) -> None:
+            registry.drafter("broken-on-making", lambda: 1 / 0)
+
+    plugins.register(Plugin(), "test_plugins")
+    with pytest.raises(
+        PluginError, match="drafter 'broken-on-making' of test_plugins cannot be made: division by zero"
+    ):
+        Lineup(DecodeConfig(drafter="broken-on-making"))

@@ -6,10 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-import racer
 import torch
-from racer import DecodeConfig
-from racer.testing import HostileDrafter
 from transformers import (
     FalconConfig,
     FalconForCausalLM,
@@ -31,10 +28,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import racer
+from racer import DecodeConfig
+from racer.testing import HostileDrafter
+
 VOCAB = 37
 SMALL: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
 }  # fmt: skip
 BUILD: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
@@ -46,7 +48,9 @@ BUILD: dict[str, Any] = {
         GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, pad_token_id=0, eos_token_id=None)
     ),
     "mistral-sliding": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=7)),
-    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, layer_types=["sliding_attention", "full_attention"])),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, layer_types=["sliding_attention", "full_attention"])
+    ),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SMALL)),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=3, num_experts_per_tok=2)),
 }
@@ -123,7 +127,13 @@ def test_typical_acceptance_ends_and_keeps_within_its_length(name: str) -> None:
 @pytest.mark.parametrize("name", CORE)
 def test_processors_through_generate(name: str) -> None:
     model = tiny(name)
-    how = {"max_new_tokens": 25, "do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_new_tokens": 5}
+    how = {
+        "max_new_tokens": 25,
+        "do_sample": False,
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 3,
+        "min_new_tokens": 5,
+    }
     config = DecodeConfig(drafter="racer-paper", budget=16)
     assert torch.equal(racer.generate(model, config=config, **batch(), **how), model.generate(**batch(), **how))
 
@@ -140,7 +150,8 @@ def test_models_that_cannot_take_trees_are_decoded_plainly() -> None:
     """Falcon's ALiBi ignores position ids: the trial tree shows it, nobody has to know."""
     torch.manual_seed(1)
     config = FalconConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, pad_token_id=0, eos_token_id=None
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, pad_token_id=0,
+        eos_token_id=None,
     )  # fmt: skip
     model = FalconForCausalLM(config).double().eval()
     with pytest.warns(UserWarning, match="decoded plainly"):

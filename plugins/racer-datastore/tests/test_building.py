@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from racer_datastore import Datastore, DatastoreError, Index, build, corpus, fingerprint
 from words import word_tokenizer
+
+from racer_datastore import Datastore, DatastoreError, Index, build, corpus, fingerprint
 
 
 def kept(path: Path, tokenizer: Any) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import racer
 import torch
+
+import racer
 from racer.errors import ConfigError
 from racer.guard import PluginWarning
 from racer.plugins import plugins

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from racer.errors import ConfigError, RacerError
 from racer_datastore import DatastoreError, Header, Index, write_index
 from racer_datastore.format import HEADER_SIZE, write_whole

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer_datastore import Index, write_index
 from racer_datastore.sorting import sort_suffixes
 

@@ -6,6 +6,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer_suffix import SuffixAutomaton
 from racer_suffix.automaton import REFRESHED
 

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from test_automaton import longest_suffix, occurrences
+
 from racer.errors import ConfigError
 from racer_suffix import Cursor, History
 from racer_suffix.history import RECALL
-from test_automaton import longest_suffix, occurrences
 
 CAP = 40
 documents = st.lists(st.integers(0, 2), min_size=1, max_size=30)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import racer
 import torch
+
+import racer
 from racer.plugins import Plugins, plugins
 from racer_suffix import Suffix
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from racer.builder import TreeBuilder
 from racer.errors import ConfigError
 from racer.request import Request

@@ -10,7 +10,6 @@ from racer.errors import ConfigError
 from racer.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
 from racer.tree import DraftTree
-
 from racer_datastore.format import DatastoreError
 from racer_datastore.index import Index
 from racer_datastore.tokens import Tokenizer, fingerprint

@@ -32,8 +32,8 @@ from pathlib import Path
 import attrs
 import numpy as np
 from numpy.typing import NDArray
-from racer.errors import ConfigError
 
+from racer.errors import ConfigError
 from racer_datastore.sorting import sort_suffixes
 
 MAGIC = b"RACERIDX"

@@ -7,7 +7,6 @@ import os
 from racer.errors import ConfigError
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
-
 from racer_datastore.drafter import Datastore
 
 VARIABLE = "RACER_DATASTORE"

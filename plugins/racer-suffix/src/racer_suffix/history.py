@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from racer.errors import ConfigError
-
 from racer_suffix.automaton import NOTHING, SuffixAutomaton
 
 RECALL = 64

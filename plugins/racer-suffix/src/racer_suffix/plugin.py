@@ -2,7 +2,6 @@
 
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
-
 from racer_suffix.drafter import Suffix
 
 
