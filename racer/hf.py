@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,8 +23,11 @@ from racer.request import Request
 from racer.stats import DecodeStats
 from racer.traits import examine
 
-_lineups: WeakKeyDictionary[Any, dict[DecodeConfig, Lineup]] = WeakKeyDictionary()
+_lineups: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, Lineup]] = WeakKeyDictionary()
 """What drafters learned, by model and configuration: kept from call to call, gone with the model."""
+
+MAX_LINEUPS = 8
+"""Configurations per model whose drafters are kept; the least recently used one makes room."""
 
 _CARRIED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
 """Model arguments that the loop makes itself."""
@@ -149,8 +153,13 @@ def custom_generate(
 
 
 def _lineup(model: Any, config: DecodeConfig) -> Lineup:
-    lineups = _lineups.setdefault(model, {})
-    return lineups.setdefault(config, lineups.get(config) or Lineup(config))
+    lineups = _lineups.setdefault(model, OrderedDict())
+    if config not in lineups:
+        lineups[config] = Lineup(config)
+    lineups.move_to_end(config)
+    while len(lineups) > MAX_LINEUPS:
+        lineups.popitem(last=False)
+    return lineups[config]
 
 
 def _task(

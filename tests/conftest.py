@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +24,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's folder."""
+    from tiny_folder import build_folder
+
+    return build_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Path:
+    """The embedded model in the user's own cache: fetched by the first run, there for the others."""
+    from racer import models
+    from racer.embedded import embedded_folder
+    from racer.errors import ModelNotFound
+
+    try:
+        return embedded_folder(models.convert)
+    except ModelNotFound as error:
+        pytest.skip(f"the embedded model is not to be had here: {error}")

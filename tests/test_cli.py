@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_models import SENTENCES, build_folder, build_tokenizer, embedded, folder  # noqa: F401  # fixtures
+from tiny_folder import SENTENCES, build_folder, build_tokenizer
 
 import racer.plugins
 from racer import models
@@ -37,7 +37,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def ask(folder: Path, capsys: Capture) -> Any:  # noqa: F811
+def ask(folder: Path, capsys: Capture) -> Any:
     """Run ``racer generate --json`` on the tiny model, and give the object."""
 
     def run(*arguments: str, prompt: str = PROMPT) -> dict[str, Any]:
@@ -119,12 +119,12 @@ def test_empty_standard_input(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
     assert "prompt is empty" in refused(["generate", "-"], capsys)
 
 
-def test_a_prompt_beyond_the_context(folder: Path, capsys: Capture) -> None:  # noqa: F811
+def test_a_prompt_beyond_the_context(folder: Path, capsys: Capture) -> None:
     line = refused(["generate", "--model", str(folder), "--device", "cpu", "word " * 400], capsys)
     assert re.search(r"prompt has \d+ tokens, but the model's context is 128: shorten it to 127", line)
 
 
-def test_an_answer_beyond_the_context_is_cut(folder: Path, capsys: Capture) -> None:  # noqa: F811
+def test_an_answer_beyond_the_context_is_cut(folder: Path, capsys: Capture) -> None:
     assert (
         main(["generate", "--json", "--model", str(folder), "--device", "cpu", "--max-new-tokens", "999", PROMPT]) == 0
     )
@@ -147,7 +147,7 @@ def test_a_template_that_fails(tmp_path: Path, capsys: Capture) -> None:
 # -- answers --------------------------------------------------------------------------------------------------------
 
 
-def test_json_has_all_figures(ask: Any, folder: Path) -> None:  # noqa: F811
+def test_json_has_all_figures(ask: Any, folder: Path) -> None:
     data = ask("--max-new-tokens", "40", "--budget", "16")
     assert data["new_tokens"] == len(data["token_ids"]) == 40
     assert sum(data["accept_lengths"]) == 39  # the first token is the prefill's
@@ -171,7 +171,7 @@ def test_json_has_all_figures(ask: Any, folder: Path) -> None:  # noqa: F811
     assert data["text"] == decode(models.load_tokenizer(str(folder)), data["token_ids"])
 
 
-def test_the_tokens_are_those_of_transformers(ask: Any, folder: Path) -> None:  # noqa: F811
+def test_the_tokens_are_those_of_transformers(ask: Any, folder: Path) -> None:
     loaded = models.load(str(folder), dtype="fp32", device="cpu")
     ids = torch.tensor([loaded.tokenizer(f"<|user|>{PROMPT}<|answer|>").input_ids])
     with models.quiet():
@@ -223,7 +223,7 @@ def an_options(**changes: Any) -> Options:
     return Options(**given | {"device": "cpu", "raw": False, "compare": False, "json": False} | changes)
 
 
-def test_a_difference_is_found_and_measured(folder: Path) -> None:  # noqa: F811
+def test_a_difference_is_found_and_measured(folder: Path) -> None:
     loaded, options = models.load(str(folder), dtype="fp32", device="cpu"), an_options()
     session = Session(options, Plan.of(options), loaded)
     plain = session.compare(Outcome([], None)).plain  # type: ignore[arg-type]
@@ -246,6 +246,7 @@ def test_bytes_that_are_no_text_are_taken(ask: Any) -> None:
     assert ask("--max-new-tokens", "2", prompt="half \udcf0 character")["new_tokens"] == 2
 
 
+@pytest.mark.filterwarnings("always::racer.hf.PlainDecodingWarning")
 def test_a_model_that_knows_no_trees_is_decoded_plainly(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = ask("--max-new-tokens", "8")
     monkeypatch.setattr("racer.hf.examine", lambda model: racer.traits.Traits(None, "it has state", 320))
@@ -258,7 +259,7 @@ def test_a_model_that_knows_no_trees_is_decoded_plainly(ask: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("drafter", ["racer", "none", "prompt-lookup"])
-def test_the_stream_is_the_text(ask: Any, folder: Path, capsys: Capture, drafter: str) -> None:  # noqa: F811
+def test_the_stream_is_the_text(ask: Any, folder: Path, capsys: Capture, drafter: str) -> None:
     limit = ["--max-new-tokens", "60", "--drafter", drafter]
     text = ask(*limit)["text"]
     assert main(["generate", "--model", str(folder), "--dtype", "fp32", "--device", "cpu", *limit, PROMPT]) == 0
@@ -271,7 +272,7 @@ def test_the_stream_is_the_text(ask: Any, folder: Path, capsys: Capture, drafter
     )
 
 
-def test_compare_in_words(folder: Path, capsys: Capture) -> None:  # noqa: F811
+def test_compare_in_words(folder: Path, capsys: Capture) -> None:
     arguments = ["generate", "--model", str(folder), "--dtype", "fp32", "--max-new-tokens", "24", PROMPT, "--compare"]
     assert main([*arguments, "--temperature", "0.9", "--seed", "5"]) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -289,7 +290,7 @@ class Terminal(io.StringIO):
 
 def test_drafted_text_is_green_on_a_terminal_only(
     ask: Any,
-    folder: Path,  # noqa: F811
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limit = ["--max-new-tokens", "60", "--budget", "32"]
@@ -345,7 +346,7 @@ def test_a_character_comes_whole() -> None:
 # -- endings --------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_keeps_what_is_there(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_an_interrupt_keeps_what_is_there(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(session: Session, streamer: Any) -> None:
         for token in TOKENIZER("so far").input_ids:
             streamer.put(torch.tensor([token]))
@@ -356,7 +357,7 @@ def test_an_interrupt_keeps_what_is_there(folder: Path, capsys: Capture, monkeyp
     assert tuple(capsys.readouterr()) == ("so far\n", "")
 
 
-def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:  # noqa: F811
+def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:
     arguments = ["generate", "--model", str(folder), "--max-new-tokens", "100", PROMPT]
     with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -366,7 +367,7 @@ def test_a_reader_that_leaves_ends_it_quietly(folder: Path) -> None:  # noqa: F8
     assert process.returncode == 141
 
 
-def test_a_real_terminal(folder: Path) -> None:  # noqa: F811
+def test_a_real_terminal(folder: Path) -> None:
     """One run through a pseudo-terminal: colours there, and the same text as through a pipe."""
     arguments = [
         "generate",
@@ -490,7 +491,7 @@ def test_json_has_no_nan(capsys: Capture) -> None:
 # -- the embedded model ---------------------------------------------------------------------------------------------
 
 
-def test_the_embedded_model_answers(embedded: Path, capsys: Capture) -> None:  # noqa: F811
+def test_the_embedded_model_answers(embedded: Path, capsys: Capture) -> None:
     assert (
         main(["generate", "--json", "--device", "cpu", "--max-new-tokens", "16", "What is the capital of France?"]) == 0
     )
@@ -503,7 +504,7 @@ def test_the_embedded_model_answers(embedded: Path, capsys: Capture) -> None:  #
 @pytest.mark.parametrize(
     "question", ["List the numbers from one to thirty.", "Write a Python function that sorts a list."]
 )
-def test_the_embedded_model_compares_equal_in_full_precision(embedded: Path, capsys: Capture, question: str) -> None:  # noqa: F811
+def test_the_embedded_model_compares_equal_in_full_precision(embedded: Path, capsys: Capture, question: str) -> None:
     arguments = ["generate", "--json", "--compare", "--device", "cpu", "--dtype", "fp32", "--max-new-tokens", "96"]
     assert main([*arguments, question]) == 0
     assert json.loads(capsys.readouterr().out)["identical"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ NEW = 64
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Any:
+def loaded(embedded: Path) -> Any:
     from racer.models import load
 
     return load(None, dtype="fp32")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import embedded  # noqa: F401  # a fixture
 
 from racer import embedded as store
 from racer import models

@@ -12,9 +12,9 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import GenerateDecoderOnlyOutput
 
 import racer
-from racer import DecodeConfig, Decoder
+from racer import DecodeConfig, Decoder, Logits
 from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
-from racer.hf import PlainDecodingWarning
+from racer.hf import MAX_LINEUPS, PlainDecodingWarning
 from racer.testing import toy_model
 
 VOCAB = 8
@@ -171,6 +171,16 @@ def test_what_was_learned_goes_with_the_model() -> None:
     racer.generate(model, config=GREEDY, input_ids=IDS[:1], max_new_tokens=5, do_sample=False)
     gone = weakref.ref(model)
     del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_only_the_latest_configurations_are_remembered() -> None:
+    model, how = toy_model(VOCAB), {"input_ids": IDS[:1], "max_new_tokens": 3, "do_sample": False}
+    drafters = [Logits(2) for _ in range(MAX_LINEUPS + 3)]
+    gone = weakref.ref(drafters[0])
+    while drafters:
+        racer.generate(model, config=DecodeConfig(drafter=drafters.pop(0)), **how)
     gc.collect()
     assert gone() is None
 

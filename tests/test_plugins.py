@@ -149,7 +149,5 @@ def test_a_strategy_that_cannot_be_made_is_named() -> None:
             registry.drafter("broken-on-making", lambda: 1 / 0)
 
     plugins.register(Plugin(), "test_plugins")
-    with pytest.raises(
-        PluginError, match="drafter 'broken-on-making' of test_plugins cannot be made: division by zero"
-    ):
+    with pytest.raises(PluginError, match="'broken-on-making' of test_plugins cannot be made: division by zero"):
         Lineup(DecodeConfig(drafter="broken-on-making"))
