@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,27 @@ def test_stopping_criteria_are_asked_after_every_token() -> None:
     got = racer.generate(MODEL, config=GREEDY, **BATCH, stopping_criteria=StoppingCriteriaList([mine]), **how)
     assert torch.equal(got, MODEL.generate(**BATCH, stopping_criteria=StoppingCriteriaList([theirs]), **how))
     assert mine.longest == theirs.longest == got.shape[1], "nothing overshoots"
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_stop_strings_end_the_text_where_generate_ends_it(folder: Path, by_config: bool) -> None:
+    from racer.models import load
+
+    loaded = load(str(folder), dtype="fp32", device="cpu")
+    inputs, how = dict(loaded.tokenizer("The quick", return_tensors="pt")), {"max_new_tokens": 80, "do_sample": False}
+    inputs.pop("token_type_ids", None)
+    new = loaded.model.generate(**inputs, **how)[0, inputs["input_ids"].shape[1] :]
+    pairs = [loaded.tokenizer.decode(new[at : at + 2]) for at in range(5, 70)]
+    strings = [next(pair for pair in pairs if pair.isascii() and len(pair) > 1), "never there"]  # across two tokens
+    if by_config:
+        settings = GenerationConfig(stop_strings=strings, max_new_tokens=80, do_sample=False)
+        given: dict[str, Any] = {"generation_config": settings}
+    else:
+        given = how | {"stop_strings": strings}
+    expected = loaded.model.generate(**inputs, **given, tokenizer=loaded.tokenizer)
+    got = racer.generate(loaded.model, config=GREEDY, **inputs, **given, tokenizer=loaded.tokenizer)
+    assert torch.equal(got, expected)
+    assert got.shape[1] < inputs["input_ids"].shape[1] + 80
 
 
 def test_num_return_sequences_gives_different_samples_and_is_reproducible() -> None:
