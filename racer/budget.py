@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 
 import numpy as np
@@ -23,21 +24,31 @@ class CostCurve:
     def __init__(self, memory: int = 9) -> None:
         self._memory = memory
         self._samples: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._line: tuple[list[int], list[float]] | None = None
+        """Sizes and their costs, until something new is learned."""
 
     def learn(self, nodes: int, milliseconds: float) -> None:
         """Note one step's wall-clock time."""
-        self._samples.setdefault(nodes, deque(maxlen=self._memory)).append(milliseconds)
+        samples = self._samples.setdefault(nodes, deque(maxlen=self._memory))
+        samples.append(milliseconds)
+        self._medians[nodes] = statistics.median(samples)
+        self._line = None
 
     def points(self) -> dict[int, float]:
         """Median of the latest samples, by nodes; never falling with nodes."""
-        sizes = sorted(self._samples)
-        medians = np.maximum.accumulate([float(np.median(self._samples[size])) for size in sizes] or [1.0])
-        return dict(zip(sizes, medians.tolist(), strict=False))
+        return dict(zip(*self._drawn(), strict=True)) if self._medians else {}
 
     def __call__(self, nodes: int) -> float:
         """Interpolated cost; 1.0 before anything was measured."""
-        points = self.points()
-        return float(np.interp(nodes, list(points), list(points.values()))) if points else 1.0
+        return float(np.interp(nodes, *self._drawn())) if self._medians else 1.0
+
+    def _drawn(self) -> tuple[list[int], list[float]]:
+        if self._line is None:
+            sizes = sorted(self._medians)
+            costs: list[float] = np.maximum.accumulate([self._medians[size] for size in sizes]).tolist()
+            self._line = (sizes, costs)
+        return self._line
 
 
 class Budget:
@@ -93,7 +104,7 @@ class Auto(Budget):
         return self._asked
 
     def _choose(self, costs: NDArray[np.float64]) -> int:
-        best = int(np.argmax(self._accepted / costs))
+        best = int(np.argmax(np.maximum.accumulate(self._accepted) / costs))
         larger = min(i for i, size in enumerate(SIZES) if size >= 2 * SIZES[best] or size == SIZES[-1])
         trial = max(larger, SIZES.index(8))  # from plain decoding, two nodes would show next to nothing
         self._purse += self._waste * costs[best]
@@ -105,8 +116,8 @@ class Auto(Budget):
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
-        if host is None or not any(view.active):
-            return
+        if host is None or not any(view.active) or view.settled.budget != self._asked:
+            return  # somebody else said how many nodes, so the tree's size tells nothing about the drafter
         rows = np.flatnonzero(view.active)
         width = int(host.count[rows].max())
         # what a larger budget adds is unknown when the tree was full; a tree that was not full is all there is

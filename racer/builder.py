@@ -16,7 +16,7 @@ class TreeBuilder:
         self.budget = budget
         self.tokens: list[int] = [root]
         self.parents: list[int] = [-1]
-        self.scores: list[float] = [1.0]
+        self.scores: list[float | None] = [1.0]
         self._children: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -26,10 +26,11 @@ class TreeBuilder:
     def full(self) -> bool:
         return len(self.tokens) >= self.budget
 
-    def add(self, parent: int, token: int, score: float = 1.0) -> int | None:
+    def add(self, parent: int, token: int, score: float | None = None) -> int | None:
         """The node for ``token`` under node ``parent``, made if it is new and there is room; None if there is none.
 
-        ``score`` is the estimated probability that the whole path up to this node is accepted.
+        ``score`` is the estimated probability that the whole path up to this node is accepted; leave it out if you
+        have no estimate.
         """
         node = self._children.get((parent, token))
         if node is not None or self.full:
@@ -52,14 +53,15 @@ class TreeBuilder:
 
 
 def stack(builders: Sequence[TreeBuilder], source: str) -> DraftTree:
-    """One batched CPU tree from a builder per row; every node but the root is credited to ``source``."""
+    """One batched CPU tree from a builder per row, credited to ``source``; scored if every node has a score."""
     width = max(map(len, builders))
     padding = [width - len(row) for row in builders]
+    scores: list[list[float | None]] = [row.scores + [0.0] * pad for row, pad in zip(builders, padding, strict=True)]
     return DraftTree(
         tokens=torch.tensor([row.tokens + [0] * pad for row, pad in zip(builders, padding, strict=True)]),
         parent=torch.tensor([row.parents + [0] * pad for row, pad in zip(builders, padding, strict=True)]),
         count=torch.tensor([len(row) for row in builders]),
-        score=torch.tensor([row.scores + [0.0] * pad for row, pad in zip(builders, padding, strict=True)]),
+        score=torch.tensor(scores) if all(None not in row for row in scores) else None,
         source=torch.zeros(len(builders), width, dtype=torch.long),
         sources=(source,),
     )

@@ -22,7 +22,8 @@ MAX_BUDGET = 4096
 
 def _check_budget(_: Any, __: Any, budget: int | str) -> None:
     whole = isinstance(budget, int) and not isinstance(budget, bool)
-    if not (isinstance(budget, str) and budget) and not (whole and 1 <= int(budget) <= MAX_BUDGET):
+    named = isinstance(budget, str) and budget and not budget.lstrip("+-").isdigit()
+    if not named and not (whole and 1 <= int(budget) <= MAX_BUDGET):
         raise ConfigError(
             f"budget must be 'auto' or a whole number of nodes from 1 (plain decoding) to {MAX_BUDGET}, not {budget!r}"
         )
@@ -30,24 +31,34 @@ def _check_budget(_: Any, __: Any, budget: int | str) -> None:
 
 def _check_strategy(methods: tuple[str, ...]) -> Any:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if not (isinstance(value, str) and value) and not all(callable(getattr(value, name, None)) for name in methods):
+        made = not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in methods)
+        if not (isinstance(value, str) and value) and not made:
             raise ConfigError(f"{field.name} must be a name or an object with {', '.join(methods)}, not {value!r}")
 
     return check
 
 
 def _check_seed(_: Any, __: Any, seed: int | None) -> None:
-    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
         raise ConfigError(f"seed must be None or a whole number from 0 to 2**63 - 1, not {seed!r}")
 
 
 def _check_chunk(_: Any, __: Any, chunk: int) -> None:
-    if not isinstance(chunk, int) or chunk < 1:
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise ConfigError(f"prefill_chunk must be a positive whole number of tokens, not {chunk!r}")
 
 
 def _as_tuple(plugins: Iterable[object]) -> tuple[object, ...]:
     return tuple(plugins)
+
+
+def _identity(choice: object) -> object:
+    """Names are equal when they read the same, objects when they are the same; no object needs a hash."""
+    return choice if isinstance(choice, str) else id(choice)
+
+
+def _identities(plugins: tuple[object, ...]) -> tuple[int, ...]:
+    return tuple(map(id, plugins))
 
 
 @attrs.frozen(kw_only=True)
@@ -57,17 +68,17 @@ class DecodeConfig:
     :raises ConfigError: a value is out of range; the message says what is accepted.
     """
 
-    drafter: str | Drafter = attrs.field(default="racer", validator=_check_strategy(("draft", "observe")))
+    drafter: str | Drafter = attrs.field(default="racer", eq=_identity, validator=_check_strategy(("draft", "observe")))
     """Who guesses the tree."""
-    verifier: str | Verifier = attrs.field(default="auto", validator=_check_strategy(("verify",)))
+    verifier: str | Verifier = attrs.field(default="auto", eq=_identity, validator=_check_strategy(("verify",)))
     """Who accepts; ``auto`` is ``sampling`` where ``generate`` samples and ``greedy`` elsewhere."""
     budget: int | str = attrs.field(default="auto", validator=_check_budget)
     """Nodes per step, the root included; ``auto`` spends what pays on this machine."""
     seed: int | None = attrs.field(default=None, validator=_check_seed)
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
-    """Prompt tokens a forward pass; bounds the logits held at once to ``[B, prefill_chunk, V]``."""
-    plugins: tuple[object, ...] = attrs.field(default=(), converter=_as_tuple)
+    """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``."""
+    plugins: tuple[object, ...] = attrs.field(default=(), eq=_identities, converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from racer.core import Core, PromptPiece
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.lineup import Lineup
-from racer.request import LogitsPipeline, Request, StepStats, StepView, Verdict
+from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, Verdict, signed_seeds
 from racer.stats import DecodeStats, Stopwatch
 from racer.traits import examine
 from racer.tree import DraftTree
@@ -44,6 +44,9 @@ class Run:
     """One call's moving parts."""
 
     task: Task
+    verifier: Any
+    seeds: Tensor
+    """``[B]``, on the device."""
     cache: TreeCache
     last_position: int
     """No token is emitted beyond it."""
@@ -81,14 +84,15 @@ class Decoder:
 
         :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
         """
-        self.lineup.choose_verifier(task.do_sample)
-        stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=self.lineup.verifier_name)
+        verifier, name = self.lineup.verifier_for(task.do_sample)
+        stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
         started = time.perf_counter()
-        for request in task.requests:
-            self.lineup.tell("racer_request_opened", request=request)
         try:
-            run = self._open(task, stats)
+            for request in task.requests:
+                self.lineup.tell("racer_request_opened", request=request)
+            run = self._open(task, verifier, stats)
             self._prefill(run)
+            stats.add(run.watch.lap())
             while not all(request.done for request in task.requests):
                 self.step(run)
             stats.add(run.watch.read())
@@ -102,13 +106,13 @@ class Decoder:
         """Guess a tree, score it in one forward pass, keep the longest right path."""
         view, phase, started = self._view(run), run.watch.phase, time.perf_counter()
         with phase("draft"):
-            tree, faults = self._draft(view)
+            tree, faults = self.lineup.draft(view, self.lineup.nodes(view))
         with phase("forward"):
             logits = self.core.forward(tree, run.cache, run.last_position)
         with phase("verify"):
             verdict = self.lineup.verify(view, tree, logits)
             self._add_cues(verdict, logits)
-            host = verdict.to_host(tree, faults)  # the step's only host synchronisation
+            host = verdict.to_host(tree, faults, cues=self.lineup.needs.host)  # the step's only host synchronisation
         with phase("commit"):
             run.cache.commit(
                 verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)]
@@ -119,16 +123,6 @@ class Decoder:
             self._account(run, view, tree, verdict, emitted)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------
-
-    def _draft(self, view: StepView) -> tuple[DraftTree, Tensor]:
-        """A sound tree on the model's device, and what was wrong with it ``[B]``, unread."""
-        budget = self.lineup.nodes(view)
-        tree = self.lineup.draft(view, budget) if budget > 1 else None
-        if tree is None:
-            return DraftTree.root(view.root), torch.zeros_like(view.root)
-        tree = tree.to(view.device)
-        faults = tree.faults(view.root, view.vocab_size)
-        return tree.sound(faults, view.root), faults
 
     def _add_cues(self, verdict: Verdict, logits: Tensor) -> None:
         """The best next tokens of all nodes, as far as some drafter needs them."""
@@ -167,18 +161,22 @@ class Decoder:
                     self.lineup.complaints.about(f"drafter {self.lineup.drafter_name!r}", fault_text(bits))
         lap = run.watch.lap()
         stats.add(lap)
+        lap.pop("observe", None)  # of the step before
         bill = StepStats(nodes=tree.width, new_tokens=tuple(emitted), milliseconds=lap)
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
     # -- before the first step --------------------------------------------------------------------------------------
 
-    def _open(self, task: Task, stats: DecodeStats) -> Run:
+    def _open(self, task: Task, verifier: Any, stats: DecodeStats) -> Run:
         device = self.model.device
         padding = [len(request.padding) for request in task.requests]
         width = padding[0] + len(task.requests[0].prompt)
         limit = max(request.limit for request in task.requests)
         cache = self.core.open(padding, width + min(limit, 1024) + 64)
-        return Run(task, cache, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding)))
+        seeds = signed_seeds(task.requests, device)
+        return Run(
+            task, verifier, seeds, cache, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding))
+        )
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
@@ -187,7 +185,8 @@ class Decoder:
         prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
         first = follow = prompts[:, -1]
         with run.watch.phase("prefill"):
-            for piece in self.core.prefill(prompts, run.cache, self.config.prefill_chunk, all_logits=shown):
+            chunk = max(1, self.config.prefill_chunk // len(prompts))
+            for piece in self.core.prefill(prompts, run.cache, chunk, all_logits=shown):
                 end = piece.start + piece.tokens.shape[1]
                 if end < prompts.shape[1]:
                     follow = prompts[:, end]
@@ -217,7 +216,7 @@ class Decoder:
             if skip.any()
             else piece.logits,
         )
-        verdict.to_host(tree, torch.zeros_like(count))
+        verdict.to_host(tree, torch.zeros_like(count), cues=self.lineup.needs.host)
         view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=(piece.start - padding).clamp(min=0))
         bill = StepStats(nodes=0, new_tokens=(0,) * len(padding), milliseconds={})
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
@@ -236,4 +235,6 @@ class Decoder:
             stop_tokens=run.task.stop_tokens,
             step_cost=run.curve,
             step=run.stats.steps,
+            seeds=run.seeds,
+            settled=Settled(run.verifier),
         )

@@ -45,10 +45,14 @@ def check_form(tree: Any, batch: int, budget: int) -> DraftTree:
         raise ValueError(f"its tree has {shape[1]} columns, the budget is {budget}")
     columns = {"tokens": tree.tokens, "parent": tree.parent, "score": tree.score, "source": tree.source}
     for name, part in columns.items():
+        if part is not None and part.layout != torch.strided:
+            raise ValueError(f"its tree has a sparse {name}")
         if part is not None and (part.shape != shape or part.is_meta):
             raise ValueError(f"its tree has {name} of shape {tuple(part.shape)} on {part.device}, expected {shape}")
         if part is not None and name != "score" and part.dtype != torch.int64:
             raise ValueError(f"its tree has {name} of type {part.dtype}, expected torch.int64")
+    if not all(isinstance(name, str) for name in tree.sources):
+        raise ValueError(f"its tree has sources {tree.sources!r}, expected names")
     if tree.count.shape != (batch,) or tree.count.dtype != torch.int64:
         raise ValueError(f"its tree has count of shape {tuple(tree.count.shape)}, expected ({batch},) of torch.int64")
     if len({str(part.device) for part in (*columns.values(), tree.count) if part is not None}) > 1:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import threading
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList, StopStringCriteria
-from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
+from transformers.generation import (
+    GenerateDecoderOnlyOutput,
+    MaxLengthCriteria,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 
 from racer.config import DecodeConfig
 from racer.decoder import Decoder, Task
-from racer.errors import UnsupportedGeneration
+from racer.errors import ConfigError, UnsupportedGeneration
 from racer.lineup import Lineup
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request
@@ -25,6 +33,8 @@ from racer.traits import examine
 
 _lineups: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, Lineup]] = WeakKeyDictionary()
 """What drafters learned, by model and configuration: kept from call to call, gone with the model."""
+
+_lock = threading.Lock()
 
 MAX_LINEUPS = 8
 """Configurations per model whose drafters are kept; the least recently used one makes room."""
@@ -51,23 +61,29 @@ def generate(model: Any, *, config: DecodeConfig | None = None, **kwargs: Any) -
     :param kwargs: everything that ``model.generate`` takes.
     :return: ``[B, P + new]`` token ids, or with ``return_dict_in_generate=True`` an output that has ``racer_stats``.
     :raises UnsupportedGeneration: beams, ``inputs_embeds``, per-step scores and the like.
+    :raises ConfigError: ``config`` beside a decoder, which has its own.
     :raises UnsupportedModel: the model must be loaded otherwise; the message says how.
     """
     decoder = model if isinstance(model, Decoder) else None
-    model = decoder.model if decoder else model
+    if decoder and config is not None:
+        raise ConfigError("a Decoder has its own configuration: make another Decoder, or pass the model itself")
+    model = decoder.model if decoder else getattr(model, "_orig_mod", model)  # what torch.compile wraps
     for name in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate"):
         if kwargs.get(name) is not None:
             raise UnsupportedGeneration(f"{name} is another decoding method; it cannot be combined with RACER")
     _move_stop_strings(model, kwargs)
     # transformers shows the prompt to the streamer and then forgets it for callables, so it goes both ways
-    return type(model).generate(
-        model,
-        **kwargs,
-        custom_generate=custom_generate,
-        racer_config=config,
-        racer_decoder=decoder,
-        racer_streamer=kwargs.get("streamer"),
-    )
+    if kwargs.get("streamer") is not None:
+        kwargs["streamer"] = _HeldStreamer(kwargs["streamer"])
+    with _without_stop_strings(model):
+        return type(model).generate(
+            model,
+            **kwargs,
+            custom_generate=custom_generate,
+            racer_config=config,
+            racer_decoder=decoder,
+            racer_streamer=kwargs.get("streamer"),
+        )
 
 
 def attach(model: Any, config: DecodeConfig | None = None) -> Any:
@@ -82,17 +98,17 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     examine(model)
     _lineup(model, config or DecodeConfig())
 
-    def racer_generate(self: Any, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def racer_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = type(self).generate
-        if args:  # generation_config and what follows it, by position
-            return plain(self, inputs, *args, **kwargs)
+        names = list(inspect.signature(plain).parameters)[1:]  # the first is self
+        given = dict(zip(names, args, strict=False)) | kwargs
         try:
-            given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
             return generate(self, config=config, **given)
         except UnsupportedGeneration as error:
             warnings.warn(f"decoding without RACER: {error}", PlainDecodingWarning, stacklevel=2)
-            return plain(self, inputs, **kwargs)
+            return plain(self, **given)
 
+    racer_generate.__name__ = "generate"  # pickle looks bound methods up by their name
     model.generate = types.MethodType(racer_generate, model)
     return model
 
@@ -121,14 +137,18 @@ def custom_generate(
 
     :raises UnsupportedGeneration: see :func:`generate`.
     """
+    if racer_streamer is not None and not isinstance(racer_streamer, _HeldStreamer):
+        racer_streamer = _HeldStreamer(racer_streamer)
     settings = generation_config or model.generation_config
     processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
-    _refuse(model, settings, model_kwargs)
+    _refuse(settings)
     traits = examine(model)
     if traits.plan is None:
         text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
         warnings.warn(text, PlainDecodingWarning, stacklevel=1)  # our caller is transformers
-        return model._sample(
+        if racer_streamer is not None:
+            racer_streamer.release()
+        output = model._sample(
             input_ids,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
@@ -136,6 +156,14 @@ def custom_generate(
             streamer=racer_streamer,
             **model_kwargs,
         )
+        if not isinstance(output, Tensor):
+            output.racer_stats = None
+        return output
+    _refuse_arguments(input_ids, model_kwargs)
+    if len(input_ids) > 1:
+        _refuse_for_batches(processors, racer_streamer)
+    if racer_streamer is not None:
+        racer_streamer.release()
     decoder = racer_decoder
     if decoder is None:
         config = racer_config or DecodeConfig()
@@ -152,14 +180,41 @@ def custom_generate(
     return output
 
 
+class _HeldStreamer:
+    """Keeps the prompt back until it is sure who decodes: the streamer must not be shown it twice.
+
+    Stands between transformers, which puts the prompt, and the user's streamer.
+    """
+
+    def __init__(self, streamer: Any) -> None:
+        self._streamer = streamer
+        self._held: list[Tensor] | None = []
+
+    def put(self, value: Tensor) -> None:
+        if self._held is None:
+            self._streamer.put(value)
+        else:
+            self._held.append(value)
+
+    def release(self) -> None:
+        """Pass on what was held, and everything from now on."""
+        held, self._held = self._held or [], None
+        for value in held:
+            self._streamer.put(value)
+
+    def end(self) -> None:
+        self._streamer.end()
+
+
 def _lineup(model: Any, config: DecodeConfig) -> Lineup:
-    lineups = _lineups.setdefault(model, OrderedDict())
-    if config not in lineups:
-        lineups[config] = Lineup(config)
-    lineups.move_to_end(config)
-    while len(lineups) > MAX_LINEUPS:
-        lineups.popitem(last=False)
-    return lineups[config]
+    with _lock:
+        lineups = _lineups.setdefault(model, OrderedDict())
+        lineup = lineups.get(config) or Lineup(config)
+        lineups[config] = lineup
+        lineups.move_to_end(config)
+        while len(lineups) > MAX_LINEUPS:
+            lineups.popitem(last=False)
+        return lineup
 
 
 def _task(
@@ -175,9 +230,9 @@ def _task(
     seed = decoder.config.seed
     if seed is None:
         seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
-    eos = [item for item in criteria if isinstance(item, EosTokenCriteria)]
-    lengths = [item.max_length for item in criteria if isinstance(item, MaxLengthCriteria)]
-    others = [item for item in criteria if not isinstance(item, EosTokenCriteria | MaxLengthCriteria)]
+    eos = [item for item in criteria if type(item) is EosTokenCriteria]
+    lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
+    others = [item for item in criteria if type(item) not in (EosTokenCriteria, MaxLengthCriteria)]
     limit = min(lengths, default=settings.max_length) - width
     if limit < 1:
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
@@ -210,7 +265,10 @@ def _padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
         )
     kept = attention_mask.bool()
     if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):
-        raise UnsupportedGeneration("attention_mask may only hide padding on the left: use padding_side='left'")
+        raise UnsupportedGeneration(
+            "attention_mask may only hide padding on the left: use padding_side='left' (if you gave no mask, "
+            "transformers made one from pad tokens inside the prompt: pass attention_mask)"
+        )
     padding: list[int] = (~kept).sum(1).tolist()
     return padding
 
@@ -236,22 +294,37 @@ def _pad(input_ids: Tensor, task: Task, settings: GenerationConfig) -> Tensor:
 
 def _move_stop_strings(model: Any, kwargs: dict[str, Any]) -> None:
     """Turn ``stop_strings`` into a criterion: transformers would lose the tokenizer on the way to a callable."""
-    given = kwargs.get("generation_config") or model.generation_config
-    strings = kwargs.pop("stop_strings", None) or getattr(given, "stop_strings", None)
+    config = kwargs.get("generation_config")
+    strings = kwargs.pop("stop_strings", None)
+    strings = strings or getattr(config, "stop_strings", None) or model.generation_config.stop_strings
     tokenizer = kwargs.pop("tokenizer", None)
     if not strings:
         return
     if tokenizer is None:
         raise UnsupportedGeneration("stop_strings need the tokenizer: pass tokenizer=... to generate")
-    if getattr(given, "stop_strings", None):
-        kwargs["generation_config"] = given = GenerationConfig.from_dict(given.to_dict())
-        given.stop_strings = None
+    if getattr(config, "stop_strings", None):
+        kwargs["generation_config"] = copy.deepcopy(config)
+        kwargs["generation_config"].stop_strings = None
     criteria = StoppingCriteriaList(kwargs.get("stopping_criteria") or ())
     kwargs["stopping_criteria"] = StoppingCriteriaList([*criteria, StopStringCriteria(tokenizer, strings)])
 
 
-def _refuse(model: Any, settings: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
-    """Say no to what has no meaning here, instead of ignoring it."""
+@contextmanager
+def _without_stop_strings(model: Any) -> Iterator[None]:
+    """The model's own default would be filled in again, and ask for a tokenizer."""
+    strings = model.generation_config.stop_strings
+    if strings is None:
+        yield
+        return
+    model.generation_config.stop_strings = None
+    try:
+        yield
+    finally:
+        model.generation_config.stop_strings = strings
+
+
+def _refuse(settings: GenerationConfig) -> None:
+    """Say no to settings that have no meaning here, instead of ignoring them."""
     if (settings.num_beams or 1) > 1:
         raise UnsupportedGeneration(
             f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
@@ -262,6 +335,27 @@ def _refuse(model: Any, settings: GenerationConfig, model_kwargs: dict[str, Any]
     for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
         if getattr(settings, name, None):
             raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
+
+
+def _refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Say no to model arguments that the loop would not pass on."""
     for name, value in model_kwargs.items():
-        if name not in _CARRIED and value is not None and value is not False:
-            raise UnsupportedGeneration(f"model argument {name!r} is not supported; text prompts in input_ids are")
+        empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
+        if name not in _CARRIED and not empty:
+            raise UnsupportedGeneration(
+                f"model argument {name!r} is not supported: RACER decodes text prompts in input_ids; leave it out"
+            )
+    given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+    if given is not None:
+        kept = torch.ones_like(input_ids) if mask is None else mask
+        usual = kept.cumsum(-1) - 1
+        if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
+            raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
+
+
+def _refuse_for_batches(processors: list[Any], streamer: Any) -> None:
+    """Say no to what cannot be right when rows advance at different speeds."""
+    if streamer is not None:
+        raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
+    if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
+        raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from racer.budget import Budget, CostCurve, Fixed
@@ -36,18 +37,20 @@ class Lineup:
         )
         self._verifier_choice = config.verifier
         self._verifiers: dict[str, Any] = {}
-        self.verifier: Any = None
-        """Set by :meth:`choose_verifier`."""
-        self.verifier_name = ""
         self._guard = Guard(self.drafter, self.complaints)
         self._costs: dict[int, CostCurve] = {}
         self._manager = new_manager()
-        for plugin in (*config.plugins, self):
-            self._manager.register(plugin)
         try:
+            for plugin in (*config.plugins, self):
+                self._manager.register(plugin)
             self._manager.check_pending()
         except Exception as error:
             raise PluginError(f"a plugin of the configuration is refused: {error}") from error
+        if self._manager.hook.racer_register.get_hookimpls():
+            raise PluginError(
+                "a plugin of the configuration has racer_register, which is only called on entry points: use "
+                "racer.plugins.plugins.register(plugin, origin), or name the object itself as drafter or verifier"
+            )
         wanted = [getattr(plugin, "needs", None) for plugin in config.plugins]
         self.needs = self._guard.needs
         for needs in wanted:
@@ -57,29 +60,27 @@ class Lineup:
     def drafter_name(self) -> str:
         return self._guard.label
 
-    def choose_verifier(self, do_sample: bool) -> None:
-        """Settle who verifies the coming call.
+    def verifier_for(self, do_sample: bool) -> tuple[Any, str]:
+        """Who verifies a call, and its name. Nothing is kept: other calls may be running.
 
         :raises ConfigError: the configured verifier contradicts ``do_sample``.
         """
         choice = self._verifier_choice
         if choice == "auto":
             choice = "sampling" if do_sample else "greedy"
-        if isinstance(choice, str):
-            self.verifier = self._verifiers.setdefault(
-                choice, self._verifiers.get(choice) or _resolve("verifier", choice)
-            )
-            self.verifier_name = choice
-        else:
-            self.verifier, self.verifier_name = choice, type(choice).__name__.lower()
-        samples = getattr(self.verifier, "samples", None)
+        if isinstance(choice, str) and choice not in self._verifiers:
+            self._verifiers[choice] = _resolve("verifier", choice)
+        verifier = self._verifiers[choice] if isinstance(choice, str) else choice
+        name = choice if isinstance(choice, str) else type(choice).__name__.lower()
+        samples = getattr(verifier, "samples", None)
         if samples is not None and samples != do_sample:
             mend = "leave the verifier to 'auto'"
             raise ConfigError(
-                f"verifier {self.verifier_name!r} decodes greedily, but do_sample=True: {mend}"
+                f"verifier {name!r} decodes greedily, but do_sample=True: {mend}"
                 if do_sample
-                else f"verifier {self.verifier_name!r} samples, but do_sample=False: pass do_sample=True, or {mend}"
+                else f"verifier {name!r} samples, but do_sample=False: pass do_sample=True, or {mend}"
             )
+        return verifier, name
 
     def costs(self, batch: int) -> CostCurve:
         """What steps have cost so far at this batch size."""
@@ -89,41 +90,52 @@ class Lineup:
 
     def nodes(self, view: StepView) -> int:
         """The budget of this step; 1 if nobody gives a sensible one, or no more than one token is wanted."""
-        try:
-            nodes = self._manager.hook.racer_budget(view=view)
-            if not isinstance(nodes, int) or nodes < 1:
-                raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
-        except Exception as error:
-            self.complaints.about("a plugin's racer_budget", error)
-            return 1
-        return min(nodes, MAX_BUDGET) if view.remaining > 1 else 1
+        nodes = 1
+        if view.remaining > 1:
+            try:
+                nodes = self._manager.hook.racer_budget(view=view)
+                if not isinstance(nodes, int) or nodes < 1:
+                    raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
+            except Exception as error:
+                self.complaints.about("a plugin's racer_budget", error)
+                nodes = 1
+        view.settled.budget = min(nodes, MAX_BUDGET)
+        return view.settled.budget
 
-    def draft(self, view: StepView, budget: int) -> DraftTree | None:
-        """A tree of the right form, or None. Its contents are still unchecked."""
+    def draft(self, view: StepView, budget: int) -> tuple[DraftTree, Tensor]:
+        """A sound tree on the model's device, and what was wrong with it ``[B]``, unread."""
         try:
-            tree = self._manager.hook.racer_draft(view=view, budget=budget)
-            return None if tree is None else check_form(tree, len(view.requests), budget)
+            tree = self._manager.hook.racer_draft(view=view, budget=budget) if budget > 1 else None
+            if tree is not None:
+                tree = check_form(tree, len(view.requests), budget).to(view.device)
+                faults = tree.faults(view.root, view.vocab_size)
+                return tree.sound(faults, view.root), faults
         except Exception as error:
-            self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin around it)", error)
-            return None
+            self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
+        return DraftTree.root(view.root), torch.zeros_like(view.root)
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        """The verdict. If a plugin around the verifier fails, the verifier alone decides; its own errors are raised."""
+        """The verdict. If a plugin around the verifier fails, the verifier's own stands; its errors are raised."""
         try:
             verdict: Verdict = self._manager.hook.racer_verify(view=view, tree=tree, logits=logits)
             if not isinstance(verdict, Verdict):
                 raise TypeError(f"its verdict is a {type(verdict).__name__}")
         except Exception as error:
-            verdict = self.verifier.verify(view, tree, logits)
+            # never twice over the same prefixes: processors may have a memory
+            own = view.settled.verdict
+            verdict = self.racer_verify(view, tree, logits) if own is None else own
             self.complaints.about("a plugin's racer_verify", error)
         return verdict
 
     def tell(self, hook: str, **news: Any) -> None:
-        """Call a hook that everybody hears."""
-        try:
-            getattr(self._manager.hook, hook)(**news)
-        except Exception as error:
-            self.complaints.about(f"a plugin's {hook}", error)
+        """Call a hook that everybody hears; one that fails does not keep it from the others."""
+        for heard in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            try:
+                if heard.wrapper or heard.hookwrapper:
+                    raise TypeError("it is a wrapper, and there is no answer to wrap: make it a plain hook")
+                heard.function(*(news[name] for name in heard.argnames))
+            except Exception as error:
+                self.complaints.about(f"{hook} of {type(heard.plugin).__name__}", error)
 
     # -- the configured strategies, as hooks ------------------------------------------------------------------------
 
@@ -138,7 +150,8 @@ class Lineup:
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        verdict: Verdict = self.verifier.verify(view, tree, logits)
+        verdict: Verdict = view.settled.verifier.verify(view, tree, logits)
+        view.settled.verdict = verdict
         return verdict
 
     @hookimpl(tryfirst=True)
@@ -152,7 +165,7 @@ class Lineup:
     @hookimpl(tryfirst=True)
     def racer_step(self, view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:
         self._guard.observe(view, tree, verdict)
-        if stats.nodes:  # a step, not a piece of prompt
+        if stats.nodes and hasattr(self.budget, "observe"):  # a step, not a piece of prompt
             self.budget.observe(view, verdict)
 
 

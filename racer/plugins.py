@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,16 +104,24 @@ class Plugins:
         self._manager.hook.racer_register.call_historic(kwargs={"registry": self.registry})
         self._find = found
         self._waiting: list[EntryPoint] | None = None
+        self._lock = threading.RLock()
 
     def register(self, plugin: object, origin: str) -> None:
         """Add a plugin object that did not come from an entry point.
 
         :raises PluginError: it misspells a hook, or claims a name that is taken; nothing of it stays registered.
         """
+        if self._manager.is_registered(plugin):
+            return  # a module may stand under the names of all strategies that it offers
         try:
             with self.registry.origin(origin):
                 self._manager.register(plugin)
                 self._manager.check_pending()
+                others = [caller.name for caller in self._manager.get_hookcallers(plugin) or ()]
+                if strange := sorted(set(others) - {"racer_register"}):
+                    raise PluginError(
+                        f"{strange[0]} is never called here: objects with that hook go into DecodeConfig(plugins=[...])"
+                    )
         except Exception as error:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
@@ -123,21 +132,25 @@ class Plugins:
 
         :raises UnknownStrategy: nobody offers it; the message suggests the nearest name.
         """
-        if (kind, name) not in self.registry:
-            self._load(lambda entry: entry.name == name)
-        if (kind, name) not in self.registry:
-            self.load_all()
-        if (kind, name) in self.registry:
-            return self.registry[kind, name]
+        with self._lock:
+            if (kind, name) not in self.registry:
+                self._load(lambda entry: entry.name == name)
+            if (kind, name) not in self.registry:
+                self.load_all()
+            if (kind, name) in self.registry:
+                return self.registry[kind, name]
         names = self.registry.names(kind)
+        if not names:
+            raise UnknownStrategy(f"unknown {kind} {name!r}: no plugins are found; install racer-decoding with pip")
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownStrategy(f"unknown {kind} {name!r}: {hint}There are {', '.join(names)}")
 
     def load_all(self) -> list[Offer]:
         """Load every entry point; those that fail are reported in ``broken`` and by a warning."""
-        self._load(lambda entry: True)
-        return self.registry.offers()
+        with self._lock:
+            self._load(lambda entry: True)
+            return self.registry.offers()
 
     def _load(self, wanted: Callable[[EntryPoint], bool]) -> None:
         waiting = self._find() if self._waiting is None else self._waiting

@@ -62,6 +62,23 @@ class LogitsPipeline(Protocol):
         """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
 
 
+@attrs.define(eq=False)
+class Settled:
+    """What one step of one call settles on its way. Kept apart from strategies, which several calls may share."""
+
+    verifier: Any = None
+    """Who verifies this call."""
+    budget: int = 0
+    """Nodes that the step may score."""
+    verdict: Verdict | None = None
+    """What the configured verifier said, before any plugin around it."""
+
+
+def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:
+    """``[B]`` the requests' seeds, as torch's int64 holds 64 bits."""
+    return torch.tensor([(request.seed + 2**63) % 2**64 - 2**63 for request in requests], device=device)
+
+
 @attrs.frozen(eq=False)
 class StepView:
     """The state before a step. Plugins read it and change nothing."""
@@ -83,6 +100,11 @@ class StepView:
     """Measured milliseconds of a step over so many nodes, on this model, device and batch."""
     step: int = 0
     """Steps before this one."""
+    seeds: Tensor = attrs.field(
+        default=attrs.Factory(lambda view: signed_seeds(view.requests, view.device), takes_self=True)
+    )
+    """``[B]`` int64, on the model's device: the requests' seeds."""
+    settled: Settled = attrs.field(factory=Settled)
 
     @property
     def device(self) -> torch.device:
@@ -164,12 +186,16 @@ class Verdict:
     host: HostVerdict | None = None
     """Set by :meth:`to_host`; there when ``racer_step`` is called."""
 
-    def to_host(self, tree: DraftTree, faults: Tensor) -> HostVerdict:
-        """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``."""
+    def to_host(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> HostVerdict:
+        """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``.
+
+        :param cues: whether the best next tokens travel too.
+        """
         batch, width = tree.tokens.shape
         source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
-        top_ids = self.top_ids if self.top_ids is not None else tree.tokens.new_empty(batch, width, 0)
-        bits = None if self.top_probs is None else self.top_probs.float().view(torch.int32).long()
+        shown = cues and self.top_ids is not None
+        top_ids = self.top_ids if self.top_ids is not None and shown else tree.tokens.new_empty(batch, width, 0)
+        bits = None if self.top_probs is None or not shown else self.top_probs.float().view(torch.int32).long()
         host = _one_copy(
             length=self.length,
             next_token=self.next_token,
@@ -191,6 +217,10 @@ def _one_copy(**parts: Tensor) -> dict[str, Any]:
     """Integer tensors as numpy arrays; from an accelerator they come packed into a single copy."""
     if all(part.device.type == "cpu" for part in parts.values()):
         return {name: part.numpy() for name, part in parts.items()}
+    return _packed(**parts)
+
+
+def _packed(**parts: Tensor) -> dict[str, Any]:
     flat = torch.cat([part.reshape(-1) for part in parts.values()]).cpu().numpy()
     ends = np.cumsum([part.numel() for part in parts.values()])
     pieces = np.split(flat, ends[:-1])

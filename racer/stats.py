@@ -76,17 +76,16 @@ class DecodeStats:
         self.accepted.update(names[node - 1] for node in kept)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return attrs.asdict(self) | {
-            "mean_accepted_tokens": self.mean_accepted_tokens,
-            "tokens_per_second": self.tokens_per_second,
-        }
+        """Plain data for JSON, which has no NaN: None in its place."""
+        ratios = {"mean_accepted_tokens": self.mean_accepted_tokens, "tokens_per_second": self.tokens_per_second}
+        return attrs.asdict(self) | {name: None if value != value else value for name, value in ratios.items()}
 
 
 class Stopwatch:
     """Times phases without synchronising: by the clock on a CPU, by events on CUDA, which are read at the end."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._spans: list[tuple[str, Any, Any]] = []
 
@@ -106,7 +105,7 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         """Milliseconds by phase since the last reading, which this one forgets. Synchronises CUDA."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         total: dict[str, float] = {}
         for name, start, end in self._spans:
             total[name] = total.get(name, 0.0) + (start.elapsed_time(end) if self._cuda else (end - start) * 1e3)
@@ -117,5 +116,5 @@ class Stopwatch:
         if not self._cuda:
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

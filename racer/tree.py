@@ -15,6 +15,7 @@ FAULTS = {
     4: "a token id lies outside the vocabulary",
     8: "a score is NaN",
     16: "its node count is not between 1 and the number of columns",
+    32: "a node's source is not an index into sources",
 }
 """What each bit of :meth:`DraftTree.faults` means."""
 
@@ -72,11 +73,16 @@ class DraftTree:
     def ancestors(self) -> Tensor:
         """``[B, N, N]`` bool: ``[b, i, j]`` says that j is i or an ancestor of i. In log2(N) gathers."""
         seen = torch.eye(self.width, dtype=torch.bool, device=self.tokens.device).expand(self.batch, -1, -1)
-        jump = self.parent.clamp(min=0)
+        jump = self._up
         for _ in range((self.width - 1).bit_length()):  # pointer doubling: jump is the 2^k-th ancestor
             seen = seen | _rows(seen, jump)
             jump = jump.gather(1, jump)
         return seen
+
+    @property
+    def _up(self) -> Tensor:
+        """``[B, N]`` the parent's column, for the root and padding 0: safe to gather by."""
+        return torch.where(self.real, self.parent, 0).clamp(0, self.width - 1)
 
     @cached_property
     def depth(self) -> Tensor:
@@ -91,7 +97,10 @@ class DraftTree:
         outside = (self.tokens < 0) | (self.tokens >= vocab_size)
         nan = torch.zeros_like(real) if self.score is None else self.score.isnan()
         uncounted = (self.count < 1) | (self.count > self.width)
-        flags = [self.tokens[:, 0] != root, *((real & bad).any(1) for bad in (late, outside, nan)), uncounted]
+        source = torch.zeros_like(self.tokens) if self.source is None else self.source
+        stray = (source < 0) | (source >= max(len(self.sources), 1 if self.source is None else 0))
+        within = [(real & bad).any(1) for bad in (late, outside, nan)]
+        flags = [self.tokens[:, 0] != root, *within, uncounted, (real & stray).any(1)]
         return torch.stack([flag.long() << bit for bit, flag in enumerate(flags)]).sum(0)
 
     def sound(self, faults: Tensor, root: Tensor) -> DraftTree:
@@ -100,8 +109,8 @@ class DraftTree:
         tokens = torch.where(good, self.tokens, 0)
         tokens[:, 0] = root
         count = torch.where(faults == 0, self.count, 1)
-        score = None if self.score is None else torch.where(good, self.score, 0)
-        return attrs.evolve(self, tokens=tokens, parent=torch.where(good, self.parent, 0), count=count, score=score)
+        score, source = (None if part is None else torch.where(good, part, 0) for part in (self.score, self.source))
+        return DraftTree(tokens, torch.where(good, self.parent, 0), count, score, source, self.sources)
 
     def head(self, width: int) -> DraftTree:
         """The first ``width`` columns."""
@@ -123,7 +132,7 @@ class DraftTree:
         keep[:, 0] = True
         keep &= ~(self.ancestors & ~keep[:, None, :]).any(-1)
         place = torch.where(keep, keep.cumsum(1) - 1, self.width)  # [B, N]; the dump column is cut off below
-        renamed = attrs.evolve(self, parent=place.gather(1, self.parent.clamp(min=0)))
+        renamed = attrs.evolve(self, parent=place.gather(1, self._up))
         pruned = renamed._each(lambda part: _spread(part, place, self.width), count=keep.sum(1))
         return pruned.head(int(pruned.count.max())) if pruned.count.device.type == "cpu" else pruned
 
@@ -147,7 +156,7 @@ class DraftTree:
 
         return DraftTree(
             tokens=join(torch.where(self.real, self.tokens, 0), other.tokens),
-            parent=join(self.parent, place.gather(1, other.parent.clamp(min=0))),
+            parent=join(self.parent, place.gather(1, other._up)),
             count=self.count + fresh.sum(1),
             score=join_if(self.score, other.score),
             source=join_if(self.source, None if other.source is None else other.source + len(self.sources)),
@@ -160,7 +169,7 @@ class DraftTree:
         same &= self.real[:, :, None] & other.real[:, None, :]
         same[:, 0, :], same[:, :, 0] = False, False
         same[:, 0, 0] = True
-        up, down = self.parent.clamp(min=0), other.parent.clamp(min=0)
+        up, down = self._up, other._up
         for _ in range((max(self.width, other.width) - 1).bit_length()):
             above = _rows(_rows(same, up).transpose(1, 2), down).transpose(1, 2)
             same = same & above

@@ -36,6 +36,8 @@ class BruteForce:
             for end in range(1, len(window) + 1):
                 self._touch(window[:end])
             self.count[window] += not fresh
+            for end in range(1, len(window)):
+                self.count[window[:end]] = max(self.count[window[:end]], self.count[window])
         for window in reversed(windows):
             for end in range(len(window), 0, -1):
                 self.count.move_to_end(window[:end])

@@ -48,12 +48,29 @@ def simulate(chance: float, slope: float, steps: int = 400) -> list[int]:
         right = 1
         while right < nodes and random.random() < chance:
             right += 1
+        view.settled.budget = nodes
         tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
         path = torch.arange(nodes)[None]
         verdict = Verdict(path, torch.tensor([right]), torch.tensor([1]))
         verdict.to_host(tree, torch.zeros(1, dtype=torch.long))
         auto.observe(view, verdict)
     return asked[100:]
+
+
+def test_a_last_step_of_one_node_teaches_nothing() -> None:
+    auto = Auto()
+    before = auto._accepted.copy()
+    auto._asked = 64
+    requests = (Request((1,)),)
+    view = StepView(
+        requests=requests, active=(True,), root=torch.tensor([1]), position=torch.tensor([0]), vocab_size=9,
+        pipeline=ProcessorPipeline(), do_sample=False,
+    )  # fmt: skip
+    view.settled.budget = 1  # not what it asked for: one token was left
+    verdict = Verdict(torch.zeros(1, 1, dtype=torch.long), torch.tensor([1]), torch.tensor([1]))
+    verdict.to_host(DraftTree.root(torch.tensor([1])), torch.zeros(1, dtype=torch.long))
+    auto.observe(view, verdict)
+    assert np.array_equal(auto._accepted, before)
 
 
 def test_auto_spends_much_where_guesses_are_right_and_nodes_are_cheap() -> None:

@@ -44,6 +44,10 @@ def test_toml_round_trip(config: DecodeConfig, tmp_path_factory: pytest.TempPath
         ("budget", 2.5, "not 2.5"),
         ("budget", True, "not True"),
         ("budget", "", "not ''"),
+        ("budget", "64", "not '64'"),
+        ("seed", True, "seed must be"),
+        ("prefill_chunk", True, "prefill_chunk must be"),
+        ("drafter", Logits, "drafter must be a name or an object"),
         ("drafter", 5, "drafter must be a name or an object"),
         ("drafter", "", "drafter must be a name or an object"),
         ("verifier", Logits(), "verifier must be a name or an object with verify"),
@@ -74,6 +78,17 @@ def test_what_cannot_be_written_or_read(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("budget = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
         DecodeConfig.from_toml(tmp_path / "bad.toml")
+
+
+def test_drafters_need_no_hash() -> None:
+    class Odd(Logits):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("nobody asks")
+
+    drafter = Odd()
+    assert len({DecodeConfig(drafter=drafter), DecodeConfig(drafter=drafter), DecodeConfig(drafter=Odd())}) == 2
 
 
 def test_equal_settings_are_equal_and_objects_are_themselves() -> None:

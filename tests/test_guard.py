@@ -32,7 +32,7 @@ def change(**parts: Any) -> Shape:
 
     def make(root: torch.Tensor) -> DraftTree:
         tree = chain(root)
-        fields = {name: getattr(tree, name) for name in ("tokens", "parent", "count", "score", "source")}
+        fields = {name: getattr(tree, name) for name in ("tokens", "parent", "count", "score", "source", "sources")}
         return DraftTree(**fields | {name: part(tree) for name, part in parts.items()})
 
     return make
@@ -50,6 +50,10 @@ MALFORMED: dict[str, tuple[Shape, str]] = {
     "wrong root": (change(tokens=lambda t: (t.tokens + 1) % VOCAB), "root is not the pending token"),
     "NaN scores": (change(score=lambda t: torch.full(t.tokens.shape, float("nan"))), "NaN"),
     "count too large": (change(count=lambda t: t.count + 5), "node count"),
+    "source above": (change(source=lambda t: torch.full(t.tokens.shape, 7)), "source is not an index"),
+    "source below": (change(source=lambda t: torch.full(t.tokens.shape, -5)), "source is not an index"),
+    "sparse scores": (change(score=lambda t: torch.ones(t.tokens.shape).to_sparse()), "sparse"),
+    "sources no names": (change(sources=lambda t: (1, 2)), "sources"),
     "count zero": (change(count=lambda t: t.count * 0), "node count"),
     "too many nodes": (lambda root: chain(root, 40), "40 columns, the budget is 8"),
     "wrong batch": (lambda root: chain(root[:1]), "expected \\(2, N\\)"),
@@ -172,3 +176,49 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
     with pytest.raises(Boom):
         Decoder(MODEL, DecodeConfig(drafter=drafter)).decode(attrs.evolve(task, emit=explode))
     assert closed == [request.id]
+
+
+@pytest.mark.parametrize("hook", ["racer_request_opened", "racer_request_closed", "racer_step"])
+def test_a_failing_plugin_does_not_silence_the_others(hook: str) -> None:
+    heard: list[str] = []
+    arguments = {"racer_step": "view, tree, verdict, stats", "racer_request_closed": "request, stats"}.get(
+        hook, "request"
+    )
+    space: dict[str, Any] = {"hookimpl": hookimpl, "heard": heard}
+    for name, body in (
+        ("Before", "heard.append('a')"),
+        ("Fails", "raise OSError('no')"),
+        ("After", "heard.append('b')"),
+    ):
+        exec(f"class {name}:\n @hookimpl\n def {hook}(self, {arguments}): {body}", space)
+    (message,) = decode_warned("logits", plugins=[space[name]() for name in ("Before", "Fails", "After")])
+    assert "Fails" in message
+    assert heard.count("a") == heard.count("b") > 0
+
+
+def test_a_wrapper_that_fails_after_the_verdict_does_not_ask_twice() -> None:
+    """Processors may have a memory: each prefix is theirs once."""
+    from transformers import LogitsProcessor
+
+    from racer.pipeline import ProcessorPipeline
+
+    class Counts(LogitsProcessor):
+        calls = 0
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return scores
+
+    class FailsLate:
+        @hookimpl(wrapper=True)
+        def racer_verify(self, view: StepView, tree: DraftTree, logits: torch.Tensor) -> Any:
+            yield
+            raise OSError("too late")
+
+    assert not ProcessorPipeline([Counts()]).context_free
+    counts = Counts()
+    decoder = Decoder(MODEL, DecodeConfig(drafter="logits", budget=8, plugins=[FailsLate()]))
+    with pytest.warns(PluginWarning, match="too late"):
+        got, _ = decode(decoder, PROMPTS[:1], 20, processors=[counts])
+    assert got == PLAIN[:1]
+    assert counts.calls == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import racer
 from racer import DecodeConfig, Decoder, Logits
 from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
 from racer.hf import MAX_LINEUPS, PlainDecodingWarning
+from racer.pipeline import ProcessorPipeline
 from racer.testing import toy_model
 
 VOCAB = 8
@@ -241,3 +243,107 @@ def test_models_that_must_be_prepared_otherwise() -> None:
     model.config._attn_implementation = "sdpa"
     with pytest.raises(UnsupportedModel, match=r"model\.eval"):
         racer.attach(model.train())
+
+
+def test_a_call_inside_a_streamer_does_not_change_the_outer_one() -> None:
+    """Calls share a lineup, not a verifier."""
+    how = {"input_ids": IDS[:1], "max_new_tokens": 15, "do_sample": False}
+
+    class Calls(Collects):
+        def put(self, value: torch.Tensor) -> None:
+            super().put(value)
+            racer.generate(MODEL, config=GREEDY, input_ids=IDS[:1], max_new_tokens=3, do_sample=True)
+
+    assert torch.equal(racer.generate(MODEL, config=GREEDY, streamer=Calls(), **how), same(**how))
+
+
+def test_threads_with_different_verifiers() -> None:
+    how = {"input_ids": IDS[:1], "max_new_tokens": 15}
+    expected, wrong = same(**how), []
+
+    def run(do_sample: bool) -> None:
+        for _ in range(10):
+            got = racer.generate(MODEL, config=GREEDY, do_sample=do_sample, **how)
+            if not do_sample and not torch.equal(got, expected):
+                wrong.append(got)
+
+    threads = [threading.Thread(target=run, args=(do_sample,)) for do_sample in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_positions_that_are_not_counted_up_are_refused() -> None:
+    usual = torch.tensor([[0, 1, 2, 3], [1, 1, 0, 1]])
+    same(**BATCH, max_new_tokens=5, position_ids=usual)
+    with pytest.raises(UnsupportedGeneration, match="position_ids"):
+        racer.generate(MODEL, **BATCH, max_new_tokens=5, position_ids=usual * 2, do_sample=False)
+
+
+def test_attach_takes_positional_arguments_and_shows_the_prompt_once() -> None:
+    model = racer.attach(toy_model(VOCAB), GREEDY)
+    settings = GenerationConfig(max_new_tokens=9, do_sample=False, return_dict_in_generate=True)
+    assert model.generate(IDS[:1], settings).racer_stats.drafter == "logits"
+    streamer = Collects()
+    with pytest.warns(PlainDecodingWarning, match="output_scores"):
+        model.generate(
+            IDS[:1],
+            max_new_tokens=3,
+            do_sample=False,
+            streamer=streamer,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    assert [len(piece) for piece in streamer.got] == [1, 1, 1, 1, 3]  # the prompt, three tokens, "end"
+    import pickle
+
+    assert torch.equal(
+        pickle.loads(pickle.dumps(model)).generate(IDS[:1], settings).sequences,
+        model.generate(IDS[:1], settings).sequences,
+    )
+
+
+def test_prefix_constraints_are_asked_about_their_own_rows_only() -> None:
+    asked = []
+
+    def allowed(row: int, prefix: torch.Tensor) -> list[int]:
+        asked.append((row, tuple(prefix.tolist()[:4])))
+        return [1, 2, 3] if row == 0 else [4, 5, 6]
+
+    same(**BATCH, max_new_tokens=20, prefix_allowed_tokens_fn=allowed)
+    assert {row for row, prefix in asked if prefix == tuple(IDS[1].tolist())} == {1}
+
+
+def test_ties_are_decided_in_the_precision_of_generate() -> None:
+    """generate compares in float32 whatever the model's dtype: what ties there must not be told apart here."""
+    close = torch.tensor([[0.5, 1.0, 1.0 + 1e-12, 0.0]], dtype=torch.float64)
+    assert ProcessorPipeline().batch(close).argmax().item() == close.float().argmax().item() == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [({"streamer": Collects()}, "one prompt at a time"), ({"guidance_scale": 1.5}, "one prompt at a time")],
+)
+def test_what_cannot_be_right_for_a_batch_is_refused(how: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UnsupportedGeneration, match=reason):
+        racer.generate(MODEL, **BATCH, max_new_tokens=5, do_sample=False, **how)
+
+
+def test_a_decoder_has_its_own_configuration() -> None:
+    with pytest.raises(ConfigError, match="its own configuration"):
+        racer.generate(Decoder(MODEL, GREEDY), config=DecodeConfig(), input_ids=IDS)
+
+
+def test_the_models_own_stop_strings_are_kept(folder: Path) -> None:
+    from racer.models import load
+
+    loaded = load(str(folder), dtype="fp32", device="cpu")
+    ids = loaded.tokenizer("The quick", return_tensors="pt")["input_ids"]
+    new = loaded.model.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :]
+    pairs = [loaded.tokenizer.decode(new[at : at + 2]) for at in range(5, 38)]
+    loaded.model.generation_config.stop_strings = [next(pair for pair in pairs if pair.isascii() and len(pair) > 1)]
+    how = {"max_new_tokens": 40, "do_sample": False, "tokenizer": loaded.tokenizer}
+    assert torch.equal(racer.generate(loaded.model, input_ids=ids, **how), loaded.model.generate(ids, **how))
+    assert loaded.model.generation_config.stop_strings

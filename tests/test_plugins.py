@@ -126,7 +126,7 @@ def test_lineups_resolve_names_and_take_objects() -> None:
     assert Lineup(DecodeConfig(drafter="logits")).needs.top_k == 8
     assert not Lineup(DecodeConfig(drafter="none")).needs.top_k
     with pytest.raises(UnknownStrategy, match="unknown verifier"):
-        Lineup(DecodeConfig(verifier="greedi")).choose_verifier(False)
+        Lineup(DecodeConfig(verifier="greedi")).verifier_for(False)
     assert is_exact("auto")
     assert is_exact("sampling")
     assert not is_exact("typical")
@@ -151,3 +151,31 @@ def test_a_strategy_that_cannot_be_made_is_named() -> None:
     plugins.register(Plugin(), "test_plugins")
     with pytest.raises(PluginError, match="'broken-on-making' of test_plugins cannot be made: division by zero"):
         Lineup(DecodeConfig(drafter="broken-on-making"))
+
+
+def test_one_module_under_several_names_is_registered_once() -> None:
+    both = offering("a", "b")
+    found = with_entries(FakeEntry("a", both), FakeEntry("b", both))
+    assert found.resolve("drafter", "a")
+    assert [offer.name for offer in found.load_all()] == ["a", "b"]
+    assert not found.broken
+
+
+def test_hooks_that_would_never_be_called_are_refused() -> None:
+    class Observes:
+        @hookimpl
+        def racer_step(self, view: Any) -> None: ...
+
+    class Registers:
+        @hookimpl
+        def racer_register(self, registry: Any) -> None: ...
+
+    with pytest.raises(PluginError, match="racer_step is never called here"):
+        Plugins(list).register(Observes(), "test")
+    with pytest.raises(PluginError, match="racer_register, which is only called on entry points"):
+        Lineup(DecodeConfig(plugins=[Registers()]))
+
+
+def test_without_any_plugins_the_mend_is_named() -> None:
+    with pytest.raises(UnknownStrategy, match="install racer-decoding"):
+        Plugins(list).resolve("drafter", "racer")

@@ -16,6 +16,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -30,7 +32,9 @@ from transformers import (
 
 import racer
 from racer import DecodeConfig
+from racer.hf import PlainDecodingWarning
 from racer.testing import HostileDrafter
+from racer.traits import examine
 
 VOCAB = 37
 SMALL: dict[str, Any] = {
@@ -90,8 +94,13 @@ def alone(row: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ALL)
 def test_hostile_trees_on_every_architecture(name: str, attention: str) -> None:
     model, how = tiny(name, attention), {"max_new_tokens": 30, "do_sample": False}
+    assert examine(model).plan is not None, examine(model).reason
     config = DecodeConfig(drafter=HostileDrafter(5, VOCAB), budget=14, prefill_chunk=4)
-    assert torch.equal(racer.generate(model, config=config, **batch(), **how), model.generate(**batch(), **how))
+    # in float64 transformers' eager attention makes NaN of left padding (the mask's minimum is -inf as float32)
+    for inputs in [alone(0), alone(2)] if attention == "eager" else [batch()]:
+        out = racer.generate(model, config=config, **inputs, **how, return_dict_in_generate=True)
+        assert torch.equal(out.sequences, model.generate(**inputs, **how))
+        assert out.racer_stats.steps
 
 
 @pytest.mark.parametrize("drafter", ["racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"])
@@ -174,3 +183,50 @@ def test_the_same_code_on_a_gpu(name: str) -> None:
         sampled = racer.generate(model, config=config, **inputs, **how, do_sample=True)
         plain = racer.generate(model, config=DecodeConfig(drafter="none", seed=3), **inputs, **how, do_sample=True)
         assert torch.equal(sampled, plain)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_embeddings_that_depend_on_length_are_decoded_plainly(kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 32}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=rope)).double().eval()
+    with pytest.warns(PlainDecodingWarning, match=f"'{kind}' rotary embedding"):
+        out = racer.generate(model, **alone(2), max_new_tokens=40, do_sample=False, return_dict_in_generate=True)
+    assert torch.equal(out.sequences, model.generate(**alone(2), max_new_tokens=40, do_sample=False))
+    assert out.racer_stats is None
+
+
+def test_stateful_models_are_decoded_plainly() -> None:
+    torch.manual_seed(2)
+    model = MambaForCausalLM(
+        MambaConfig(
+            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=None
+        )
+    ).eval()
+    with pytest.warns(PlainDecodingWarning, match="decoded plainly"):
+        got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False)
+    assert torch.equal(got, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
+
+
+def test_a_head_larger_than_the_embedding_drafts_nothing_that_cannot_be_read() -> None:
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).double().eval()
+    model.lm_head = torch.nn.Linear(32, VOCAB + 3, bias=False).double()
+    with torch.no_grad():
+        model.lm_head.weight[VOCAB:] = -model.lm_head.weight[:3] * 0.9  # now and then second best
+    for drafter in ("logits", HostileDrafter(1, VOCAB)):
+        config = DecodeConfig(drafter=drafter, budget=24)
+        try:
+            plain = model.generate(**alone(2), max_new_tokens=40, do_sample=False)
+        except IndexError:
+            pytest.skip("this seed's plain text leaves the embedding by itself")
+        assert torch.equal(racer.generate(model, config=config, **alone(2), max_new_tokens=40, do_sample=False), plain)
+
+
+def test_a_resized_model_is_examined_anew() -> None:
+    torch.manual_seed(4)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).double().eval()
+    assert examine(model).vocab_size == VOCAB
+    model.resize_token_embeddings(VOCAB + 5, mean_resizing=False)
+    assert examine(model).vocab_size == VOCAB + 5

@@ -106,6 +106,7 @@ BROKEN = {
     4: lambda tree: tree.tokens.__setitem__((0, 2), 5),
     8: lambda tree: tree.score.__setitem__((0, 1), float("nan")),
     16: lambda tree: tree.count.__setitem__(0, 9),
+    32: lambda tree: tree.source.__setitem__((0, 1), 1),
 }
 
 
@@ -116,6 +117,8 @@ def test_each_fault_is_found_and_mended(bit: int) -> None:
         torch.tensor([[-1, 0, 1], [-1, 0, 0]]),
         torch.tensor([3, 3]),
         torch.ones(2, 3),
+        torch.zeros(2, 3, dtype=torch.long),
+        ("drawn",),
     )
     BROKEN[bit](tree)
     root = torch.tensor([1, 1])

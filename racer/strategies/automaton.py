@@ -26,7 +26,7 @@ class Node:
         self.token = token
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.count = 1
-        """Occurrences since it was made; never more than the parent's."""
+        """Occurrences since it was made; raised to what an extension has, so that it never rises with depth."""
         self.children: dict[int, Node] = {}
         self.fail: Node | None = None
         """The longest proper suffix that is stored; None at the root."""
@@ -81,6 +81,8 @@ class Automaton:
             chain.append(child)
             node = child
         node.count += known
+        for prefix in chain:  # one that was evicted and made anew has forgotten occurrences
+            prefix.count = max(prefix.count, node.count)
         return chain
 
     def _make(self, parent: Node, token: int, fail: Node) -> Node:

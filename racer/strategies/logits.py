@@ -51,7 +51,7 @@ class Logits(Drafter):
     def _cues(self, token: int) -> list[int]:
         """Next tokens after ``token``, best first; empty if it was never scored."""
         cues: list[int] = self.table[token].tolist() if token < len(self.table) else []
-        return [cue for cue in cues if cue >= 0]
+        return [cue for cue in cues if 0 <= cue < len(self.table)]  # a head may have more rows than the embedding
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
         host = verdict.host

@@ -18,7 +18,10 @@ class Verifier:
     """True: only for sampling; False: only for greedy decoding; None: for both."""
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        """Judge ``tree`` by its ``logits [B, N, V]``; on the device, without host synchronisation."""
+        """Judge ``tree`` by its ``logits [B, N, V]``.
+
+        On the device, without host synchronisation, unless a processor must read prefixes on the host.
+        """
         raise NotImplementedError
 
 

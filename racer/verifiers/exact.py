@@ -34,10 +34,9 @@ class ExactVerifier(Verifier):
     def _batch(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """All nodes at once."""
         batch, width, _ = logits.shape
-        seeds = torch.tensor([_signed(request.seed) for request in view.requests], device=view.device)
         positions = view.position[:, None] + tree.depth + 1
         scores = view.pipeline.batch(logits.flatten(0, 1))
-        targets = self.pick(scores, seeds.repeat_interleave(width), positions.flatten()).view(batch, width)
+        targets = self.pick(scores, view.seeds.repeat_interleave(width), positions.flatten()).view(batch, width)
         hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
         path, length = longest_path(tree, hit)
         next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
@@ -64,7 +63,7 @@ class ExactVerifier(Verifier):
         self, view: StepView, request: Request, row: int, edges: dict[tuple[int, int], int], logits: Tensor
     ) -> tuple[list[int], int]:
         nodes, prefix = [0], [*request.padding, *request.tokens]
-        seed = torch.tensor([_signed(request.seed)], device=logits.device)
+        seed = view.seeds[row : row + 1]
         while True:
             scores = view.pipeline.one(prefix, logits[nodes[-1]], row)
             position = torch.tensor([len(prefix) - len(request.padding)], device=logits.device)
@@ -96,8 +95,3 @@ class Sampling(ExactVerifier):
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         return (scores + vocab.gumbel(seeds, positions, scores.shape[1])).argmax(-1)
-
-
-def _signed(seed: int) -> int:
-    """A 64-bit seed as torch's int64 holds it."""
-    return (seed + 2**63) % 2**64 - 2**63

@@ -41,8 +41,7 @@ class Typical(Verifier):
         path, length = longest_path(tree, chance > bar.gather(1, parent))
         last = scores[rows, last_of(path, length)]
         if view.do_sample:
-            seeds = torch.tensor([request.seed % 2**63 for request in view.requests], device=view.device)
-            last = last + vocab.gumbel(seeds, view.position + length, last.shape[1])
+            last = last + vocab.gumbel(view.seeds, view.position + length, last.shape[1])
         return Verdict(path=path, length=length, next_token=last.argmax(-1))
 
     def _scores(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
