@@ -57,7 +57,7 @@ def differing(loaded: Any, prompts: list[str], new: int, drafters: tuple[str, ..
     if do_sample:
         how |= {"temperature": 0.7, "top_p": 0.9, "top_k": 0}
     decoders = {
-        name: racer.Decoder(loaded.model, DecodeConfig(drafter=name, seed=1, budget=32)) for name in (*drafters, "none")
+        name: racer.Decoder(loaded.model, DecodeConfig(drafter=name, seed=1, budget=16)) for name in (*drafters, "none")
     }
     wrong = []
     for prompt in prompts:
