@@ -16,17 +16,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList, StopStringCriteria
-from transformers.generation import (
-    GenerateDecoderOnlyOutput,
-    MaxLengthCriteria,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
+from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from racer.config import DecodeConfig
 from racer.decoder import Decoder, Task
 from racer.errors import ConfigError, UnsupportedGeneration
 from racer.lineup import Lineup
 from racer.pipeline import ProcessorPipeline
+from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
 from racer.request import Request
 from racer.stats import DecodeStats
 from racer.traits import examine
@@ -38,9 +35,6 @@ _lock = threading.Lock()
 
 MAX_LINEUPS = 8
 """Configurations per model whose drafters are kept; the least recently used one makes room."""
-
-_CARRIED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
-"""Model arguments that the loop makes itself."""
 
 
 class PlainDecodingWarning(UserWarning):
@@ -141,7 +135,7 @@ def custom_generate(
         racer_streamer = _HeldStreamer(racer_streamer)
     settings = generation_config or model.generation_config
     processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
-    _refuse(settings)
+    refuse_settings(settings)
     traits = examine(model)
     if traits.plan is None:
         text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
@@ -159,9 +153,9 @@ def custom_generate(
         if not isinstance(output, Tensor):
             output.racer_stats = None
         return output
-    _refuse_arguments(input_ids, model_kwargs)
+    refuse_arguments(input_ids, model_kwargs)
     if len(input_ids) > 1:
-        _refuse_for_batches(processors, racer_streamer)
+        refuse_for_batches(processors, racer_streamer)
     if racer_streamer is not None:
         racer_streamer.release()
     decoder = racer_decoder
@@ -236,7 +230,7 @@ def _task(
     limit = min(lengths, default=settings.max_length) - width
     if limit < 1:
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
-    padding = _padding(input_ids, attention_mask)
+    padding = left_padding(input_ids, attention_mask)
     requests = tuple(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
@@ -249,28 +243,6 @@ def _task(
         stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
         emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
     )
-
-
-def _padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
-    """Masked columns at the left of each row.
-
-    :raises UnsupportedGeneration: a mask with holes or right padding.
-    """
-    if attention_mask is None:
-        return [0] * len(input_ids)
-    if attention_mask.shape != input_ids.shape:
-        raise UnsupportedGeneration(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the "
-            "whole prompt and its mask (continuing from a cache is not supported)"
-        )
-    kept = attention_mask.bool()
-    if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):
-        raise UnsupportedGeneration(
-            "attention_mask may only hide padding on the left: use padding_side='left' (if you gave no mask, "
-            "transformers made one from pad tokens inside the prompt: pass attention_mask)"
-        )
-    padding: list[int] = (~kept).sum(1).tolist()
-    return padding
 
 
 def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable[[Request], bool]:
@@ -321,41 +293,3 @@ def _without_stop_strings(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config.stop_strings = strings
-
-
-def _refuse(settings: GenerationConfig) -> None:
-    """Say no to settings that have no meaning here, instead of ignoring them."""
-    if (settings.num_beams or 1) > 1:
-        raise UnsupportedGeneration(
-            f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
-        )
-    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(settings, name, None) and settings.return_dict_in_generate:
-            raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
-    for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
-        if getattr(settings, name, None):
-            raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
-
-
-def _refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
-    """Say no to model arguments that the loop would not pass on."""
-    for name, value in model_kwargs.items():
-        empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
-        if name not in _CARRIED and not empty:
-            raise UnsupportedGeneration(
-                f"model argument {name!r} is not supported: RACER decodes text prompts in input_ids; leave it out"
-            )
-    given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
-    if given is not None:
-        kept = torch.ones_like(input_ids) if mask is None else mask
-        usual = kept.cumsum(-1) - 1
-        if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
-            raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
-
-
-def _refuse_for_batches(processors: list[Any], streamer: Any) -> None:
-    """Say no to what cannot be right when rows advance at different speeds."""
-    if streamer is not None:
-        raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
-    if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
-        raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")

@@ -15,7 +15,7 @@ PACKAGE = Path(racer.__file__).parent
 RANKS = [
     {"tree", "config", "errors", "vocab", "builder"},
     {"hookspecs", "plugins", "request"},
-    {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
+    {"cache", "masks", "guard", "stats", "budget", "pipeline", "refusals", "strategies", "verifiers", "lineup"},
     {"core"},
     {"traits"},
     {"decoder"},
@@ -23,7 +23,18 @@ RANKS = [
     {"hf", "models"},
     {"testing", "bench", "cli"},
 ]
-MAY_IMPORT_TRANSFORMERS = {"hf", "models", "cache", "masks", "pipeline", "traits", "testing", "cli", "bench"}
+MAY_IMPORT_TRANSFORMERS = {
+    "hf",
+    "models",
+    "cache",
+    "masks",
+    "pipeline",
+    "refusals",
+    "traits",
+    "testing",
+    "cli",
+    "bench",
+}
 
 
 def test_public_names_are_there_and_no_others() -> None:

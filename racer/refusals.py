@@ -1,0 +1,78 @@
+"""What generate can be asked for and has no meaning in speculative decoding: said, never ignored.
+
+Every function raises :class:`racer.errors.UnsupportedGeneration`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
+
+from racer.errors import UnsupportedGeneration
+
+_CARRIED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+"""Model arguments that the loop makes itself."""
+
+
+def refuse_settings(settings: GenerationConfig) -> None:
+    """Say no to settings that have no meaning here, instead of ignoring them."""
+    if (settings.num_beams or 1) > 1:
+        raise UnsupportedGeneration(
+            f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
+        )
+    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
+        if getattr(settings, name, None) and settings.return_dict_in_generate:
+            raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
+    for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
+        if getattr(settings, name, None):
+            raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
+
+
+def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Say no to model arguments that the loop would not pass on."""
+    for name, value in model_kwargs.items():
+        empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
+        if name not in _CARRIED and not empty:
+            raise UnsupportedGeneration(
+                f"model argument {name!r} is not supported: RACER decodes text prompts in input_ids; leave it out"
+            )
+    given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+    if given is not None:
+        kept = torch.ones_like(input_ids) if mask is None else mask
+        usual = kept.cumsum(-1) - 1
+        if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
+            raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
+
+
+def refuse_for_batches(processors: list[Any], streamer: Any) -> None:
+    """Say no to what cannot be right when rows advance at different speeds."""
+    if streamer is not None:
+        raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
+    if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
+        raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")
+
+
+def left_padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    """Masked columns at the left of each row.
+
+    :raises UnsupportedGeneration: a mask with holes or right padding.
+    """
+    if attention_mask is None:
+        return [0] * len(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise UnsupportedGeneration(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the "
+            "whole prompt and its mask (continuing from a cache is not supported)"
+        )
+    kept = attention_mask.bool()
+    if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):
+        raise UnsupportedGeneration(
+            "attention_mask may only hide padding on the left: use padding_side='left' (if you gave no mask, "
+            "transformers made one from pad tokens inside the prompt: pass attention_mask)"
+        )
+    padding: list[int] = (~kept).sum(1).tolist()
+    return padding
