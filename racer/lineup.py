@@ -16,7 +16,6 @@ from racer.plugins import new_manager, plugins
 from racer.request import Needs, Request, StepStats, StepView, Verdict
 from racer.stats import DecodeStats
 from racer.tree import DraftTree
-from racer.verifiers.base import Verifier
 
 
 class Lineup:
@@ -179,10 +178,3 @@ def _resolve(kind: str, choice: Any) -> Any:
         raise
     except Exception as error:
         raise PluginError(f"{kind} {choice!r} of {offer.origin} cannot be made: {error}") from error
-
-
-def is_exact(verifier: Verifier | str) -> bool:
-    """Whether output with this verifier equals plain decoding."""
-    if verifier == "auto":
-        return True
-    return plugins.resolve("verifier", verifier).exact if isinstance(verifier, str) else verifier.exact

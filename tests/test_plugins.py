@@ -13,7 +13,7 @@ import pytest
 
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
 from racer.errors import ConfigError, PluginError, UnknownStrategy
-from racer.lineup import Lineup, is_exact
+from racer.lineup import Lineup
 from racer.plugins import ENTRY_POINT_GROUP, Plugins, plugins
 
 
@@ -127,9 +127,6 @@ def test_lineups_resolve_names_and_take_objects() -> None:
     assert not Lineup(DecodeConfig(drafter="none")).needs.top_k
     with pytest.raises(UnknownStrategy, match="unknown verifier"):
         Lineup(DecodeConfig(verifier="greedi")).verifier_for(False)
-    assert is_exact("auto")
-    assert is_exact("sampling")
-    assert not is_exact("typical")
 
 
 def test_drafters_without_a_draft_are_refused() -> None:
