@@ -92,6 +92,7 @@ class Decoder:
                 self.lineup.tell("racer_request_opened", request=request)
             run = self._open(task, verifier, stats)
             self._prefill(run)
+            stats.first_token_seconds = time.perf_counter() - started
             stats.add(run.watch.lap())
             while not all(request.done for request in task.requests):
                 self.step(run)

@@ -17,17 +17,9 @@ import attrs
 
 from racer.embedded import EMBEDDED_NAME, Progress, embedded_folder
 from racer.errors import ConfigError, ModelNotFound, first_line
+from racer.loaded import LoadedModel
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
-
-
-@attrs.frozen(eq=False)
-class LoadedModel:
-    """A model that is ready to decode."""
-
-    model: Any
-    tokenizer: Any
-    name: str
 
 
 @attrs.frozen

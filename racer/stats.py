@@ -40,6 +40,8 @@ class DecodeStats:
     """By phase: prefill, draft, forward, verify (with the step's synchronisation), commit, observe."""
     seconds: float = 0.0
     """Wall-clock time of the whole call, prefill included."""
+    first_token_seconds: float = float("nan")
+    """Wall-clock time until every row had its first token; NaN if the prefill did not end."""
     step_costs: dict[int, float] = attrs.field(factory=dict)
     """Measured milliseconds of a forward pass by nodes, where the budget asked for it."""
 
@@ -77,8 +79,9 @@ class DecodeStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no NaN: None in its place."""
-        ratios = {"mean_accepted_tokens": self.mean_accepted_tokens, "tokens_per_second": self.tokens_per_second}
-        return attrs.asdict(self) | {name: None if value != value else value for name, value in ratios.items()}
+        data = attrs.asdict(self)
+        data |= {"mean_accepted_tokens": self.mean_accepted_tokens, "tokens_per_second": self.tokens_per_second}
+        return {name: None if value != value else value for name, value in data.items()}
 
 
 class Stopwatch:

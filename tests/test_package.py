@@ -20,7 +20,8 @@ RANKS = [
     {"traits"},
     {"decoder"},
     {"embedded"},
-    {"hf", "models"},
+    {"hf", "loaded"},
+    {"models"},
     {"testing", "bench", "cli"},
 ]
 MAY_IMPORT_TRANSFORMERS = {

@@ -1,4 +1,4 @@
-"""The command line: ``racer generate`` and ``racer plugins``."""
+"""The command line: ``racer generate``, ``racer bench`` and ``racer plugins``."""
 
 from racer.cli.app import main
 

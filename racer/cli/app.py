@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 import racer
+from racer.cli.bench import bench
 from racer.cli.generate import generate
 from racer.cli.plugins import plugins
 from racer.errors import RacerError
@@ -56,12 +57,14 @@ def app(ctx: click.Context) -> None:
     Examples:
       racer generate "Write a haiku about trees."
       racer generate --model ./my-model --compare "Explain recursion."
+      racer bench --limit 2 --max-new-tokens 64 --output out
       racer plugins
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
+app.add_command(bench)
 app.add_command(generate)
 app.add_command(plugins)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import Any
 
 import attrs
-import torch
 
 import racer
 from racer.cli.options import Options
 from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
-from racer.errors import ConfigError, UnknownStrategy
-from racer.models import LoadedModel
+from racer.errors import UnknownStrategy
+from racer.loaded import LoadedModel, first_difference, top2_gap
 from racer.plugins import plugins
 from racer.stats import DecodeStats
 
@@ -84,23 +82,10 @@ class Session:
 
     def __init__(self, options: Options, plan: Plan, loaded: LoadedModel) -> None:
         self.options, self.plan, self.loaded = options, plan, loaded
-        self.inputs = _encode(loaded, options)
+        self.inputs = loaded.encode([{"role": "user", "content": options.prompt}], raw=options.raw)
         self.prompt_tokens = int(self.inputs["input_ids"].shape[1])
-        self.limit = min(options.max_new_tokens, self._room())
-
-    def _room(self) -> int:
-        """New tokens that the model's context has room for."""
-        context = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        if self.prompt_tokens < 1:
-            raise ConfigError("the prompt has no tokens: give some text")
-        if not isinstance(context, int) or context < 1:
-            return self.options.max_new_tokens
-        if self.prompt_tokens >= context:
-            raise ConfigError(
-                f"the prompt has {self.prompt_tokens} tokens, but the model's context is {context}: shorten it to "
-                f"{context - 1} at most"
-            )
-        return context - self.prompt_tokens
+        room = loaded.room(self.prompt_tokens)
+        self.limit = options.max_new_tokens if room is None else min(options.max_new_tokens, room)
 
     def decode(self, streamer: Streamer) -> Outcome:
         """Decode as configured; ``streamer`` gets the tokens as they are accepted."""
@@ -115,12 +100,11 @@ class Session:
         """Decode plainly, with a stream that nobody sees, as streaming costs time too."""
         mute = Streamer(self.loaded.tokenizer, lambda text, drafted: None)
         plain = self._run(self._plain_config(), mute)
-        if outcome.tokens == plain.tokens:
+        common = first_difference(outcome.tokens, plain.tokens)
+        if common is None:
             return Comparison(plain, None, None)
-        common = 0
-        while outcome.tokens[common : common + 1] == plain.tokens[common : common + 1]:
-            common += 1
-        return Comparison(plain, common, self._top2_gap(plain.tokens[:common]))
+        ids = self.inputs["input_ids"][0].tolist() + plain.tokens[:common]
+        return Comparison(plain, common, top2_gap(self.loaded.next_logits(ids)))
 
     def _plain_config(self) -> DecodeConfig:
         verifier = self.plan.config.verifier if self.plan.exact else "auto"
@@ -130,7 +114,6 @@ class Session:
         if streamer is not None:
             hearing: Any = (streamer,)
             config = attrs.evolve(config, plugins=hearing)
-        tokenizer = self.loaded.tokenizer
         started = time.perf_counter()
         output = racer.generate(
             self.loaded.model,
@@ -138,7 +121,7 @@ class Session:
             **self.inputs,
             **self.options.sampling(self.plan.sample),
             max_new_tokens=limit or self.limit,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            pad_token_id=self.loaded.pad_token_id,
             return_dict_in_generate=True,
             streamer=streamer,
         )
@@ -160,28 +143,3 @@ class Session:
             nodes=[1] * steps,
             seconds=seconds,
         )
-
-    @torch.no_grad()
-    def _top2_gap(self, common: list[int]) -> float:
-        model, prompt = self.loaded.model, self.inputs["input_ids"]
-        ids = torch.cat([prompt, torch.tensor([common], device=prompt.device, dtype=prompt.dtype)], dim=1)
-        last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        best = model(input_ids=ids, use_cache=False, **last).logits[0, -1].float().topk(2).values
-        return float(best[0] - best[1])
-
-
-def _encode(loaded: LoadedModel, options: Options) -> dict[str, Any]:
-    """The prompt as the model's chat template puts it, or as it is where there is none, or with ``--raw``."""
-    tokenizer = loaded.tokenizer
-    if options.raw or not getattr(tokenizer, "chat_template", None):
-        encoded = tokenizer(options.prompt, return_tensors="pt")
-    else:
-        messages = [{"role": "user", "content": options.prompt}]
-        try:
-            encoded = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )
-        except Exception as error:  # templates are programs of the model's authors
-            reason = str(error) or type(error).__name__
-            raise ConfigError(f"the model's chat template fails: {reason} (--raw goes without it)") from error
-    return {name: encoded[name].to(loaded.model.device) for name in ("input_ids", "attention_mask")}

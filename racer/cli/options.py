@@ -12,6 +12,7 @@ import click
 
 from racer.config import DecodeConfig
 from racer.errors import ConfigError
+from racer.loaded import sampling_arguments
 
 MEND = "add --temperature (for example 0.8) or --verifier sampling"
 
@@ -47,6 +48,11 @@ def budget(ctx: click.Context, param: click.Parameter, typed: str) -> int | str:
         return DecodeConfig(budget=value).budget
     except ConfigError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+
+
+def limit(ctx: click.Context, param: click.Parameter, typed: str) -> int | None:
+    """A number of questions from 1; None for ``all``."""
+    return None if typed == "all" else count(ctx, param, typed)
 
 
 count = number(int, lambda n: n >= 1, "a whole number from 1")
@@ -103,15 +109,7 @@ class Options:
 
     def sampling(self, sample: bool) -> dict[str, Any]:
         """Arguments for ``generate``, all of them given, so that no default of a model's own comes in unasked."""
-        if not sample:
-            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # transformers' neutral values
-        return {
-            "do_sample": True,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "top_k": self.top_k or 0,
-            **({} if self.min_p is None else {"min_p": self.min_p}),
-        }
+        return sampling_arguments(sample, self.temperature, self.top_p, self.top_k, self.min_p)
 
     def drawn_seed(self, sample: bool) -> int | None:
         """The given seed or a fresh one; None for greedy decoding, which needs none."""

@@ -1,0 +1,97 @@
+"""Whole answers put together from a run's trials, and Spec-Bench's answer files made of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from racer.bench.questions import Question
+from racer.bench.trials import Journal, Trial
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """One method's answer to one question, a list entry a turn."""
+
+    turns: list[str]
+    tokens: list[list[int]]
+    new_tokens: list[int]
+    steps: list[int]
+    seconds: list[float]
+    """A row's share of its batch's time."""
+    accept_lengths: list[int]
+    """Of all turns in one list, as Spec-Bench has it."""
+    time: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(self.new_tokens) / sum(self.seconds)
+
+
+def gather(journal: Journal, questions: Sequence[Question], method: str) -> dict[int, Answer]:
+    """The questions that ``method`` answered whole: index, answer."""
+    trials: dict[int, list[tuple[Trial, int]]] = defaultdict(list)
+    for trial in sorted(journal.trials.values(), key=lambda trial: (trial.number, trial.turn)):
+        if trial.method == method and trial.measured is not None:
+            for place, row in enumerate(trial.rows):
+                trials[row].append((trial, place))
+    whole = {row: turns for row, turns in trials.items() if len(turns) == len(questions[row].turns)}
+    return {row: _answer(whole[row]) for row in sorted(whole)}
+
+
+def _answer(turns: list[tuple[Trial, int]]) -> Answer:
+    calls = [(trial.measured, row) for trial, row in turns if trial.measured is not None]
+    lengths = [call.accept_lengths[row] for call, row in calls]
+    return Answer(
+        turns=[trial.texts[row] for trial, row in turns],
+        tokens=[call.tokens[row] for call, row in calls],
+        new_tokens=[len(call.tokens[row]) for call, row in calls],
+        steps=[len(row) for row in lengths],
+        seconds=[call.seconds / len(call.tokens) for call, _ in calls],
+        accept_lengths=[length for row in lengths for length in row],
+        time=turns[-1][0].time,
+    )
+
+
+def file_name(method: str) -> str:
+    """A method's name as a file's."""
+    return re.sub(r"[^\w.@-]", "_", method) + ".jsonl"
+
+
+def write_answers(folder: Path, journal: Journal, questions: Sequence[Question], methods: Sequence[str]) -> None:
+    """One file per method, as Spec-Bench's speed script reads them. ``accept_lengths`` include the bonus token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for method in methods:
+        lines = [
+            json.dumps(_line(questions[row], method, answer), ensure_ascii=False)
+            for row, answer in gather(journal, questions, method).items()
+        ]
+        (folder / file_name(method)).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _line(question: Question, method: str, answer: Answer) -> dict[str, Any]:
+    key = f"{question.source} {question.question_id} {method}"
+    return {
+        "question_id": question.question_id,
+        "category": question.category,
+        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, key).hex,
+        "model_id": method,
+        "choices": [
+            {
+                "index": 0,
+                "turns": answer.turns,
+                "decoding_steps": answer.steps,
+                "new_tokens": answer.new_tokens,
+                "wall_time": answer.seconds,
+                "accept_lengths": answer.accept_lengths,
+            }
+        ],
+        "tstamp": answer.time,
+    }

@@ -1,0 +1,84 @@
+"""Who is measured: names as the user writes them, checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from racer.config import DecodeConfig
+from racer.errors import ConfigError, UnknownStrategy
+from racer.plugins import plugins
+
+PEERS = {"hf": 0, "hf-prompt-lookup": 10}
+"""transformers' own methods, and the ``prompt_lookup_num_tokens`` of each (0: plain decoding)."""
+BASELINES = ("none", "hf")
+"""Always measured, as all others are compared with them."""
+DEFAULT = ("none", "hf", "hf-prompt-lookup", "racer")
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """One way of decoding: transformers' own, or a drafter with a budget and a verifier."""
+
+    name: str
+    """As the user wrote it."""
+    drafter: str | None = None
+    """None: transformers decodes."""
+    budget: int | str = "auto"
+    verifier: str = "auto"
+
+    @property
+    def lookup(self) -> int:
+        """For peers: tokens that prompt lookup may draft."""
+        return PEERS.get(self.name, 0)
+
+    def config(self) -> DecodeConfig:
+        """How RACER shall decode, for methods that are not transformers' own."""
+        if self.drafter is None:
+            raise ConfigError(f"{self.name} is decoded by transformers and has no RACER configuration")
+        return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier)
+
+
+def parse_methods(names: Sequence[str], *, budget: int | str, sample: bool, batch_size: int) -> tuple[Method, ...]:
+    """Methods from ``hf``, ``hf-prompt-lookup`` and ``DRAFTER[@BUDGET][/VERIFIER]``; the baselines come first.
+
+    :param budget: of methods that name none.
+    :raises UnknownStrategy: no such drafter, verifier or budget.
+    :raises ConfigError: a method that is named twice, or cannot decode as the run shall.
+    """
+    wanted = [*BASELINES, *(name for name in names if name not in BASELINES)]
+    if doubled := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
+        raise ConfigError(f"method {doubled[0]!r} is named twice: name each once")
+    if batch_size > 1 and "hf-prompt-lookup" in wanted:
+        raise ConfigError(
+            "transformers' prompt lookup takes one prompt at a time: drop hf-prompt-lookup, or --batch-size"
+        )
+    return tuple(_parse(name, budget, sample) for name in wanted)
+
+
+def _parse(name: str, budget: int | str, sample: bool) -> Method:
+    if name in PEERS:
+        return Method(name=name)
+    head, slash, verifier = name.partition("/")
+    drafter, at, size = head.partition("@")
+    if not drafter or (slash and not verifier) or (at and not size):
+        raise ConfigError(f"method {name!r} is not understood: expected DRAFTER, DRAFTER@BUDGET or DRAFTER/VERIFIER")
+    try:
+        plugins.resolve("drafter", drafter)
+    except UnknownStrategy as error:
+        raise UnknownStrategy(f"{error}; transformers' own are {', '.join(PEERS)}") from None
+    if verifier:
+        samples = getattr(plugins.resolve("verifier", verifier).factory(), "samples", None)
+        if samples is not None and samples != sample:
+            does = "samples" if samples else "decodes greedily"
+            mend = "give --temperature above 0" if samples else "drop --temperature"
+            raise ConfigError(f"method {name!r}: verifier {verifier!r} {does}: {mend}, or drop /{verifier}")
+    nodes: int | str = int(size) if size.isdigit() else size or budget
+    if drafter == "none":
+        nodes = 1
+    elif isinstance(nodes, str):
+        plugins.resolve("budget", nodes)
+    method = Method(name=name, drafter=drafter, budget=nodes, verifier=verifier or "auto")
+    method.config()  # checks the budget's range
+    return method

@@ -1,0 +1,57 @@
+"""The files of a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from racer.bench.answers import write_answers
+from racer.bench.questions import Question
+from racer.bench.report import write_report
+from racer.bench.summary import summarise
+from racer.bench.trials import Journal
+from racer.errors import ConfigError
+
+
+@attrs.frozen
+class Folder:
+    """Where a run is kept: ``setup.json`` and ``trials.jsonl`` while it runs, the results made of them."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> Folder:
+        """Make it if need be.
+
+        :raises ConfigError: it is no folder, or cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / ".probe").touch()
+            (path / ".probe").unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write to {path}: {error.strerror or error}; give another --output") from error
+        return cls(path)
+
+    @property
+    def setup(self) -> Path:
+        return self.path / "setup.json"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    def write(self, journal: Journal, questions: Sequence[Question], setup: dict[str, Any]) -> dict[str, Any]:
+        """Results, report and answer files from what the journal has; the results."""
+        methods = setup["methods"]
+        sample = setup["temperature"] > 0
+        results = {"setup": setup, **summarise(journal, questions, methods, sample=sample, score=setup["score"])}
+        text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+        (self.path / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_answers(self.path / "answers", journal, questions, methods)
+        write_report(results, self.path)
+        return results

@@ -1,0 +1,229 @@
+"""From the journal to figures: means, medians and bootstrap confidence intervals, per method and group."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from racer.bench import reliability
+from racer.bench.answers import Answer, gather
+from racer.bench.methods import PEERS
+from racer.bench.questions import Question
+from racer.bench.score import is_right
+from racer.bench.trials import Journal, Measured, Trial
+from racer.stats import PHASES
+
+RESAMPLES = 2000
+MAX_DEPTH = 24
+Interval = list[float] | None
+
+
+def summarise(
+    journal: Journal, questions: Sequence[Question], methods: Sequence[str], *, sample: bool, score: bool = False
+) -> dict[str, Any]:
+    """The ``methods`` and ``failures`` of ``results.json``; ``docs/bench.md`` names every field.
+
+    A question counts for a method if that method answered all its turns.
+
+    :param sample: whether tokens were sampled: then transformers' own methods draw other noise than RACER's, and
+        there is nothing to compare token by token.
+    :param score: whether answers are compared with the questions' references.
+    """
+    answers = {method: gather(journal, questions, method) for method in methods}
+    groups = list(dict.fromkeys(question.group for question in questions))
+    figures = {}
+    for method in methods:
+        trials = [trial for trial in journal.trials.values() if trial.method == method]
+        cells = {
+            group: _Cell(
+                method,
+                {name: _of_group(found, questions, group) for name, found in answers.items()},
+                [trial for trial in trials if group in (None, trial.group)],
+                journal,
+                questions,
+                comparable=not (sample and method in PEERS),
+                score=score,
+            ).figures()
+            for group in (None, *groups)
+        }
+        figures[method] = {
+            "overall": cells.pop(None),
+            "groups": cells,
+            "cost_curve": _cost_curve(_measured(trials)),
+            "reliability": _reliability(_measured(trials)),
+        }
+    return {"methods": figures, "failures": list(_failures(journal.trials.values(), questions))}
+
+
+def _of_group(answers: dict[int, Answer], questions: Sequence[Question], group: str | None) -> dict[int, Answer]:
+    return {row: answer for row, answer in answers.items() if group in (None, questions[row].group)}
+
+
+def _measured(trials: Iterable[Trial]) -> list[Measured]:
+    return [trial.measured for trial in trials if trial.measured is not None]
+
+
+@attrs.frozen
+class _Cell:
+    """One method on one group, or on all."""
+
+    method: str
+    answers: dict[str, dict[int, Answer]]
+    """Of all methods: method, question, answer."""
+    trials: list[Trial]
+    journal: Journal
+    questions: Sequence[Question]
+    comparable: bool
+    """Whether its tokens can be compared with the plain ones."""
+    score: bool
+
+    def figures(self) -> dict[str, Any]:
+        mine = self.answers[self.method]
+        lengths = [answer.accept_lengths for answer in mine.values()]
+        flat = [length for row in lengths for length in row]
+        pairs = np.array([[sum(row), len(row)] for row in lengths], dtype=float).reshape(-1, 2)
+        speeds = np.array([answer.tokens_per_second for answer in mine.values()])
+        return {
+            "questions": len(mine),
+            "failures": sum(trial.error is not None for trial in self.trials),
+            "new_tokens": sum(sum(answer.new_tokens) for answer in mine.values()),
+            "steps": len(flat),
+            "mean_accepted_tokens": statistics.fmean(flat) if flat else None,
+            "mean_accepted_tokens_ci": _bootstrap(pairs, lambda part: part[..., 0].sum(-1) / part[..., 1].sum(-1)),
+            "tokens_per_second": _mean(speeds),
+            "tokens_per_second_median": _median(speeds.tolist()),
+            "tokens_per_second_ci": _bootstrap(speeds[:, None], lambda part: part[..., 0].mean(-1)),
+            **self._speedup("none"),
+            **self._speedup("hf"),
+            **self._identity(),
+            **self._bill(),
+            "acceptance_by_depth": _by_depth(flat),
+            "score": self._score(mine) if self.score else None,
+        }
+
+    def _speedup(self, baseline: str) -> dict[str, Any]:
+        """Spec-Bench's: the mean of tokens/s over questions, by the baseline's, on the questions both answered."""
+        mine, theirs = self.answers[self.method], self.answers.get(baseline, {})
+        common = [row for row in mine if row in theirs]
+        pairs = np.array([[mine[row].tokens_per_second, theirs[row].tokens_per_second] for row in common])
+        name, pairs = f"speedup_vs_{baseline}", pairs.reshape(-1, 2)
+        return {
+            name: float(pairs[:, 0].mean() / pairs[:, 1].mean()) if common else None,
+            f"{name}_ci": _bootstrap(pairs, lambda part: part[..., 0].mean(-1) / part[..., 1].mean(-1)),
+            f"{name}_median": _median((pairs[:, 0] / pairs[:, 1]).tolist()),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """How many answers are the plain ones, token by token."""
+        mine, plain = self.answers[self.method], self.answers.get("none", {})
+        rows = [row for row in mine if row in plain and self.comparable]
+        same = [mine[row].tokens == plain[row].tokens for row in rows]
+        gaps = [gap for trial in self.trials for gap in self.journal.gaps.get(trial.key, []) if gap is not None]
+        return {
+            "identical_rate": statistics.fmean(same) if same else None,
+            "divergences": same.count(False),
+            "divergence_gap_median": _median(gaps),
+            "divergence_gap_max": max(gaps, default=None),
+        }
+
+    def _bill(self) -> dict[str, Any]:
+        calls = _measured(self.trials)
+        steps = sum(len(call.nodes) for call in calls)
+        drafted = sum((nodes - 1) * len(call.tokens) for call in calls for nodes in call.nodes)
+        kept = sum(length - 1 for call in calls for row in call.accept_lengths for length in row)
+        firsts = [call.first_token_seconds for call in calls if call.first_token_seconds is not None]
+        peaks = [trial.peak_bytes for trial in self.trials if trial.peak_bytes is not None]
+        return {
+            "nodes_per_step": sum(sum(call.nodes) for call in calls) / steps if steps else None,
+            "drafted_nodes": drafted,
+            "wasted_nodes": max(0, drafted - kept),
+            "first_token_seconds": _median(firsts),
+            "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
+            "milliseconds": _split([call for call in calls if call.milliseconds is not None]),
+        }
+
+    def _score(self, mine: dict[int, Answer]) -> dict[str, int] | None:
+        right = [is_right(answer.turns[-1], self.questions[row].reference) for row, answer in mine.items()]
+        asked = [verdict for verdict in right if verdict is not None]
+        return {"right": sum(asked), "asked": len(asked)} if asked else None
+
+
+# -- figures of many calls ------------------------------------------------------------------------------------------
+
+
+def _split(calls: list[Measured]) -> dict[str, float] | None:
+    """Milliseconds a step by phase; the prefill's an answer. ``host`` is all that no phase has."""
+    steps = sum(len(call.nodes) for call in calls)
+    if not calls or not steps:
+        return None
+    spent: dict[str, float] = defaultdict(float)
+    for call in calls:
+        for phase, milliseconds in (call.milliseconds or {}).items():
+            spent[phase] += milliseconds
+    whole = spent.pop("call")
+    host = max(0.0, whole - sum(spent[phase] for phase in PHASES))
+    per_step = {phase: spent[phase] / steps for phase in PHASES if phase != "prefill"}
+    return {"prefill": spent["prefill"] / len(calls), **per_step, "host": host / steps}
+
+
+def _by_depth(lengths: Sequence[int]) -> list[float]:
+    """Share of steps that keep at least d drafted tokens, for d = 1, 2, ..."""
+    deepest = min(max(lengths, default=1) - 1, MAX_DEPTH)
+    return [sum(length > depth for length in lengths) / len(lengths) for depth in range(1, deepest + 1)]
+
+
+def _cost_curve(calls: list[Measured]) -> list[dict[str, Any]]:
+    """Median wall-clock time of a step by its nodes."""
+    times: dict[int, list[float]] = defaultdict(list)
+    for call in calls:
+        for nodes, milliseconds in zip(call.nodes, call.step_milliseconds, strict=False):
+            if milliseconds is not None:
+                times[nodes].append(milliseconds)
+    return [
+        {"nodes": nodes, "milliseconds": statistics.median(spent), "steps": len(spent)}
+        for nodes, spent in sorted(times.items())
+    ]
+
+
+def _reliability(calls: list[Measured]) -> dict[str, Any] | None:
+    parts = [call.reliability for call in calls if call.reliability is not None]
+    return {name: reliability.summary([part[name] for part in parts]) for name in ("path", "child")} if parts else None
+
+
+def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterable[dict[str, Any]]:
+    for trial in trials:
+        if trial.error is not None:
+            ids = [questions[row].question_id for row in trial.rows]
+            shown = ids[0] if len(ids) == 1 else ids
+            yield {
+                "method": trial.method, "group": trial.group, "question_id": shown, "turn": trial.turn,
+                "error": trial.error,
+            }  # fmt: skip
+
+
+# -- statistics -----------------------------------------------------------------------------------------------------
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _bootstrap(rows: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], Any]) -> Interval:
+    """95 % percentile interval over resampled questions; ``rows [n, columns]``, one per question."""
+    if len(rows) < 2:
+        return None
+    draw = np.random.default_rng(0)
+    with np.errstate(invalid="ignore"):
+        values = statistic(rows[draw.integers(len(rows), size=(RESAMPLES, len(rows)))])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return [float(low), float(high)] if np.isfinite([low, high]).all() else None
