@@ -154,9 +154,8 @@ def _from_hub(source: str) -> list[Question]:
         raise ConfigError(f"no file {source}, and Hugging Face data sets need: pip install datasets") from error
     try:
         with models.quiet(hub=True):
-            table = datasets.load_dataset(name, config or None, split=split or None)
-            if not split:
-                table = table["test" if "test" in table else next(iter(table))]
+            loaded = datasets.load_dataset(name, config or None, split=split or None)
+            table = loaded if split else loaded["test" if "test" in loaded else next(iter(loaded))]
     except Exception as error:
         mend = "check the name, as NAME:CONFIG:SPLIT, and the network, or give a file"
         raise ConfigError(f"cannot load the data set {source}: {first_line(error)} ({mend})") from error
@@ -164,7 +163,7 @@ def _from_hub(source: str) -> list[Question]:
 
 
 def _from_table(source: str, name: str, table: Any) -> list[Question]:
-    """Data sets follow no format: rows without a text, and ids, categories and references that do not fit, are dropped."""
+    """Data sets follow no format: rows without a text are skipped, ids and the like that do not fit left out."""
     columns = table.column_names
     asked = next((column for column in PROMPT_COLUMNS if column in columns), "")
     answered = next((column for column in REFERENCE_COLUMNS if column in columns), "")

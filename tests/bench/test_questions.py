@@ -540,6 +540,21 @@ def test_whatever_the_library_raises(hub: Any, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+def test_retries_are_not_told(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import logging
+
+    before, levels = logging.get_verbosity(), []
+
+    def load_dataset(*_: Any, **__: Any) -> dict[str, Table]:
+        levels.append(logging.get_verbosity())
+        return {"test": Table({"text": "x"})}
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    load_questions(["x"])
+    assert levels == [logging.ERROR]
+    assert logging.get_verbosity() == before != logging.ERROR
+
+
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert refused("openai/gsm8k") == "no file openai/gsm8k, and Hugging Face data sets need: pip install datasets"

@@ -1,0 +1,229 @@
+"""The plots of the report. matplotlib is imported only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from racer.bench.markup import number, percent, plain
+from racer.bench.reading import PLAIN, STEP_PHASES, Run, filled
+from racer.bench.svg import INK, MUTED, PAPER, WIDTH, render, style
+from racer.bench.verdict import SPEEDUP
+
+Points = Sequence[tuple[float, float]]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GREY = "#868e96"
+PALETTE = (
+    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#9a8700", "#7b5ea7", "#a0522d", "#7fb800",
+    "#e0559a", "#3fa7a0",
+)  # fmt: skip
+"""Okabe and Ito's for colour-blind readers, without black and yellow, which vanish on one of the two pages; then more."""
+PHASE_COLOURS = ("#ee8866", "#77aadd", "#44bb99", "#d6c04f", "#ee7fa0", "#a5a5a5")
+MARKERS = "osD^vPX*<>"
+LABEL = 24
+"""Characters of a name that a plot shows."""
+
+
+@attrs.frozen
+class Plot:
+    """How a plot is drawn, and whether there is anything to draw."""
+
+    alt: str
+    data: Callable[[Run], Any]
+    """Empty if there is nothing."""
+    paint: Callable[[Run, Figure], None]
+
+
+def available(run: Run) -> list[str]:
+    """Names of the plots that the run has data for."""
+    return [name for name, plot in PLOTS.items() if plot.data(run)]
+
+
+def draw(run: Run, name: str) -> str:
+    """One plot as SVG text."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure()
+        PLOTS[name].paint(run, figure)
+        return render(figure, name, PLOTS[name].alt)
+
+
+def colours(run: Run) -> dict[str, str]:
+    """By method, the same in every plot."""
+    palette = cycle(PALETTE)
+    return {method: GREY if method == PLAIN else next(palette) for method in run.methods}
+
+
+# -- what is drawn --------------------------------------------------------------------------------------------------
+
+
+def _gains(run: Run) -> dict[str, list[tuple[int, float, tuple[float, float] | None]]]:
+    """By method: place on the axis, speedup, interval."""
+    found = {
+        method: [
+            (place, value, run.interval(method, SPEEDUP, group))
+            for place, group in enumerate(run.columns)
+            if (value := run.value(method, SPEEDUP, group)) is not None
+        ]
+        for method in run.methods
+        if method != PLAIN
+    }
+    return {method: bars for method, bars in found.items() if bars}
+
+
+def _depths(run: Run) -> dict[str, Points]:
+    found: dict[str, Points] = {
+        m: [(d, share) for d, share in enumerate(run.depths(m), 1) if share is not None] for m in run.methods
+    }
+    return {method: points for method, points in found.items() if points}
+
+
+def _splits(run: Run) -> dict[str, dict[str, float]]:
+    return {method: spent for method in run.methods if (spent := run.split(method))}
+
+
+def _costs(run: Run) -> dict[str, Points]:
+    return {method: points for method in run.methods if (points := run.costs(method))}
+
+
+def _reliabilities(run: Run) -> dict[str, dict[str, dict[str, Any]]]:
+    return {method: kinds for method in run.methods if (kinds := run.reliability(method))}
+
+
+# -- drawing --------------------------------------------------------------------------------------------------------
+
+
+def _axes(figure: Figure, width: float, height: float) -> Axes:
+    """Axes of this size in inches; what is around them makes the picture larger."""
+    figure.set_size_inches(width, height)
+    return figure.add_axes((0, 0, 1, 1))
+
+
+def _legend(axes: Axes, columns: int = 4) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, handlelength=1.4)
+
+
+def _paint_speedups(run: Run, figure: Figure) -> None:
+    gains, look, columns = _gains(run), colours(run), run.columns
+    axes = _axes(figure, min(WIDTH, max(4.5, 0.17 * (len(gains) + 1) * len(columns))), 3)
+    width = 0.84 / len(gains)
+    for nth, (method, bars) in enumerate(gains.items()):
+        offset = (nth - (len(gains) - 1) / 2) * width
+        places = [place + offset for place, _, _ in bars]
+        heights = [value for _, value, _ in bars]
+        axes.bar(places, heights, width * 0.9, color=look[method], label=plain(method, LABEL))
+        whiskers = [(at, *ends) for at, (_, _, ends) in zip(places, bars, strict=True) if ends]
+        for at, low, high in whiskers:
+            axes.vlines(at, low, high, color=INK, linewidth=0.9)
+    axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    names = ["all" if group is None else plain(group, LABEL) for group in columns]
+    upright = 5.2 * max(map(len, names)) <= 72 * figure.get_figwidth() / len(names)  # points of a character
+    turn: dict[str, Any] = {} if upright else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, **turn)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("speed against plain decoding")
+    _legend(axes)
+
+
+def _lines(run: Run, axes: Axes, points: dict[str, Points]) -> None:
+    look = colours(run)
+    for method, marker in zip(run.methods, cycle(MARKERS), strict=False):
+        if method in points:
+            x, y = zip(*points[method], strict=True)
+            label = plain(method, LABEL)
+            axes.plot(x, y, color=look[method], marker=marker, label=label, markeredgecolor=PAPER, markeredgewidth=0.5)
+    _legend(axes)
+
+
+def _paint_depths(run: Run, figure: Figure) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes = _axes(figure, WIDTH, 3)
+    _lines(run, axes, _depths(run))
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.set_xlabel("drafted tokens kept, at least")
+    axes.set_ylabel("share of steps")
+
+
+def _paint_splits(run: Run, figure: Figure) -> None:
+    splits = _splits(run)
+    axes = _axes(figure, WIDTH, 0.5 + 0.32 * len(splits))
+    rows = range(len(splits))
+    left = [0.0] * len(splits)
+    for phase, colour in zip(STEP_PHASES, PHASE_COLOURS, strict=True):
+        spent = [split.get(phase, 0.0) for split in splits.values()]
+        axes.barh(rows, spent, 0.68, left=left, color=colour, label=phase)
+        left = [a + b for a, b in zip(left, spent, strict=True)]
+    for row, whole in enumerate(left):
+        axes.annotate(f"{number(whole)} ms", (whole, row), (5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(rows, [plain(method, LABEL) for method in splits])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * max(left) or 1)
+    axes.set_xlabel("milliseconds of a step")
+    _legend(axes, 6)
+
+
+def _paint_costs(run: Run, figure: Figure) -> None:
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    axes = _axes(figure, WIDTH, 3)
+    _lines(run, axes, _costs(run))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("nodes of a step")
+    axes.set_ylabel("milliseconds, median")
+
+
+def _paint_reliabilities(run: Run, figure: Figure) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    found, look = _reliabilities(run), colours(run)
+    across = min(4, len(found))
+    down = -(-len(found) // across)
+    figure.set_size_inches(2.4 * across, 2.6 * down)
+    for nth, (method, kinds) in enumerate(found.items()):
+        row, column = divmod(nth, across)
+        axes = figure.add_axes((column / across, 1 - (row + 0.8) / down, 0.86 / across, 0.72 / down))
+        axes.plot((0, 1), (0, 1), color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        for (kind, reliability), line in zip(kinds.items(), ("-", ":"), strict=False):
+            points = filled(reliability)
+            x, y, counts = zip(*points, strict=True)
+            hollow = PAPER if line == ":" else look[method]
+            sizes = [6 + 34 * count / max(counts) for count in counts]
+            axes.plot(x, y, color=look[method], linestyle=line, linewidth=1.2)
+            tag = f"{kind}, ECE {percent(reliability.get('ece'))}"
+            axes.scatter(x, y, sizes, hollow, edgecolors=look[method], linewidths=1, label=tag, zorder=3)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.tick_params(labelleft=column == 0)
+        axes.set_title(plain(method, LABEL), loc="left", fontweight="bold")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("accepted" if column == 0 else "")
+        axes.legend(loc="upper left", fontsize=7.5, handletextpad=0.2)
+
+
+PLOTS = {
+    "speedup": Plot("Speed against plain decoding by method and group", _gains, _paint_speedups),
+    "depth": Plot("Share of steps that keep at least so many drafted tokens", _depths, _paint_depths),
+    "time": Plot("Milliseconds of a step by phase and method", _splits, _paint_splits),
+    "cost": Plot("Median time of a step by its nodes", _costs, _paint_costs),
+    "reliability": Plot("Accepted share against predicted chance, by method", _reliabilities, _paint_reliabilities),
+}
