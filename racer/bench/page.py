@@ -54,7 +54,8 @@ th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); vertical-al
 th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
 th { max-width: 12rem; overflow-wrap: break-word; }
 td[style*="right"] { white-space: nowrap; }
-td:not([style]) { min-width: 7rem; overflow-wrap: anywhere; }
+td:not([style]) { min-width: 5rem; overflow-wrap: anywhere; }
+td:last-child:not([style]) { min-width: 14rem; }
 th:first-child, td:first-child {
   position: sticky; left: 0; background: var(--paper); white-space: nowrap;
 }

@@ -24,7 +24,7 @@ PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#9a8700", "#7b5ea7", "#a0522d", "#7fb800",
     "#e0559a", "#3fa7a0",
 )  # fmt: skip
-"""Okabe and Ito's for colour-blind readers, without black and yellow, which vanish on one of the two pages; then more."""
+"""Okabe and Ito's for colour-blind readers, without black and yellow, which a page may swallow; then more."""
 PHASE_COLOURS = ("#ee8866", "#77aadd", "#44bb99", "#d6c04f", "#ee7fa0", "#a5a5a5")
 MARKERS = "osD^vPX*<>"
 LABEL = 24

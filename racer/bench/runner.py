@@ -20,10 +20,13 @@ from racer.bench.methods import Method
 from racer.bench.ours import Racer
 from racer.bench.peers import Transformers
 from racer.bench.questions import Question
-from racer.bench.trials import Journal, Trial
+from racer.bench.trials import Journal, Key, Trial
 from racer.errors import ConfigError, first_line
 from racer.loaded import LoadedModel, first_difference, sampling_arguments, top2_gap
 from racer.pipeline import ProcessorPipeline
+
+Talk = list[dict[str, str]]
+"""Messages as chat templates take them."""
 
 WARM_UP_TOKENS = 12
 WARM_UP_PROMPT = "Count from one to ten, and then back."
@@ -49,6 +52,22 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """For ``generate``."""
         return sampling_arguments(self.sample, self.temperature, self.top_p)
+
+
+@attrs.frozen
+class _Asked:
+    """One turn of one batch of questions."""
+
+    number: int
+    turn: int
+    group: str
+    rows: list[int]
+    """The questions that have this turn; none where the plain answer to the turn before is missing."""
+    talks: list[Talk]
+    """The conversation of each row so far."""
+
+    def key(self, method: Method) -> Key:
+        return self.number, self.turn, method.name
 
 
 @attrs.define(eq=False)
@@ -114,48 +133,50 @@ class Bench:
 
     def _converse(self, number: int, batch: list[int]) -> None:
         """All turns. Everybody is asked the same: the conversation goes on from the plain answers."""
-        talks: dict[int, list[dict[str, str]]] = {row: [] for row in batch}
+        talks: dict[int, Talk] = {row: [] for row in batch}
         for turn in range(max(len(self.questions[row].turns) for row in batch)):
-            rows = [row for row in batch if turn < len(self.questions[row].turns) and row in talks]
+            rows = [row for row in talks if turn < len(self.questions[row].turns)]
             for row in rows:
                 talks[row].append({"role": "user", "content": self.questions[row].turns[turn]})
+            asked = _Asked(number, turn, self.questions[batch[0]].group, rows, [talks[row] for row in rows])
             start = (number + turn) % len(self.methods)
             for method in (*self.methods[start:], *self.methods[:start]):
-                if (number, turn, method.name) not in self.journal.trials:
-                    self._try(number, turn, method, rows, talks)
-            self._look_closer(number, turn, rows, talks)
+                if asked.key(method) not in self.journal.trials:
+                    self._try(asked, method)
+            self._look_closer(asked)
             plain = self.journal.trials[number, turn, "none"]
-            for row, text in zip(rows, plain.texts, strict=False):
-                talks[row].append({"role": "assistant", "content": text})
             if plain.error:
                 talks = {row: talk for row, talk in talks.items() if row not in rows}
+            for row, text in zip(rows, plain.texts, strict=False):
+                talks[row].append({"role": "assistant", "content": text})
 
-    def _try(self, number: int, turn: int, method: Method, rows: list[int], talks: dict[int, list[Any]]) -> None:
+    def _try(self, asked: _Asked, method: Method) -> None:
         """Measure one method on one turn; whatever fails is written down, and the run goes on."""
-        group = self.questions[(rows or [self.batches()[number][0]])[0]].group
-        common: dict[str, Any] = {"number": number, "turn": turn, "method": method.name, "group": group, "rows": rows}
+        common: dict[str, Any] = {
+            "number": asked.number, "turn": asked.turn, "method": method.name, "group": asked.group, "rows": asked.rows,
+        }  # fmt: skip
         prompts: list[int] = []
         try:
-            if not rows:
+            if not asked.rows:
                 raise ConfigError("the plain answer to the turn before is missing")
-            inputs, prompts = self._inputs([talks[row] for row in rows])
+            inputs, prompts = self._inputs(asked.talks)
             answering = self._answering[method.name]
             if self.settings.cold:
                 answering.forget()
             with PeakMemory(self.loaded.model.device) as memory:
-                measured = answering.answer(inputs, self.settings.max_new_tokens, self._seed(number, turn))
-            texts = self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True)
-            trial = Trial(
-                **common, prompt_tokens=prompts, time=time.time(), measured=measured, texts=texts,
-                peak_bytes=memory.bytes,
-            )  # fmt: skip
+                measured = answering.answer(inputs, self.settings.max_new_tokens, self._seed(asked))
+            common |= {
+                "measured": measured,
+                "texts": self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True),
+                "peak_bytes": memory.bytes,
+            }
         except Exception as error:  # models and plugins fail in their own ways
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            trial = Trial(**common, prompt_tokens=prompts, time=time.time(), error=reason)
+            common["error"] = f"{type(error).__name__}: {first_line(error)}"
+        trial = Trial(**common, prompt_tokens=prompts, time=time.time())
         self.journal.add(trial)
         self.told(trial)
 
-    def _inputs(self, talks: Sequence[Sequence[Any]]) -> tuple[dict[str, Tensor], list[int]]:
+    def _inputs(self, talks: Sequence[Talk]) -> tuple[dict[str, Tensor], list[int]]:
         """Conversations as a batch, padded on the left, and their lengths in tokens."""
         encoded = [self.loaded.encode(talk) for talk in talks]
         lengths = [part["input_ids"].shape[1] for part in encoded]
@@ -178,18 +199,18 @@ class Bench:
         }
         return batch, lengths
 
-    def _seed(self, number: int, turn: int) -> int:
+    def _seed(self, asked: _Asked) -> int:
         """The same for all methods, another for every prompt."""
-        text = f"{self.settings.seed} {number} {turn}"
+        text = f"{self.settings.seed} {asked.number} {asked.turn}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     # -- where answers part -----------------------------------------------------------------------------------------
 
-    def _look_closer(self, number: int, turn: int, rows: list[int], talks: dict[int, list[Any]]) -> None:
+    def _look_closer(self, asked: _Asked) -> None:
         """For answers that differ from the plain one: how close the plain model's call was."""
-        plain = self.journal.trials[number, turn, "none"].measured
+        plain = self.journal.trials[asked.number, asked.turn, "none"].measured
         for method in self.methods:
-            key = (number, turn, method.name)
+            key = asked.key(method)
             measured = self.journal.trials[key].measured
             if plain is None or measured is None or key in self.journal.gaps:
                 continue
@@ -197,17 +218,18 @@ class Bench:
                 continue  # other noise, so there is nothing to compare
             parted = [first_difference(*pair) for pair in zip(measured.tokens, plain.tokens, strict=True)]
             if any(place is not None for place in parted):
+                seeds = plain.seeds or [0] * len(parted)
                 gaps = [
-                    None if place is None else self._gap(talks[row], plain.tokens[i][:place], (plain.seeds or [0])[i])
-                    for i, (row, place) in enumerate(zip(rows, parted, strict=True))
+                    None if place is None else self._gap(talk, tokens[:place], seed)
+                    for talk, tokens, place, seed in zip(asked.talks, plain.tokens, parted, seeds, strict=True)
                 ]
                 self.journal.add_gaps(key, gaps)
 
-    def _gap(self, talk: Sequence[Any], common: list[int], seed: int) -> float | None:
+    def _gap(self, talk: Talk, common: list[int], seed: int) -> float | None:
         gap = top2_gap(self.choice_scores(talk, common, seed))
         return gap if gap < float("inf") else None  # infinite where top-p left one token
 
-    def choice_scores(self, talk: Sequence[Any], common: list[int], seed: int) -> Tensor:
+    def choice_scores(self, talk: Talk, common: list[int], seed: int) -> Tensor:
         """``[V]`` what the plain model's next token after ``talk`` and ``common`` is the argmax of: its logits, or its
         processed scores with their noise."""
         from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper

@@ -80,12 +80,12 @@ def _identity(run: Run, best: str) -> str:
     gap = run.value(best, "divergence_gap_median")
     if gap is not None:
         words += f" Where the others part, the plain model's two best logits are {number(gap)} apart (median)."
-    exact = [method for method in run.drafters if run.value(method, "identical_rate") == 1]
-    ranked = sorted(exact, key=lambda method: run.value(method, SPEEDUP) or 0.0)
-    if ranked:
+    rates = {m: rate for m in run.drafters if (rate := run.value(m, "identical_rate")) is not None}
+    closest = max(rates, key=lambda method: (rates[method], run.value(method, SPEEDUP) or 0.0))
+    if rates[closest] > same:
         words += (
-            f" The fastest of RACER's methods whose answers are all the same is {code(ranked[-1])}, "
-            f"{speedup(run, ranked[-1])}."
+            f" Of RACER's methods {code(closest)} keeps most to plain decoding, in {percent(rates[closest])} of its "
+            f"answers, at {speedup(run, closest)}."
         )
     return words
 

@@ -190,7 +190,8 @@ def test_where_an_answer_parts_the_plain_models_gap_is_noted(loaded: LoadedModel
     trial = run.journal.trials[key]
     assert trial.measured is not None
     trial.measured.tokens[0][3] += 1  # as if rounding had tipped it
-    run._look_closer(0, 0, [0], {0: [{"role": "user", "content": SENTENCES[3]}]})
+    again = Bench(loaded, run.methods, run.questions, run.settings, run.journal)
+    again._converse(0, [0])  # everything is there, so it only looks closer
     ids = loaded.encode([{"role": "user", "content": SENTENCES[3]}])["input_ids"]
     common = torch.tensor([run.journal.trials[0, 0, "none"].measured.tokens[0][:3]])  # type: ignore[union-attr]
     with torch.no_grad():
