@@ -8,6 +8,7 @@ a row's length and ``end`` hold garbage that the mask hides.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,9 @@ class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
 
     def __init__(self, cache: TreeCache, index: int) -> None:
         super().__init__()
-        self.cache, self.index = cache, index
+        # weak, as the cache holds its layers: storage must go with the call, not with the next garbage collection
+        self.cache: TreeCache = weakref.proxy(cache)
+        self.index = index
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -46,7 +46,7 @@ class LoadedModel:
                 )
             except Exception as error:  # templates are programs of the model's authors
                 reason = str(error) or type(error).__name__
-                raise ConfigError(f"the model's chat template fails: {reason} (--raw goes without it)") from error
+                raise ConfigError(f"the model's chat template fails: {reason}") from error
         return {name: encoded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def room(self, prompt_tokens: int) -> int | None:
@@ -99,11 +99,13 @@ def sampling_arguments(
     top_k: int | None = None,
     min_p: float | None = None,
 ) -> dict[str, Any]:
-    """Arguments for ``generate``, all of them given, so that no default of a model's own comes in unasked."""
+    """Arguments for ``generate``, given even where neutral, so that no default of a model's own comes in unasked."""
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     if not sample:
-        return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # transformers' neutral values
+        return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, **neutral}  # unused, so unwarned
     return {
         "do_sample": True,
+        **neutral,
         "temperature": 1.0 if temperature is None else temperature,
         "top_p": 1.0 if top_p is None else top_p,
         "top_k": top_k or 0,

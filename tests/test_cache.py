@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -97,3 +100,15 @@ def test_storage_grows_in_buckets_and_not_with_every_step() -> None:
         cache.append(1)
     assert len(where) <= 5
     assert cache.capacity % GROWTH == 0
+
+
+def test_storage_goes_with_its_last_reference_not_with_the_next_garbage_collection() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        cache = TreeCache(LAYOUT, [0], capacity=10)
+        alive = weakref.ref(cache)
+        del cache
+        assert alive() is None
+    finally:
+        gc.enable()

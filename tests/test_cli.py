@@ -213,7 +213,8 @@ def test_sampling_repeats_by_its_seed(ask: Any) -> None:
 
 def test_no_default_of_transformers_sneaks_in() -> None:
     options = an_options(temperature=0.5)
-    assert options.sampling(True) == {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0}
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    assert options.sampling(True) == {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0, **neutral}
     assert options.sampling(False)["do_sample"] is False
 
 

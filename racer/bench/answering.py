@@ -45,8 +45,8 @@ class Answering:
         )
         return output, began, now(device) - began
 
-    def trimmed(self, sequences: Tensor, prompt: int) -> list[list[int]]:
-        """New tokens of each row up to its end token."""
-        rows: list[list[int]] = sequences[:, prompt:].tolist()
+    def trimmed(self, sequences: Tensor, prompt: int, limit: int) -> list[list[int]]:
+        """At most ``limit`` new tokens of each row, up to its end token."""
+        rows: list[list[int]] = sequences[:, prompt : prompt + limit].tolist()
         ends = [next((i + 1 for i, token in enumerate(row) if token in self._ends), len(row)) for row in rows]
         return [row[:end] for row, end in zip(rows, ends, strict=True)]

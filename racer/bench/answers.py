@@ -28,6 +28,8 @@ class Answer:
     """A row's share of its batch's time."""
     accept_lengths: list[int]
     """Of all turns in one list, as Spec-Bench has it."""
+    batch: int
+    """Number of the batch that it was answered in."""
     time: float
 
     @property
@@ -56,6 +58,7 @@ def _answer(turns: list[tuple[Trial, int]]) -> Answer:
         steps=[len(row) for row in lengths],
         seconds=[call.seconds / len(call.tokens) for call, _ in calls],
         accept_lengths=[length for row in lengths for length in row],
+        batch=turns[-1][0].number,
         time=turns[-1][0].time,
     )
 

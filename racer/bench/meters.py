@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +22,7 @@ def now(device: torch.device) -> float:
 class PeakMemory:
     """How far memory grew inside a ``with`` block: CUDA's allocator there, the process on Linux, else unknown.
 
-    The process' high-water mark also has what the allocator kept back from earlier calls, so on a CPU growth shows only
-    once a method needs more than those before it.
+    Garbage of earlier calls is given back first, as far as the allocator can.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,10 +32,13 @@ class PeakMemory:
         """Known after the block."""
 
     def __enter__(self) -> PeakMemory:
+        gc.collect()  # nor must the pause fall into somebody's time
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)  # glibc's
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
                 self._before = _status("VmRSS")

@@ -8,6 +8,7 @@ import attrs
 
 from racer.config import DecodeConfig
 from racer.errors import ConfigError, UnknownStrategy
+from racer.lineup import Lineup
 from racer.plugins import plugins
 
 PEERS = {"hf": 0, "hf-prompt-lookup": 10}
@@ -27,6 +28,8 @@ class Method:
     """None: transformers decodes."""
     budget: int | str = "auto"
     verifier: str = "auto"
+    exact: bool = True
+    """Whether the verifier keeps the output of plain decoding."""
 
     @property
     def lookup(self) -> int:
@@ -45,6 +48,7 @@ def parse_methods(names: Sequence[str], *, budget: int | str, sample: bool, batc
 
     :param budget: of methods that name none.
     :raises UnknownStrategy: no such drafter, verifier or budget.
+    :raises PluginError: a drafter that cannot be made.
     :raises ConfigError: a method that is named twice, or cannot decode as the run shall.
     """
     wanted = [*BASELINES, *(name for name in names if name not in BASELINES)]
@@ -68,8 +72,10 @@ def _parse(name: str, budget: int | str, sample: bool) -> Method:
         plugins.resolve("drafter", drafter)
     except UnknownStrategy as error:
         raise UnknownStrategy(f"{error}; transformers' own are {', '.join(PEERS)}") from None
+    exact = True
     if verifier:
-        samples = getattr(plugins.resolve("verifier", verifier).factory(), "samples", None)
+        offer = plugins.resolve("verifier", verifier)
+        exact, samples = offer.exact, getattr(offer.factory(), "samples", None)
         if samples is not None and samples != sample:
             does = "samples" if samples else "decodes greedily"
             mend = "give --temperature above 0" if samples else "drop --temperature"
@@ -79,6 +85,6 @@ def _parse(name: str, budget: int | str, sample: bool) -> Method:
         nodes = 1
     elif isinstance(nodes, str):
         plugins.resolve("budget", nodes)
-    method = Method(name=name, drafter=drafter, budget=nodes, verifier=verifier or "auto")
-    method.config()  # checks the budget's range
+    method = Method(name=name, drafter=drafter, budget=nodes, verifier=verifier or "auto", exact=exact)
+    Lineup(method.config())  # whatever cannot be made is told before a model is loaded
     return method

@@ -25,7 +25,7 @@ from racer.tree import DraftTree
 class Observer:
     """Notes what passes by; anything that costs time is left for after the call."""
 
-    needs = Needs()
+    needs = Needs(host=False)
 
     def __init__(self) -> None:
         self.reset()
@@ -33,6 +33,8 @@ class Observer:
     def reset(self) -> None:
         """Forget the call before."""
         self.seeds: list[int] = []
+        self.opened = 0.0
+        """When decoding began: transformers has prepared the call by then."""
         self.ends: list[float] = []
         """When the last piece of prompt and each step was over."""
         self.steps: list[tuple[Tensor, HostVerdict]] = []
@@ -41,6 +43,7 @@ class Observer:
     @hookimpl
     def racer_request_opened(self, request: Request) -> None:
         self.seeds.append(request.seed)
+        self.opened = self.opened or time.perf_counter()
 
     @hookimpl
     def racer_step(self, view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:
@@ -82,13 +85,15 @@ class Racer(Answering):
 
     def answer(self, inputs: dict[str, Tensor], limit: int, seed: int) -> Measured:
         self._observer.reset()
-        output, _, seconds = self.clocked(self._decoder.generate, inputs, limit, seed, return_dict_in_generate=True)
+        output, began, seconds = self.clocked(self._decoder.generate, inputs, limit, seed, return_dict_in_generate=True)
         stats = output.racer_stats
         return Measured(
-            tokens=self.trimmed(output.sequences, inputs["input_ids"].shape[1]),
+            tokens=self.trimmed(output.sequences, inputs["input_ids"].shape[1], limit),
             accept_lengths=stats.accept_lengths,
             seconds=seconds,
-            first_token_seconds=stats.first_token_seconds + (seconds - stats.seconds),
+            drafted=sum(stats.drafted.values()),
+            kept=sum(stats.accepted.values()),
+            first_token_seconds=self._observer.opened - began + stats.first_token_seconds,
             nodes=stats.nodes,
             step_milliseconds=self._observer.step_milliseconds(stats.steps),
             milliseconds=stats.milliseconds | {"call": seconds * 1e3},

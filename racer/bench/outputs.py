@@ -45,6 +45,11 @@ class Folder:
     def trials(self) -> Path:
         return self.path / "trials.jsonl"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are trials."""
+        return self.trials.exists() and self.trials.stat().st_size > 0
+
     def write(self, journal: Journal, questions: Sequence[Question], setup: dict[str, Any]) -> dict[str, Any]:
         """Results, report and answer files from what the journal has; the results."""
         methods = setup["methods"]

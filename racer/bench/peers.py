@@ -25,8 +25,9 @@ class Probe(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped 
         self.widths: list[int] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.times.append(time.perf_counter() if self.times else now(input_ids.device))
-        self.lengths.append(input_ids.shape[1])
+        if len(self.times) < len(self.widths):  # transformers before 5.20 asks about drafts too, without a forward pass
+            self.times.append(time.perf_counter() if self.times else now(input_ids.device))
+            self.lengths.append(input_ids.shape[1])
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def before_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -56,10 +57,13 @@ class Transformers(Answering):
         finally:
             hook.remove()
         width = inputs["input_ids"].shape[1]
-        tokens = self.trimmed(sequences, width)
+        tokens = self.trimmed(sequences, width, limit)
+        lengths = self._accept_lengths(probe, width, tokens)
         return Measured(
             tokens=tokens,
-            accept_lengths=self._accept_lengths(probe, width, tokens),
+            accept_lengths=lengths,
+            drafted=sum(columns - 1 for columns in probe.widths[1:]),
+            kept=sum(length - 1 for row in lengths for length in row),
             seconds=seconds,
             first_token_seconds=probe.times[0] - began,
             nodes=probe.widths[1:],

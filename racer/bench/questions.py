@@ -211,7 +211,10 @@ def _question(where: str, row: dict[str, Any], number: int, name: str) -> Questi
         if not fits(row[field]):
             raise ConfigError(f"{where}: {field} must be {accepted}, not {reprlib.repr(row[field])}")
     turns = (row["prompt"],) if asked == "prompt" else tuple(row["turns"])
-    answer = next((str(one) for one in _answers(row["reference"]) if one is not None and str(one).strip()), None)
+    answers = _answers(row["reference"])
+    if len(answers) == len(turns):  # one for each turn: an answer ends with the last
+        answers = answers[-1:]
+    answer = next((str(one) for one in answers if one is not None and str(one).strip()), None)
     if any(map(_LONE_SURROGATE.search, (str(row["question_id"]), row["category"], *turns, answer or ""))):
         raise ConfigError(f"{where}: half of a surrogate pair, which is no text: write the whole character")
     return Question(row["question_id"], row["category"], row["category"], turns, answer)

@@ -7,8 +7,12 @@ from typing import Any
 
 import attrs
 
-PLAIN, PEER = "none", "hf"
-STEP_PHASES = ("draft", "forward", "verify", "commit", "observe", "host")
+from racer.bench.methods import BASELINES, PEERS
+from racer.stats import PHASES
+
+PLAIN, PEER = BASELINES
+STEP_PHASES = (*PHASES[1:], "host")
+"""Without the prefill, and with the time outside all phases."""
 
 
 def known(value: Any) -> float | None:
@@ -54,7 +58,12 @@ class Run:
     @property
     def drafters(self) -> list[str]:
         """RACER's methods: neither plain decoding nor those of transformers."""
-        return [method for method in self.methods if method not in (PLAIN, PEER) and not method.startswith("hf-")]
+        return [method for method in self.methods if method != PLAIN and method not in PEERS]
+
+    @property
+    def exact(self) -> list[str]:
+        """Those of RACER's methods whose verifier keeps the output of plain decoding."""
+        return [method for method in self.drafters if method not in (self.setup.get("lossy") or [])]
 
     @property
     def _methods(self) -> dict[str, dict[str, Any]]:

@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from racer import vocab
 from racer.bench.answering import Answering
+from racer.bench.divergence import Talk, gap
 from racer.bench.meters import PeakMemory
 from racer.bench.methods import Method
 from racer.bench.ours import Racer
 from racer.bench.peers import Transformers
 from racer.bench.questions import Question
+from racer.bench.settings import Settings
 from racer.bench.trials import Journal, Key, Trial
 from racer.errors import ConfigError, first_line
-from racer.loaded import LoadedModel, first_difference, sampling_arguments, top2_gap
-from racer.pipeline import ProcessorPipeline
-
-Talk = list[dict[str, str]]
-"""Messages as chat templates take them."""
+from racer.guard import PluginWarning
+from racer.loaded import LoadedModel, first_difference
 
 WARM_UP_TOKENS = 12
 WARM_UP_PROMPT = "Count from one to ten, and then back."
 
 
-@attrs.frozen(kw_only=True)
-class Settings:
-    """How all methods are to answer."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    seed: int = 0
-    batch_size: int = 1
-    cold: bool = False
-    """Forget what was learned before every prompt."""
-
-    @property
-    def sample(self) -> bool:
-        return self.temperature > 0
-
-    def arguments(self) -> dict[str, Any]:
-        """For ``generate``."""
-        return sampling_arguments(self.sample, self.temperature, self.top_p)
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collect what the guard says of failing plugins; other warnings are shown as ever."""
+    complaints: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        yield complaints
+    for warning in caught:
+        if issubclass(warning.category, PluginWarning):
+            complaints.append(str(warning.message))
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @attrs.frozen
@@ -62,9 +53,11 @@ class _Asked:
     turn: int
     group: str
     rows: list[int]
-    """The questions that have this turn; none where the plain answer to the turn before is missing."""
+    """The questions that have this turn."""
     talks: list[Talk]
     """The conversation of each row so far."""
+    lost: bool
+    """Whether the plain answer to the turn before is missing, so that nothing can be asked."""
 
     def key(self, method: Method) -> Key:
         return self.number, self.turn, method.name
@@ -81,37 +74,54 @@ class Bench:
     journal: Journal
     told: Callable[[Trial], None] = lambda trial: None
     """Called with every new trial."""
+    batches: list[list[int]] = attrs.field(init=False)
+    """Indices of questions that are asked together."""
     _answering: dict[str, Answering] = attrs.field(init=False, factory=dict)
 
-    def batches(self) -> list[list[int]]:
-        """Indices of questions that are asked together: neighbours of one group."""
+    def __attrs_post_init__(self) -> None:
+        """Batch neighbours of one group; a prompt that is too long fails alone."""
         groups: dict[str, list[int]] = defaultdict(list)
-        for index, question in enumerate(self.questions):
-            groups[question.group].append(index)
-        size = self.settings.batch_size
-        return [rows[i : i + size] for rows in groups.values() for i in range(0, len(rows), size)]
+        alone, size = [], self.settings.batch_size
+        for row, question in enumerate(self.questions):
+            if size == 1 or self._fits(question):
+                groups[question.group].append(row)
+            else:
+                alone.append([row])
+        batches = [rows[i : i + size] for rows in groups.values() for i in range(0, len(rows), size)]
+        self.batches = sorted([*batches, *alone])
 
     def total(self) -> int:
         """Trials of the whole run."""
-        turns = sum(max(len(self.questions[row].turns) for row in batch) for batch in self.batches())
-        return turns * len(self.methods)
+        return sum(map(self._turns, self.batches)) * len(self.methods)
 
     def run(self) -> None:
         """Measure whatever is missing in the journal.
 
         :raises UnsupportedModel: the model cannot be verified with trees.
         """
-        missing = [(n, batch) for n, batch in enumerate(self.batches()) if not self._complete(n, batch)]
-        if missing:
+        if not all(itertools.starmap(self._complete, enumerate(self.batches))):
             self._warm_up()
-        for number, batch in missing:
-            self._converse(number, batch)
+        gc.collect()
+        gc.freeze()  # what is there stays: the collections between trials need not look at it
+        try:
+            for number, batch in enumerate(self.batches):
+                self._converse(number, batch)
+        finally:
+            gc.unfreeze()
+
+    def _turns(self, batch: list[int]) -> int:
+        return max(len(self.questions[row].turns) for row in batch)
+
+    def _fits(self, question: Question) -> bool:
+        try:
+            self._inputs([[{"role": "user", "content": question.turns[0]}]])
+        except ConfigError:
+            return False
+        return True
 
     def _complete(self, number: int, batch: list[int]) -> bool:
-        turns = max(len(self.questions[row].turns) for row in batch)
-        return all(
-            (number, turn, method.name) in self.journal.trials for turn in range(turns) for method in self.methods
-        )
+        keys = itertools.product([number], range(self._turns(batch)), [method.name for method in self.methods])
+        return all(key in self.journal.trials for key in keys)
 
     def _warm_up(self) -> None:
         """What first calls cost counts for nobody, and what they teach is forgotten."""
@@ -134,21 +144,26 @@ class Bench:
     def _converse(self, number: int, batch: list[int]) -> None:
         """All turns. Everybody is asked the same: the conversation goes on from the plain answers."""
         talks: dict[int, Talk] = {row: [] for row in batch}
-        for turn in range(max(len(self.questions[row].turns) for row in batch)):
-            rows = [row for row in talks if turn < len(self.questions[row].turns)]
+        lost = False
+        for turn in range(self._turns(batch)):
+            rows = [row for row in batch if turn < len(self.questions[row].turns)]
             for row in rows:
                 talks[row].append({"role": "user", "content": self.questions[row].turns[turn]})
-            asked = _Asked(number, turn, self.questions[batch[0]].group, rows, [talks[row] for row in rows])
-            start = (number + turn) % len(self.methods)
-            for method in (*self.methods[start:], *self.methods[:start]):
+            asked = _Asked(number, turn, self.questions[batch[0]].group, rows, [talks[row] for row in rows], lost)
+            for method in self._order(number + turn):
                 if asked.key(method) not in self.journal.trials:
                     self._try(asked, method)
             self._look_closer(asked)
             plain = self.journal.trials[number, turn, "none"]
-            if plain.error:
-                talks = {row: talk for row, talk in talks.items() if row not in rows}
+            lost = plain.error is not None
             for row, text in zip(rows, plain.texts, strict=False):
                 talks[row].append({"role": "assistant", "content": text})
+
+    def _order(self, count: int) -> Sequence[Method]:
+        """Everybody is first in turn, and after each round the neighbours change sides."""
+        rounds, start = divmod(count, len(self.methods))
+        order = (*self.methods[start:], *self.methods[:start])
+        return order[::-1] if rounds % 2 else order
 
     def _try(self, asked: _Asked, method: Method) -> None:
         """Measure one method on one turn; whatever fails is written down, and the run goes on."""
@@ -157,18 +172,19 @@ class Bench:
         }  # fmt: skip
         prompts: list[int] = []
         try:
-            if not asked.rows:
+            if asked.lost:
                 raise ConfigError("the plain answer to the turn before is missing")
             inputs, prompts = self._inputs(asked.talks)
             answering = self._answering[method.name]
             if self.settings.cold:
                 answering.forget()
-            with PeakMemory(self.loaded.model.device) as memory:
+            with _heard() as complaints, PeakMemory(self.loaded.model.device) as memory:
                 measured = answering.answer(inputs, self.settings.max_new_tokens, self._seed(asked))
             common |= {
                 "measured": measured,
                 "texts": self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True),
                 "peak_bytes": memory.bytes,
+                "complaint": "; ".join(complaints) or None,
             }
         except Exception as error:  # models and plugins fail in their own ways
             common["error"] = f"{type(error).__name__}: {first_line(error)}"
@@ -220,25 +236,8 @@ class Bench:
             if any(place is not None for place in parted):
                 seeds = plain.seeds or [0] * len(parted)
                 gaps = [
-                    None if place is None else self._gap(talk, tokens[:place], seed)
+                    gap(self.loaded, self.settings, talk, tokens[:place], seed)
                     for talk, tokens, place, seed in zip(asked.talks, plain.tokens, parted, seeds, strict=True)
+                    if place is not None
                 ]
                 self.journal.add_gaps(key, gaps)
-
-    def _gap(self, talk: Talk, common: list[int], seed: int) -> float | None:
-        gap = top2_gap(self.choice_scores(talk, common, seed))
-        return gap if gap < float("inf") else None  # infinite where top-p left one token
-
-    def choice_scores(self, talk: Talk, common: list[int], seed: int) -> Tensor:
-        """``[V]`` what the plain model's next token after ``talk`` and ``common`` is the argmax of: its logits, or its
-        processed scores with their noise."""
-        from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
-
-        ids = self.loaded.encode(talk)["input_ids"][0].tolist() + common
-        scores = self.loaded.next_logits(ids)
-        if not self.settings.sample:
-            return scores
-        warpers = [TemperatureLogitsWarper(self.settings.temperature), TopPLogitsWarper(self.settings.top_p)]
-        scores = ProcessorPipeline(warpers, 1).batch(scores[None])[0]
-        seeds, positions = (torch.tensor([number], device=scores.device) for number in (seed, len(ids)))
-        return scores + vocab.gumbel(seeds, positions, len(scores))[0]

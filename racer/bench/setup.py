@@ -17,13 +17,13 @@ from typing import Any
 import racer
 from racer.bench.methods import Method
 from racer.bench.questions import Question, digest
-from racer.bench.runner import Settings
+from racer.bench.settings import Settings
 from racer.errors import ConfigError
 from racer.loaded import LoadedModel
 
 SAME = (
-    "model", "model_digest", "dtype", "device", "device_name", "digest", "methods", "max_new_tokens", "budget", "seed",
-    "temperature", "top_p", "batch_size", "cold", "torch", "transformers", "racer",
+    "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",
+    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "torch", "transformers", "racer",
 )  # fmt: skip
 """What must not change when a run is resumed."""
 
@@ -56,6 +56,7 @@ def describe(
         "digest": digest(questions),
         "groups": dict(Counter(question.group for question in questions)),
         "methods": [method.name for method in methods],
+        "lossy": [method.name for method in methods if not method.exact],
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         "temperature": settings.temperature,
@@ -65,31 +66,38 @@ def describe(
     }
 
 
-def begin(path: Path, setup: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+def begin(path: Path, setup: dict[str, Any], *, begun: bool, resume: bool) -> dict[str, Any]:
     """Write the setup of a new run, or check it against the one that is resumed; the run's setup.
 
+    :param begun: whether there are trials already.
     :raises ConfigError: there is a run already and it shall not be resumed, or it was begun otherwise.
     """
-    if not path.exists():
+    if not begun:
         _write(path, setup | {"resumed": 0})
         return setup | {"resumed": 0}
     if not resume:
         raise ConfigError(f"{path.parent} holds a run already: give --resume to go on with it, or another --output")
-    try:
-        begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}): give another --output") from error
+    known = _read(path)
     for name in SAME:
-        if begun.get(name) != setup.get(name):
+        if known.get(name) != setup.get(name):
+            what = "questions of digest" if name == "digest" else name.replace("_", " ")
             raise ConfigError(
-                f"{path.parent} was begun with {name.replace('_', ' ')} {_shown(begun.get(name))}, not "
-                f"{_shown(setup.get(name))}: resume it with what it was begun with, or give another --output"
+                f"{path.parent} was begun with {what} {_shown(known.get(name))}, not {_shown(setup.get(name))}: "
+                "resume it with what it was begun with, or give another --output"
             )
-    begun["resumed"] += 1
-    if setup["commit"] not in (commits := (begun["commit"] or "").split(", ")) and setup["commit"]:
-        begun["commit"] = ", ".join([*filter(None, commits), setup["commit"]])
-    _write(path, begun)
-    return begun
+    known["resumed"] += 1
+    if setup["commit"] not in (commits := (known["commit"] or "").split(", ")) and setup["commit"]:
+        known["commit"] = ", ".join([*filter(None, commits), setup["commit"]])
+    _write(path, known)
+    return known
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is missing or damaged, so nobody knows its run: give another --output") from error
+    return found
 
 
 def _write(path: Path, setup: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -20,6 +20,8 @@ from racer.bench.trials import Journal, Measured, Trial
 from racer.stats import PHASES
 
 RESAMPLES = 2000
+MIN_UNITS = 5
+"""Resampling fewer questions (or batches) says next to nothing."""
 MAX_DEPTH = 24
 Interval = list[float] | None
 
@@ -85,20 +87,20 @@ class _Cell:
 
     def figures(self) -> dict[str, Any]:
         mine = self.answers[self.method]
-        lengths = [answer.accept_lengths for answer in mine.values()]
-        flat = [length for row in lengths for length in row]
-        pairs = np.array([[sum(row), len(row)] for row in lengths], dtype=float).reshape(-1, 2)
-        speeds = np.array([answer.tokens_per_second for answer in mine.values()])
+        flat = [length for answer in mine.values() for length in answer.accept_lengths]
+        speeds = {row: answer.tokens_per_second for row, answer in mine.items()}
         return {
             "questions": len(mine),
             "failures": sum(trial.error is not None for trial in self.trials),
             "new_tokens": sum(sum(answer.new_tokens) for answer in mine.values()),
             "steps": len(flat),
             "mean_accepted_tokens": statistics.fmean(flat) if flat else None,
-            "mean_accepted_tokens_ci": _bootstrap(pairs, lambda part: part[..., 0].sum(-1) / part[..., 1].sum(-1)),
-            "tokens_per_second": _mean(speeds),
-            "tokens_per_second_median": _median(speeds.tolist()),
-            "tokens_per_second_ci": _bootstrap(speeds[:, None], lambda part: part[..., 0].mean(-1)),
+            "mean_accepted_tokens_ci": self._interval(
+                {row: (sum(answer.accept_lengths), len(answer.accept_lengths)) for row, answer in mine.items()}
+            ),
+            "tokens_per_second": statistics.fmean(speeds.values()) if speeds else None,
+            "tokens_per_second_median": _median([*speeds.values()]),
+            "tokens_per_second_ci": self._interval({row: (speed, 1.0) for row, speed in speeds.items()}),
             **self._speedup("none"),
             **self._speedup("hf"),
             **self._identity(),
@@ -110,39 +112,53 @@ class _Cell:
     def _speedup(self, baseline: str) -> dict[str, Any]:
         """Spec-Bench's: the mean of tokens/s over questions, by the baseline's, on the questions both answered."""
         mine, theirs = self.answers[self.method], self.answers.get(baseline, {})
-        common = [row for row in mine if row in theirs]
-        pairs = np.array([[mine[row].tokens_per_second, theirs[row].tokens_per_second] for row in common])
-        name, pairs = f"speedup_vs_{baseline}", pairs.reshape(-1, 2)
-        return {
-            name: float(pairs[:, 0].mean() / pairs[:, 1].mean()) if common else None,
-            f"{name}_ci": _bootstrap(pairs, lambda part: part[..., 0].mean(-1) / part[..., 1].mean(-1)),
-            f"{name}_median": _median((pairs[:, 0] / pairs[:, 1]).tolist()),
+        pairs = {
+            row: (answer.tokens_per_second, theirs[row].tokens_per_second)
+            for row, answer in mine.items()
+            if row in theirs
         }
+        ours, base = (sum(column) for column in zip(*pairs.values(), strict=True)) if pairs else (0.0, 0.0)
+        name = f"speedup_vs_{baseline}"
+        return {
+            name: ours / base if base else None,
+            f"{name}_ci": self._interval(pairs),
+            f"{name}_median": _median([own / other for own, other in pairs.values()]),
+        }
+
+    def _interval(self, parts: dict[int, tuple[float, float]]) -> Interval:
+        """Of the ratio of two sums over questions. A batch has one clock, so its questions are drawn together."""
+        units: dict[int, NDArray[np.float64]] = {}
+        for row, part in parts.items():
+            number = self.answers[self.method][row].batch
+            units[number] = units.get(number, np.zeros(2)) + np.array(part)
+        return _bootstrap(np.array([*units.values()]))
 
     def _identity(self) -> dict[str, Any]:
         """How many answers are the plain ones, token by token."""
         mine, plain = self.answers[self.method], self.answers.get("none", {})
         rows = [row for row in mine if row in plain and self.comparable]
         same = [mine[row].tokens == plain[row].tokens for row in rows]
-        gaps = [gap for trial in self.trials for gap in self.journal.gaps.get(trial.key, []) if gap is not None]
+        parted = [gap for trial in self.trials for gap in self.journal.gaps.get(trial.key, [])]
+        gaps = [gap for gap in parted if gap is not None]
         return {
             "identical_rate": statistics.fmean(same) if same else None,
             "divergences": same.count(False),
             "divergence_gap_median": _median(gaps),
             "divergence_gap_max": max(gaps, default=None),
+            "divergence_gap_unknown": len(parted) - len(gaps),
         }
 
     def _bill(self) -> dict[str, Any]:
-        calls = _measured(self.trials)
+        whole = [trial for trial in self.trials if not set(trial.rows).isdisjoint(self.answers[self.method])]
+        calls = _measured(whole)
         steps = sum(len(call.nodes) for call in calls)
-        drafted = sum((nodes - 1) * len(call.tokens) for call in calls for nodes in call.nodes)
-        kept = sum(length - 1 for call in calls for row in call.accept_lengths for length in row)
+        drafted, kept = (sum(getattr(call, name) for call in calls) for name in ("drafted", "kept"))
         firsts = [call.first_token_seconds for call in calls if call.first_token_seconds is not None]
-        peaks = [trial.peak_bytes for trial in self.trials if trial.peak_bytes is not None]
+        peaks = [trial.peak_bytes for trial in whole if trial.peak_bytes is not None]
         return {
             "nodes_per_step": sum(sum(call.nodes) for call in calls) / steps if steps else None,
             "drafted_nodes": drafted,
-            "wasted_nodes": max(0, drafted - kept),
+            "wasted_nodes": drafted - kept,
             "first_token_seconds": _median(firsts),
             "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
             "milliseconds": _split([call for call in calls if call.milliseconds is not None]),
@@ -198,32 +214,28 @@ def _reliability(calls: list[Measured]) -> dict[str, Any] | None:
 
 def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterable[dict[str, Any]]:
     for trial in trials:
-        if trial.error is not None:
+        if (told := trial.error or trial.complaint) is not None:
             ids = [questions[row].question_id for row in trial.rows]
             shown = ids[0] if len(ids) == 1 else ids
             yield {
                 "method": trial.method, "group": trial.group, "question_id": shown, "turn": trial.turn,
-                "error": trial.error,
+                "error": told,
             }  # fmt: skip
 
 
 # -- statistics -----------------------------------------------------------------------------------------------------
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
 def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _bootstrap(rows: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], Any]) -> Interval:
-    """95 % percentile interval over resampled questions; ``rows [n, columns]``, one per question."""
-    if len(rows) < 2:
+def _bootstrap(units: NDArray[np.float64]) -> Interval:
+    """95 % percentile interval of a ratio of sums, ``units [n, 2]`` drawn anew; None for too few to tell."""
+    if len(units) < MIN_UNITS:
         return None
     draw = np.random.default_rng(0)
-    with np.errstate(invalid="ignore"):
-        values = statistic(rows[draw.integers(len(rows), size=(RESAMPLES, len(rows)))])
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+    sums = units[draw.integers(len(units), size=(RESAMPLES, len(units)))].sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return [float(low), float(high)] if np.isfinite([low, high]).all() else None

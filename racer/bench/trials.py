@@ -24,6 +24,10 @@ class Measured:
     """Per row: new tokens, the end token included, padding not."""
     accept_lengths: list[list[int]]
     """Per row: new tokens of each step after the prefill, bonus token included."""
+    drafted: int = 0
+    """Nodes that were guessed, in all rows."""
+    kept: int = 0
+    """Those whose tokens are in the answers."""
     seconds: float
     """Of the whole call, prefill included."""
     first_token_seconds: float | None = None
@@ -60,6 +64,8 @@ class Trial:
     """How far memory grew during the call."""
     error: str | None = None
     """Why there is nothing measured."""
+    complaint: str | None = None
+    """What went wrong without stopping the method, such as a drafter that fails."""
 
     @property
     def key(self) -> Key:
@@ -79,11 +85,13 @@ class Journal:
     path: Path
     trials: dict[Key, Trial] = attrs.field(factory=dict)
     gaps: dict[Key, list[float | None]] = attrs.field(factory=dict)
-    """For answers that differ from the plain one, per row: how far the plain model's best two were apart there."""
+    """Of each answer that differs from the plain one: how far the plain model's best two were apart there; None where
+    that could not be found out, or nothing else could have been chosen."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Read what is there; a last line that was cut off while being written is dropped.
+        """Read what is there. Trials that failed are forgotten, to be tried again; a last line that was cut off while
+        being written is dropped.
 
         :raises ConfigError: a line is damaged.
         """
@@ -119,7 +127,8 @@ class Journal:
             self.gaps[number, turn, method] = data["gaps"]
         else:
             trial = Trial.from_dict(data)
-            self.trials[trial.key] = trial
+            if trial.error is None:
+                self.trials[trial.key] = trial
 
     def _write(self, data: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -10,21 +10,22 @@ SPEEDUP = "speedup_vs_none"
 
 def verdict(run: Run) -> list[str]:
     """Paragraphs: how fast the best RACER method is, where, whether it says the same, and who was slower."""
-    best = fastest(run)
+    best = fastest(run, run.exact) or fastest(run, run.drafters)
     first = "No method of RACER was measured in this run."
     paragraphs = [first] if best is None else [" ".join([_headline(run, best), _where(run, best)]).strip()]
     if best is not None:
         paragraphs.append(_identity(run, best))
+    paragraphs += _lossy(run, best)
     paragraphs += _slower(run)
     if failures := len(run.results.get("failures") or []):
         paragraphs.append(f"{failures} {'call' if failures == 1 else 'calls'} failed; their list is below.")
     return paragraphs
 
 
-def fastest(run: Run) -> str | None:
-    """The RACER method with the best speedup, or without a baseline the most tokens/s; None if none was measured."""
+def fastest(run: Run, methods: list[str]) -> str | None:
+    """The method with the best speedup, or without a baseline the most tokens/s; None if none was measured."""
     for figure in (SPEEDUP, "tokens_per_second"):
-        measured = {m: value for m in run.drafters if (value := run.value(m, figure)) is not None}
+        measured = {m: value for m in methods if (value := run.value(m, figure)) is not None}
         if measured:
             return max(measured, key=lambda method: measured[method])
     return None
@@ -39,7 +40,7 @@ def speedup(run: Run, method: str, baseline: str = PLAIN, group: str | None = No
 def _headline(run: Run, best: str) -> str:
     gain = run.value(best, SPEEDUP)
     peer = run.value(best, f"speedup_vs_{PEER}")
-    rivals = len(run.drafters)
+    rivals = len(run.exact)
     pace = f"{number(run.value(best, 'tokens_per_second'))} tokens/s"
     if (accepted := run.value(best, "mean_accepted_tokens")) is not None:
         pace += f" at {mean(accepted)} mean accepted tokens"
@@ -50,7 +51,7 @@ def _headline(run: Run, best: str) -> str:
         if peer is not None:
             against += f" and {speedup(run, best, PEER, strong=True)} that of transformers' `generate`"
         against += f" ({pace})"
-    rank = f", the fastest of RACER's {rivals} methods" if rivals > 1 else ""
+    rank = f", the fastest of RACER's {rivals} exact methods" if rivals > 1 and best in run.exact else ""
     words = f"{code(best)} decodes at {against}{rank}."
     if gain is not None and gain < 1:
         words = f"**No method of RACER is faster than plain decoding in this run.** {words}"
@@ -80,7 +81,7 @@ def _identity(run: Run, best: str) -> str:
     gap = run.value(best, "divergence_gap_median")
     if gap is not None:
         words += f" Where the others part, the plain model's two best logits are {number(gap)} apart (median)."
-    rates = {m: rate for m in run.drafters if (rate := run.value(m, "identical_rate")) is not None}
+    rates = {m: rate for m in run.exact or run.drafters if (rate := run.value(m, "identical_rate")) is not None}
     closest = max(rates, key=lambda method: (rates[method], run.value(method, SPEEDUP) or 0.0))
     if rates[closest] > same:
         words += (
@@ -88,6 +89,15 @@ def _identity(run: Run, best: str) -> str:
             f"answers, at {speedup(run, closest)}."
         )
     return words
+
+
+def _lossy(run: Run, best: str | None) -> list[str]:
+    """What a lossy method is faster by, and that it is lossy."""
+    rival = fastest(run, [method for method in run.drafters if method not in run.exact])
+    if rival is None:
+        return []
+    words = f"{code(rival)} runs at {speedup(run, rival)}, but its verifier is lossy: its answers may be others."
+    return [words if rival != best else f"{code(rival)} has a lossy verifier: its answers may be others."]
 
 
 def _slower(run: Run) -> list[str]:

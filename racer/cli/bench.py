@@ -13,7 +13,9 @@ from racer.cli import options as checked
 from racer.errors import ConfigError
 
 
-def _names(ctx: click.Context, param: click.Parameter, typed: str) -> tuple[str, ...]:
+def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
+    if typed is None:
+        return None
     names = tuple(name.strip() for name in typed.split(","))
     if not all(names):
         raise click.BadParameter(f"expected names with commas between them, not {typed!r}", ctx, param)
@@ -26,7 +28,7 @@ class BenchOptions:
 
     model: str | None
     questions: tuple[str, ...]
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] | None
     max_new_tokens: int
     limit: int | None
     budget: int | str
@@ -63,10 +65,8 @@ class BenchOptions:
     "--methods",
     callback=_names,
     metavar="M,M,...",
-    default="none,hf,hf-prompt-lookup,racer",
-    show_default=True,
     help="hf and hf-prompt-lookup are transformers' own; all others are DRAFTER[@BUDGET][/VERIFIER], see 'racer "
-    "plugins'. none and hf are always measured.",
+    "plugins'. none and hf are always measured.  [default: none,hf,hf-prompt-lookup,racer]",
 )
 @click.option(
     "--max-new-tokens", callback=checked.count, metavar="N", default="128", show_default=True, help="Length limit."

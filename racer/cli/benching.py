@@ -16,10 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from racer import models
-from racer.bench.methods import Method, parse_methods
+from racer.bench.markup import mean, number, percent, ratio
+from racer.bench.methods import DEFAULT, PEERS, Method, parse_methods
 from racer.bench.outputs import Folder
 from racer.bench.questions import Question
-from racer.bench.runner import Bench, Settings
+from racer.bench.runner import Bench
+from racer.bench.settings import Settings
 from racer.bench.setup import begin, describe
 from racer.bench.trials import Journal, Trial
 from racer.cli import render
@@ -38,14 +40,19 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
         cold=options.cold,
     )
     methods = parse_methods(
-        options.methods, budget=options.budget, sample=settings.sample, batch_size=settings.batch_size
+        options.methods or _default(settings),
+        budget=options.budget,
+        sample=settings.sample,
+        batch_size=settings.batch_size,
     )
     folder = Folder.at(options.output)
     with render.progress_bar() as progress:
         loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
     with models.quiet():
         setup = describe(loaded, methods, questions, settings) | {"budget": options.budget, "limit": options.limit}
-        setup = begin(folder.setup, setup, resume=options.resume)
+        if options.resume and not folder.begun:
+            render.note(f"there is no run in {folder.path} to go on with: this is a new one")
+        setup = begin(folder.setup, setup, begun=folder.begun, resume=options.resume)
         journal = Journal.open(folder.trials)
         bench = Bench(loaded, methods, questions, settings, journal)
         setup |= {"command": _command(), "score": options.score, "trials_total": bench.total()}
@@ -60,6 +67,11 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
                 render.note(f"{done} of {bench.total()} trials are in {folder.path}; --resume goes on with them")
     if results is not None:
         _tell(results, folder)
+
+
+def _default(settings: Settings) -> list[str]:
+    """Prompt lookup takes one prompt at a time, so it is left out of batches."""
+    return [name for name in DEFAULT if settings.batch_size == 1 or not PEERS.get(name)]
 
 
 def _command() -> str:
@@ -84,20 +96,16 @@ def _tell(results: dict[str, Any], folder: Folder) -> None:
         figures = part["overall"]
         table.add_row(
             escape(name),
-            _number(figures["tokens_per_second"], ".1f"),
-            _number(figures["speedup_vs_none"], ".2f", "x"),
-            _number(figures["speedup_vs_hf"], ".2f", "x"),
-            _number(figures["mean_accepted_tokens"], ".2f"),
-            _number(figures["identical_rate"], ".0%"),
+            number(figures["tokens_per_second"]),
+            ratio(figures["speedup_vs_none"]),
+            ratio(figures["speedup_vs_hf"]),
+            mean(figures["mean_accepted_tokens"]),
+            percent(figures["identical_rate"]),
         )
     console.print(table)
     if failures:
         console.print(f"{len(failures)} trials failed; the first one: {escape(failures[0]['error'])}", soft_wrap=True)
     console.print(f"The report is in {escape(str(folder.path / 'report.html'))}", soft_wrap=True)
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
 
 
 # -- while it runs --------------------------------------------------------------------------------------------------
@@ -150,14 +158,15 @@ def _shown(bench: Bench, journal: Journal) -> Iterator[None]:
         bench.told = _lines(bench, journal, board)
         yield
         return
-    with Live(Group(board.table(), bar), console=console, refresh_per_second=4, transient=True) as live:
+    # no thread that draws while somebody is measured
+    with Live(Group(board.table(), bar), console=console, auto_refresh=False, transient=True) as live:
 
         def told(trial: Trial) -> None:
             board.add(trial)
             bar.advance(task)
             failed = f", {board.failures} failed" if board.failures else ""
             bar.update(task, description=f"{escape(trial.group)}{failed}")
-            live.update(Group(board.table(), bar))
+            live.update(Group(board.table(), bar), refresh=True)
 
         bench.told = told
         yield

@@ -11,7 +11,7 @@ import racer
 from racer.cli.options import Options
 from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
-from racer.errors import UnknownStrategy
+from racer.errors import ConfigError, UnknownStrategy
 from racer.loaded import LoadedModel, first_difference, top2_gap
 from racer.plugins import plugins
 from racer.stats import DecodeStats
@@ -82,7 +82,10 @@ class Session:
 
     def __init__(self, options: Options, plan: Plan, loaded: LoadedModel) -> None:
         self.options, self.plan, self.loaded = options, plan, loaded
-        self.inputs = loaded.encode([{"role": "user", "content": options.prompt}], raw=options.raw)
+        try:
+            self.inputs = loaded.encode([{"role": "user", "content": options.prompt}], raw=options.raw)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (--raw goes without it)") from error
         self.prompt_tokens = int(self.inputs["input_ids"].shape[1])
         room = loaded.room(self.prompt_tokens)
         self.limit = options.max_new_tokens if room is None else min(options.max_new_tokens, room)

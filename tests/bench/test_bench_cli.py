@@ -90,8 +90,32 @@ def test_resuming_with_other_settings_is_refused(arguments: list[str], tmp_path:
     assert main([*arguments, "--resume", "--max-new-tokens", "9"]) == 2
     assert "begun with max new tokens 8, not 9" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--limit", "2"]) == 2
+    assert "begun with limit 1, not 2" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--methods", "logits"]) == 2
+    assert "begun with methods none,hf,hf-prompt-lookup,racer, not none,hf,logits" in capsys.readouterr().err
     assert (tmp_path / "out" / "setup.json").read_bytes() == before
+
+
+def test_trials_without_their_setup_are_not_taken_for_another_run(
+    arguments: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    (tmp_path / "out" / "setup.json").unlink()
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 2
+    assert "missing or damaged" in capsys.readouterr().err
+
+
+def test_resuming_nothing_is_a_new_run_and_says_so(arguments: list[str], capsys: Capture) -> None:
+    assert main([*arguments, "--resume"]) == 0
+    assert "this is a new one" in capsys.readouterr().err
+
+
+def test_batches_leave_prompt_lookup_out_unless_it_is_asked_for(arguments: list[str], tmp_path: Path) -> None:
+    assert main([*arguments, "--batch-size", "2", "--limit", "2"]) == 0
+    results = results_of(tmp_path / "out")
+    assert list(results["methods"]) == ["none", "hf", "racer"]
+    assert results["methods"]["racer"]["overall"]["identical_rate"] == 1
 
 
 def test_an_interrupt_keeps_what_is_there(
@@ -183,7 +207,7 @@ def refused(arguments: list[str], capsys: Capture) -> str:
         (["--limit", "0"], "whole number from 1"),
         (["--top-p", "0.9"], "add --temperature"),
         (["--temperature", "-1"], "from 0"),
-        (["--batch-size", "2"], "one prompt at a time"),
+        (["--batch-size", "2", "--methods", "hf-prompt-lookup"], "one prompt at a time"),
         (["--questions", "missing.jsonl"], "no such question file"),
         (["--model", "./missing"], "no such model"),
         (["--output", "/dev/null/x"], "another --output"),

@@ -76,6 +76,15 @@ def test_every_figure_is_shown() -> None:
     assert f"```\n{results['setup']['command']}\n```" in text
 
 
+def test_a_lossy_method_wins_no_headline() -> None:
+    results = example(("none", "hf", "racer", "racer/typical"), ("qa", "rag"))
+    results["setup"]["lossy"] = ["racer/typical"]
+    results["methods"]["racer/typical"]["overall"]["speedup_vs_none"] = 9.0
+    words = verdict(Run(results))
+    assert words[0].startswith("`racer` decodes")
+    assert any(line.startswith("`racer/typical` runs at 9.00x") and "lossy" in line for line in words)
+
+
 def test_verdict_says_how_fast_where_and_whether_the_same() -> None:
     results = example(("none", "hf", "racer", "logits"), ("qa", "rag"))
     racer = results["methods"]["racer"]
@@ -86,7 +95,7 @@ def test_verdict_says_how_fast_where_and_whether_the_same() -> None:
         racer["groups"][group] |= {"speedup_vs_none": gain, "speedup_vs_none_ci": [gain - 0.06, gain + 0.06]}
     words = "\n".join(verdict(Run(results)))
     assert "`racer` decodes at **1.43x** (1.38-1.49) the speed of plain decoding and **1.50x** (1.40-1.60)" in words
-    assert "the fastest of RACER's 2 methods" in words
+    assert "the fastest of RACER's 2 exact methods" in words
     assert "It helps most in rag (1.90x) and least in qa (0.95x)." in words
     assert "All its answers are those of plain decoding, token for token." in words
     assert "- `racer` in qa 0.95x (0.89-1.01)" in words

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +54,8 @@ def runs(draw: st.DrawFn) -> tuple[Journal, list[Question]]:
                     accept_lengths=[lengths],
                     seconds=draw(st.floats(0.1, 9)),
                     first_token_seconds=0.05,
+                    drafted=sum(lengths),
+                    kept=sum(lengths) - len(lengths),
                     nodes=[length + 1 for length in lengths],
                     step_milliseconds=[None] + [3.0] * (len(lengths) - 1),
                 )
@@ -90,13 +93,12 @@ def test_figures_hold_together(run: tuple[Journal, list[Question]]) -> None:
         depth = overall["acceptance_by_depth"]
         assert depth == sorted(depth, reverse=True)
         assert 1 + sum(depth) == pytest.approx(overall["mean_accepted_tokens"])  # E[n] = sum of P(n > d)
-        assert overall["drafted_nodes"] == sum(
-            length for trial in journal.trials.values() if trial.method == name
-            for length in trial.measured.accept_lengths[0]  # type: ignore[union-attr]
-        )  # fmt: skip
+        calls = [trial.measured for trial in journal.trials.values() if trial.method == name and trial.measured]
+        assert overall["drafted_nodes"] - overall["wasted_nodes"] == sum(call.kept for call in calls)
         for figure in ("tokens_per_second", "mean_accepted_tokens", "speedup_vs_none"):
             interval = overall[f"{figure}_ci"]
-            if interval and len(questions) > 2:
+            assert (interval is not None) == (len(questions) >= 5)
+            if interval:
                 assert interval[0] <= overall[figure] * 1.000001
                 assert overall[figure] <= interval[1] * 1.000001
     assert methods["none"]["overall"]["speedup_vs_none"] == pytest.approx(1)
@@ -147,6 +149,10 @@ def test_differing_answers_are_counted_with_their_gaps() -> None:
     assert figures["identical_rate"] == 0.5
     assert figures["divergences"] == 1
     assert figures["divergence_gap_median"] == figures["divergence_gap_max"] == 0.125
+    assert figures["divergence_gap_unknown"] == 0
+    journal.gaps[1, 0, "racer"] = [None]
+    figures = summarise(journal, QUESTIONS, ("none", "racer"), sample=False)["methods"]["racer"]["overall"]
+    assert (figures["divergence_gap_max"], figures["divergence_gap_unknown"]) == (None, 1)
 
 
 def test_sampled_peers_are_not_compared_token_by_token() -> None:
@@ -174,9 +180,26 @@ def test_time_is_split_per_step_and_host_is_the_rest() -> None:
 def test_a_batchs_time_is_shared_by_its_rows() -> None:
     measured = Measured(tokens=[[1, 2], [3, 4, 5, 6]], accept_lengths=[[1], [1] * 3], seconds=2.0)
     trial = simple("none", 0, [], 0, measured=measured, texts=["x", "y"])
-    journal = journal_of(Trial(**{**{f: getattr(trial, f) for f in trial.__slots__ if f[0] != "_"}, "rows": [0, 1]}))
+    journal = journal_of(attrs.evolve(trial, rows=[0, 1]))
     figures = summarise(journal, QUESTIONS, ("none",), sample=False)["methods"]["none"]["overall"]
     assert figures["tokens_per_second"] == pytest.approx((2 / 1 + 4 / 1) / 2)
+
+
+def test_questions_of_one_batch_are_drawn_together() -> None:
+    def interval(size: int) -> float:
+        """Width of the interval over 40 questions in batches of ``size``, all of a batch at one speed."""
+        questions = [Question(n, "c", "g", ("?",), source="s") for n in range(40)]
+        trials = []
+        for number in range(40 // size):
+            rows = list(range(number * size, (number + 1) * size))
+            measured = Measured(tokens=[[1, 2]] * size, accept_lengths=[[1]] * size, seconds=size * (1 + number % 2))
+            trials.append(simple("none", number, [], 0, measured=measured, texts=["x"] * size))
+            trials[-1] = attrs.evolve(trials[-1], rows=rows)
+        figures = summarise(journal_of(*trials), questions, ("none",), sample=False)["methods"]["none"]["overall"]
+        low, high = figures["tokens_per_second_ci"]
+        return float(high - low)
+
+    assert interval(8) == pytest.approx(interval(1) * 8**0.5, rel=0.25)
 
 
 def test_a_bootstrap_interval_is_the_percentile_interval() -> None:

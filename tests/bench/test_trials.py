@@ -37,7 +37,7 @@ def test_a_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
     journal.add(trial(1, "racer", measured=None, texts=[], error="boom"))
     journal.add_gaps((0, 0, "racer"), [None, 0.25])
     again = Journal.open(path)
-    assert again.trials == journal.trials
+    assert list(again.trials.values()) == [trial()]  # the failed one is to be tried again
     assert again.gaps == journal.gaps == {(0, 0, "racer"): [None, 0.25]}
 
 

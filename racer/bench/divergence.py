@@ -1,0 +1,39 @@
+"""How close a call it was where an answer parts from the plain one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from racer import vocab
+from racer.bench.settings import Settings
+from racer.loaded import LoadedModel, top2_gap
+from racer.pipeline import ProcessorPipeline
+
+Talk = list[dict[str, str]]
+"""Messages as chat templates take them."""
+
+
+def gap(loaded: LoadedModel, settings: Settings, talk: Talk, common: list[int], seed: int) -> float | None:
+    """How far the plain model's two best choices after ``talk`` and ``common`` are apart.
+
+    None where top-p leaves but one of them, or there is not memory enough for one forward pass over all tokens.
+    """
+    try:
+        found = top2_gap(choice_scores(loaded, settings, talk, common, seed))
+    except RuntimeError:
+        return None
+    return found if found < float("inf") else None
+
+
+def choice_scores(loaded: LoadedModel, settings: Settings, talk: Talk, common: list[int], seed: int) -> Tensor:
+    """``[V]`` what the plain model's next token is the argmax of: logits, or processed scores with their noise."""
+    ids = loaded.encode(talk)["input_ids"][0].tolist() + common
+    scores = loaded.next_logits(ids)
+    if not settings.sample:
+        return scores
+    warpers = [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p)]
+    scores = ProcessorPipeline(warpers, 1).batch(scores[None])[0]
+    seeds, positions = (torch.tensor([number], device=scores.device) for number in (seed, len(ids)))
+    return scores + vocab.gumbel(seeds, positions, len(scores))[0]
