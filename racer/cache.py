@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -59,7 +59,7 @@ class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
     def __init__(self, cache: TreeCache, index: int) -> None:
         super().__init__()
         # weak, as the cache holds its layers: storage must go with the call, not with the next garbage collection
-        self.cache: TreeCache = weakref.proxy(cache)
+        self.cache = cast("TreeCache", weakref.proxy(cache))
         self.index = index
         self.is_initialized = True
 

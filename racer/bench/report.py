@@ -14,10 +14,11 @@ from racer.bench.verdict import SPEEDUP, subtitle, verdict
 METHOD = """\
 **Tokens/s** is what Spec-Bench computes: of each question the new tokens by the time of its calls, prefill \
 included; then the mean over questions. A speed against a baseline is that mean by the baseline's, on the \
-questions that both answered. Medians of it are over the questions' own ratios.
+questions that both answered. Medians of it are over the questions' own ratios. The time to the first token is \
+from the call to when every row has one.
 
 **Intervals** are 95 % percentile bootstrap intervals over questions: they say what another draw of questions \
-would change, not what another machine would.
+would change, not what another machine would. There are none for fewer than five questions.
 
 **Interleaving**: every question is put to all methods, in an order that rotates, before the next one is asked, so \
 that a machine that drifts slows down all of them. Plots and tables of one run compare; those of two runs need \
@@ -28,7 +29,7 @@ to each accepted path, so that plain decoding has 1, and leaves out the prefill 
 gives.
 
 **Peak memory** is how far memory grew during the worst call, the model's weights not counted: the allocator's on \
-a GPU, the process' on a CPU, where memory that earlier calls left behind hides growth.
+a GPU, the process' on a CPU, where what earlier calls left behind is given back first, as far as that goes.
 
 **Identical** answers have the token ids of plain decoding. In floating point a forward pass over many nodes \
 rounds other than one over a single node, so exact methods too may part from it where two logits almost tie: the \

@@ -142,7 +142,7 @@ class _Cell:
         gaps = [gap for gap in parted if gap is not None]
         return {
             "identical_rate": statistics.fmean(same) if same else None,
-            "divergences": same.count(False),
+            "divergences": same.count(False) if same else None,
             "divergence_gap_median": _median(gaps),
             "divergence_gap_max": max(gaps, default=None),
             "divergence_gap_unknown": len(parted) - len(gaps),

@@ -78,6 +78,8 @@ def _identity(run: Run, best: str) -> str:
     if same == 1:
         return "All its answers are those of plain decoding, token for token."
     words = f"{percent(same)} of its answers are those of plain decoding, token for token."
+    if (peer := run.value(PEER, "identical_rate")) is not None and peer < 1:
+        words += f" (Those of transformers' plain decoding are in {percent(peer)}, by other roundings.)"
     gap = run.value(best, "divergence_gap_median")
     if gap is not None:
         words += f" Where the others part, the plain model's two best logits are {number(gap)} apart (median)."
