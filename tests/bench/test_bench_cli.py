@@ -144,7 +144,9 @@ def test_an_interrupt_keeps_what_is_there(
     assert results_of(out)["setup"]["complete"] is True
 
 
-def test_ctrl_c_ends_a_real_run_quietly(arguments: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_real_run_quietly(arguments: list[str], questions: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": SENTENCES[number % 4]}) + "\n" for number in range(1000)]  # minutes of work
+    questions.write_text("".join(lines), encoding="utf-8")
     arguments[arguments.index("--max-new-tokens") + 1] = "60"
     arguments[arguments.index("--limit") + 1] = "all"
     process = subprocess.Popen(
