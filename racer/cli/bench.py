@@ -49,9 +49,7 @@ class BenchOptions:
 
 
 @click.command()
-@click.option(
-    "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
-)
+@checked.model_option
 @click.option(
     "--questions",
     multiple=True,
@@ -96,12 +94,8 @@ class BenchOptions:
     show_default=True,
     help="Sample from the most likely tokens that sum to P.",
 )
-@click.option(
-    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of the weights."
-)
-@click.option(
-    "--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto prefers cuda."
-)
+@checked.dtype_option
+@checked.device_option
 @click.option(
     "--batch-size", callback=checked.count, metavar="B", default="1", show_default=True, help="Questions at once."
 )

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option(
-    "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
-)
+@checked.model_option
 @click.option("--drafter", metavar="D", default="racer", show_default=True, help="Who guesses; see 'racer plugins'.")
 @click.option(
     "--verifier",
@@ -52,12 +50,8 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", callback=checked.seed, metavar="S", help="Repeat a sampled text.  [default: a fresh one, reported]"
 )
-@click.option(
-    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of the weights."
-)
-@click.option(
-    "--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto prefers cuda."
-)
+@checked.dtype_option
+@checked.device_option
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
 @click.option(
     "--compare",

@@ -1,4 +1,4 @@
-"""What ``racer generate`` was asked for, checked as far as that goes without torch."""
+"""What a command was asked for, checked as far as that goes without torch."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ temperature = number(float, lambda t: 0 <= t < math.inf, "a number from 0 (greed
 top_k = number(int, lambda k: k >= 0, "a whole number from 1, or 0 for no limit")
 top_p = number(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 min_p = number(float, lambda p: 0 <= p <= 1, "a number from 0 to 1")
+
+
+model_option = click.option(
+    "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
+)
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of the weights."
+)
+device_option = click.option(
+    "--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto prefers cuda."
+)
 
 
 @attrs.frozen(kw_only=True)

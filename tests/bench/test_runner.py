@@ -234,14 +234,18 @@ def test_sampled_answers_are_the_same_with_any_drafter_and_change_with_the_quest
     assert tokens[0, 0, "none"] != tokens[1, 0, "none"]
 
 
-def test_an_interrupt_between_an_answer_and_its_gap_loses_nothing(
-    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = bench(loaded, tmp_path, "racer", questions=QUESTIONS[1:2])
+def parted(loaded: LoadedModel, path: Path) -> Bench:
+    """A finished run in which one answer parts from the plain one, as if rounding had tipped it."""
+    run = bench(loaded, path, "racer", questions=QUESTIONS[1:2])
     run.run()
     trial = run.journal.trials[0, 0, "racer"]
     assert trial.measured is not None
     trial.measured.tokens[0][3] += 1
+    return run
+
+
+def test_an_interrupt_between_an_answer_and_its_gap_loses_nothing(loaded: LoadedModel, tmp_path: Path) -> None:
+    run = parted(loaded, tmp_path)
     again = Bench(loaded, run.methods, run.questions, run.settings, run.journal)
     again.run()
     assert len(run.journal.gaps[0, 0, "racer"]) == 1
@@ -250,11 +254,7 @@ def test_an_interrupt_between_an_answer_and_its_gap_loses_nothing(
 def test_a_gap_that_cannot_be_found_out_does_not_end_the_run(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = bench(loaded, tmp_path, "racer", questions=QUESTIONS[1:2])
-    run.run()
-    trial = run.journal.trials[0, 0, "racer"]
-    assert trial.measured is not None
-    trial.measured.tokens[0][3] += 1
+    run = parted(loaded, tmp_path)
 
     def no_memory(self: LoadedModel, ids: list[int]) -> None:
         raise torch.OutOfMemoryError("no")
