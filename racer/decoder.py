@@ -112,7 +112,7 @@ class Decoder:
             logits = self.core.forward(tree, run.cache, run.last_position)
         with phase("verify"):
             verdict = self.lineup.verify(view, tree, logits)
-            self._add_cues(verdict, logits)
+            self._add_cues(run.task, verdict, logits)
             host = verdict.to_host(tree, faults, cues=self.lineup.needs.host)  # the step's only host synchronisation
         with phase("commit"):
             run.cache.commit(
@@ -125,7 +125,7 @@ class Decoder:
 
     # -- the parts of a step ----------------------------------------------------------------------------------------
 
-    def _add_cues(self, verdict: Verdict, logits: Tensor) -> None:
+    def _add_cues(self, task: Task, verdict: Verdict, logits: Tensor) -> None:
         """The best next tokens of all nodes, as far as some drafter needs them."""
         needs, (batch, width, size) = self.lineup.needs, logits.shape
         if needs.top_k:
@@ -133,7 +133,8 @@ class Decoder:
             values, ids = vocab.top(flat, needs.top_k)
             verdict.top_ids = ids.view(batch, width, -1)
             if needs.probs:
-                verdict.top_probs = vocab.probabilities(flat, values).view(batch, width, -1)
+                likely = task.pipeline.likely if task.do_sample else vocab.probabilities
+                verdict.top_probs = likely(flat, values).view(batch, width, -1)
 
     def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
@@ -212,6 +213,7 @@ class Decoder:
         tree = DraftTree.chain(piece.tokens.gather(1, source), count)
         verdict = Verdict(path=columns, length=count, next_token=follow)
         self._add_cues(
+            run.task,
             verdict,
             piece.logits[torch.arange(len(padding), device=follow.device)[:, None], source]
             if skip.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
+
+from racer import vocab
 
 CONTEXT_FREE = tuple(
     getattr(hf, name)
@@ -64,6 +67,29 @@ class ProcessorPipeline:
             return wide
         scores: Tensor = self._processors(None, wide)
         return scores
+
+    def likely(self, logits: Tensor, values: Tensor) -> Tensor:
+        """``[M, k]`` about how likely the k best tokens of each row (best first) are to be drawn.
+
+        Temperature, top-k, top-p and min-p are accounted for, wherever they stand. Other processors are not: drafters
+        need estimates and no more.
+        """
+        steps = list(self._processors)
+        temperature = math.prod(step.temperature for step in steps if type(step) is hf.TemperatureLogitsWarper)
+        probs = vocab.probabilities(logits, values, temperature)
+        kept, mass = torch.ones_like(probs, dtype=torch.bool), 1.0
+        for step in steps:
+            if type(step) is hf.TopKLogitsWarper:
+                kept &= torch.arange(probs.shape[1], device=probs.device) < step.top_k
+            elif type(step) is hf.TopPLogitsWarper:
+                kept &= probs.cumsum(-1) - probs < step.top_p
+                mass = min(mass, step.top_p)
+            elif type(step) is hf.MinPLogitsWarper:
+                kept &= probs >= step.min_p * probs[:, :1]
+        probs = torch.where(kept, probs, 0)
+        seen = probs.sum(-1, keepdim=True)
+        cut = ~kept.all(-1, keepdim=True)  # then nothing behind the k best is left
+        return probs / torch.where(cut, seen, seen.clamp(min=mass))
 
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
         """Processed scores ``[V]`` after ``prefix``, which stands in all rows, of which ``row`` is read."""

@@ -58,6 +58,13 @@ class LogitsPipeline(Protocol):
     def batch(self, logits: Tensor) -> Tensor:
         """Processed scores ``[M, V]`` of ``logits [M, V]``; for context-free pipelines."""
 
+    def likely(self, logits: Tensor, values: Tensor) -> Tensor:
+        """``[M, k]`` about how likely each row's k best tokens are to be drawn; for drafters.
+
+        :param logits: ``[M, V]``
+        :param values: ``[M, k]`` the k best of each row, best first.
+        """
+
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
         """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
 

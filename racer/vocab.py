@@ -45,9 +45,10 @@ def _blocks(scores: Tensor) -> Tensor:
     return wide.reshape(len(wide), -1, BLOCK)
 
 
-def probabilities(logits: Tensor, values: Tensor) -> Tensor:
-    """Softmax of ``logits [M, V]`` at the given ``values [M, k]`` of it, as float32."""
-    return (values.float() - logits.float().logsumexp(-1, keepdim=True)).exp()
+def probabilities(logits: Tensor, values: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax of ``logits [M, V] / temperature`` at the given ``values [M, k]`` of them, as float32."""
+    wide = logits.float() if temperature == 1 else logits.float() / temperature
+    return (values.float() / temperature - wide.logsumexp(-1, keepdim=True)).exp()
 
 
 def gumbel(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:

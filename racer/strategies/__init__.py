@@ -17,14 +17,16 @@ def racer_paper() -> Merge:
     return Merge(Retrieval(ngram=10, max_nodes=10_000), Logits(top_k=8), policy="fill", name="racer-paper")
 
 
-def racer_best() -> Merge:
-    """The default; so far the paper's tree."""
-    return Merge(Retrieval(), Logits(), policy="fill", name="racer")
+def racer_best() -> Drafter:
+    """The default. Its machine code takes a second to load, so only who uses it does."""
+    from racer.strategies.context import Racer
+
+    return Racer()
 
 
 @hookimpl
 def racer_register(registry: Registry) -> None:
-    registry.drafter("racer", racer_best, summary="the default: retrieved patterns and copied logits in one tree")
+    registry.drafter("racer", racer_best, summary="the default: patterns and cues, each at its counted worth")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
     registry.drafter(
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"

@@ -1,0 +1,101 @@
+"""The children that a node may get, and what every voice says of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.cues import Ids, Probs
+from racer.strategies.context.voices import SILENT, VOICES, prob_bin
+
+MOST = 192
+"""Candidates of a node; all voices together name fewer."""
+BUCKETS = 512
+
+
+class Candidates(NamedTuple):
+    """Of one node; used again for the next."""
+
+    tokens: NDArray[np.int32]
+    """``[MOST]``"""
+    cells: NDArray[np.int16]
+    """``[MOST, VOICES]`` what each voice says (:mod:`racer.strategies.context.voices`)."""
+    unnamed: NDArray[np.int16]
+    """``[VOICES]`` what it says of all that it does not name."""
+    used: NDArray[np.int64]
+    """``[1]``"""
+    bucket: NDArray[np.int16]
+    """``[BUCKETS]`` candidates by the low bits of their tokens, in the next free bucket; -1 where empty."""
+
+    @classmethod
+    def empty(cls) -> Candidates:
+        """:func:`clear` it before use."""
+        return cls(
+            np.empty(MOST, np.int32),
+            np.empty((MOST, VOICES), np.int16),
+            np.empty(VOICES, np.int16),
+            np.zeros(1, np.int64),
+            np.empty(BUCKETS, np.int16),
+        )
+
+
+@compiled
+def clear(candidates: Candidates) -> None:
+    """Forget all; no voice has spoken."""
+    candidates.used[0] = 0
+    candidates.unnamed[:] = SILENT
+    candidates.bucket[:] = -1
+
+
+@compiled
+def find(candidates: Candidates, token: int) -> Number:
+    """The candidate that holds ``token``; -1 if there is none."""
+    bucket = token & (BUCKETS - 1)
+    while candidates.bucket[bucket] >= 0:
+        if candidates.tokens[candidates.bucket[bucket]] == token:
+            return candidates.bucket[bucket]
+        bucket = (bucket + 1) & (BUCKETS - 1)
+    return -1
+
+
+@compiled
+def add(candidates: Candidates, token: int) -> None:
+    """Make ``token`` a candidate if it is none. All voices that speak have said what they say of the unnamed."""
+    bucket = token & (BUCKETS - 1)
+    while candidates.bucket[bucket] >= 0:
+        if candidates.tokens[candidates.bucket[bucket]] == token:
+            return
+        bucket = (bucket + 1) & (BUCKETS - 1)
+    at = candidates.used[0]
+    if at == MOST:
+        return
+    candidates.bucket[bucket] = at
+    candidates.tokens[at] = token
+    for voice in range(VOICES):
+        candidates.cells[at, voice] = candidates.unnamed[voice]
+    candidates.used[0] = at + 1
+
+
+@compiled
+def nominate(candidates: Candidates, ids: Ids, probs: Probs, least: Number, vocab_size: int) -> None:
+    """Make those of a voice's tokens (best first) candidates whose probability is at least ``least``."""
+    for j in range(len(ids)):
+        if probs[j] < least:
+            break
+        if ids[j] < vocab_size:  # a head may have more rows than the embedding
+            add(candidates, ids[j])
+
+
+@compiled
+def describe(candidates: Candidates, voice: int, cell: int, ids: Ids, probs: Probs) -> None:
+    """Note what a voice says of the candidates that it names, in the cells from ``cell`` on.
+
+    A recent prediction may speak twice; the first word counts.
+    """
+    for j in range(len(ids)):
+        at = find(candidates, ids[j])
+        if at >= 0 and candidates.cells[at, voice] == candidates.unnamed[voice]:
+            candidates.cells[at, voice] = cell + prob_bin(probs[j])

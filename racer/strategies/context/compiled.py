@@ -1,0 +1,43 @@
+"""Machine code from Python functions: numba, compiled at first use and kept on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+OPTIONS: dict[str, Any] = {"fastmath": True, "_nrt": False}
+"""Without numba's run-time, which allocates arrays and counts references to them: counting took 60% of the time."""
+
+Number = Any
+"""A scalar inside machine code: numba types it by its use, where annotations cannot follow numpy's promotions."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """``function`` as machine code. It must keep to numbers and given arrays, and checks no bounds."""
+    try:
+        machine = numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # numba found no folder that it may write to: compile in every process
+        return cast(Function, numba.njit(**OPTIONS)(function))
+    if machine is not function:  # NUMBA_DISABLE_JIT gives it back as it is
+        _forget_stale(machine)
+    return cast(Function, machine)
+
+
+def _forget_stale(machine: Any) -> None:
+    """Drop kept code that is older than any source of this folder: numba looks at the function's own file only."""
+    for kept in Path(machine.stats.cache_path).glob(f"*{machine.py_func.__qualname__}-*.nbi"):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if kept.stat().st_mtime_ns < _newest_source():
+                kept.unlink()
+
+
+@cache
+def _newest_source() -> int:
+    return max(source.stat().st_mtime_ns for source in Path(__file__).parent.glob("*.py"))

@@ -1,0 +1,60 @@
+"""Hashes of the last n tokens. A context is an int32 array with the latest token first, -1 where the text begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from racer.strategies.context.compiled import Number, compiled
+
+Context = NDArray[np.int32]
+
+WIDTH = 32
+"""Tokens of a whole context: the longest match that is told from a longer one."""
+NO_TOKEN = -1
+"""Before a text begins, and between texts."""
+
+
+def context_of(tokens: Sequence[int], end: int) -> Context:
+    """``[WIDTH]`` the tokens before ``end``, the latest first."""
+    context = np.full(WIDTH, NO_TOKEN, np.int32)
+    part = tokens[max(0, end - WIDTH) : end]
+    context[: len(part)] = part[::-1]
+    return context
+
+
+@compiled
+def _mix(x: np.uint64) -> np.uint64:
+    """A 64-bit finaliser: bijective, full avalanche (after MurmurHash3's)."""
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+@compiled
+def hashed(found: np.uint64, token: int) -> np.uint64:
+    """A hash with one more token."""
+    return _mix(found ^ (np.uint64(token + 2) * np.uint64(0x9E3779B97F4A7C15)))
+
+
+@compiled
+def hash_of(context: Context, first: int, last: int) -> np.uint64:
+    """64 bits of ``context[first:last]`` and of both bounds."""
+    found = np.uint64(first * WIDTH + last)
+    for i in range(first, last):
+        found = hashed(found, context[i])
+    return found
+
+
+@compiled
+def slot_of(found: np.uint64, slots: int) -> Number:
+    """Where a hash lives among ``slots``, a power of two: its low bits."""
+    return np.int64(found & np.uint64(slots - 1))
+
+
+@compiled
+def tag_of(found: np.uint64) -> np.uint32:
+    """What tells the hashes of one slot apart: the high bits, never 0."""
+    return np.uint32(found >> np.uint64(32)) | np.uint32(1)

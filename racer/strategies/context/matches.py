@@ -1,0 +1,82 @@
+"""Where each node's text occurred before: cursors into the row's own text and into what was said in earlier ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from racer.strategies.context import history as past
+from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.hashing import Context
+from racer.strategies.context.history import GRAM, History
+
+MOST = 8
+"""Cursors of a node: the longest matches."""
+TRIES = 16
+"""Occurrences looked at for a node in each history, the latest first; bounds the time, whatever the histories hold."""
+
+
+class Matches(NamedTuple):
+    """Of each node: the positions at which its last tokens occurred."""
+
+    end: NDArray[np.int64]
+    """``[N, MOST]`` positions of the node's token."""
+    length: NDArray[np.int32]
+    """``[N, MOST]`` tokens that match, this one included."""
+    own: NDArray[np.bool_]
+    """``[N, MOST]`` in the row's own text."""
+    found: NDArray[np.int32]
+    """``[N]`` how many there are."""
+
+    @classmethod
+    def of(cls, size: int) -> Matches:
+        """None yet, of ``size`` nodes."""
+        return cls(
+            np.empty((size, MOST), np.int64),
+            np.empty((size, MOST), np.int32),
+            np.empty((size, MOST), np.bool_),
+            np.zeros(size, np.int32),
+        )
+
+
+@compiled
+def follow(matches: Matches, parent: Number, node: int, token: Number, own: History, shared: History) -> None:
+    """Move the parent's cursors on to the ``node`` that holds ``token``, where their text goes on with it."""
+    for i in range(matches.found[parent]):
+        history = own if matches.own[parent, i] else shared
+        end = matches.end[parent, i]
+        if past.next_token(history, end) == token:
+            _add(matches, node, end + 1, matches.length[parent, i] + 1, matches.own[parent, i])
+
+
+@compiled
+def seek(matches: Matches, node: int, context: Context, history: History, own: bool) -> None:
+    """Look up the latest occurrences of the last tokens of ``context``."""
+    end = past.latest_end(history, context)
+    for _ in range(TRIES):
+        if end < 0:
+            break
+        length = past.match_length(history, end, context)
+        if length >= GRAM and end + 1 < history.length[0]:
+            _add(matches, node, end, length, own)
+        end = past.earlier_end(history, end)
+
+
+@compiled
+def _add(matches: Matches, node: int, end: int, length: int, own: bool) -> None:
+    """Keep a match, in place of the shortest one if there are too many."""
+    count = matches.found[node]
+    shortest = 0
+    for i in range(count):
+        if matches.end[node, i] == end and matches.own[node, i] == own:
+            return
+        if matches.length[node, i] < matches.length[node, shortest]:
+            shortest = i
+    if count < MOST:
+        shortest = count
+        matches.found[node] += 1
+    elif length <= matches.length[node, shortest]:
+        return
+    matches.end[node, shortest], matches.length[node, shortest], matches.own[node, shortest] = end, length, own

@@ -1,0 +1,114 @@
+"""The tree against brute force: no tree of its size over the same candidates promises more."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from racer.strategies.context import frontier as front
+from racer.strategies.context import history as past
+from racer.strategies.context.blends import Blends
+from racer.strategies.context.cues import Cues
+from racer.strategies.context.frontier import Frontier
+from racer.strategies.context.growth import Desk, Growth, grow
+from racer.strategies.context.hashing import context_of
+from racer.strategies.context.hints import Hints
+from racer.strategies.context.history import History
+from racer.strategies.context.learning import observe
+from racer.strategies.context.memory import Memory, Row
+from racer.strategies.context.start import fitted_odds
+from racer.strategies.context.voices import VOICES
+
+VOCAB, K = 6, 4
+
+
+def a_memory(slots: int = 64) -> Memory:
+    return Memory(Cues.of(slots, K), Blends.of(slots, K), History.of(64), fitted_odds(), np.ones(VOICES, np.bool_))
+
+
+def a_row() -> Row:
+    return Row(History.of(64), Hints.of(K))
+
+
+def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) -> None:
+    """Show ``text`` as a prompt, with made-up predictions."""
+    ids = np.array([noise.permutation(VOCAB)[:K] for _ in text], np.int32)
+    probs = -np.sort(-noise.dirichlet(np.full(K, 0.4), len(text)), axis=1).astype(np.float32)
+    tokens = np.array(text, np.int64)
+    chain, ones = np.arange(-1, len(text) - 1), np.ones(len(text), np.float32)
+    observe(memory, row.hints, context_of(text, 1), tokens, chain, ones, ones > 0, ids, probs)
+    past.append(row.text, tokens.astype(np.int32))
+
+
+def grown(memory: Memory, row: Row, text: list[int], budget: int, least: float) -> Growth:
+    growth, desk = Growth.of(budget), Desk.of(budget, K)
+    count = grow(memory, row, context_of(text, len(text)), VOCAB, least, growth, desk)
+    return Growth(*(part[:count] for part in growth))
+
+
+texts = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=30)
+
+
+@settings(max_examples=80)
+@given(text=texts, earlier=texts, seed=st.integers(0, 2**32), budget=st.integers(2, 6))
+def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], seed: int, budget: int) -> None:
+    memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
+    read(memory, a_row(), earlier, noise)
+    past.append(memory.past, np.array([*earlier, -1], np.int32))
+    read(memory, row, text, noise)
+    every = grown(memory, row, text, 14, 1e-5)  # all that may stand in a small tree, and more
+    tree = grown(memory, row, text, budget, 1e-5)
+    best = max(
+        sum(float(every.score[node]) for node in (0, *nodes))
+        for nodes in combinations(range(1, len(every.tokens)), len(tree.tokens) - 1)
+        if all(every.parent[node] in (0, *nodes) for node in nodes)
+    )
+    assert np.isclose(tree.score.sum(), best, rtol=1e-5)
+
+
+@given(text=texts, seed=st.integers(0, 2**32), budget=st.integers(1, 40), least=st.sampled_from([1e-5, 0.01, 0.2]))
+def test_trees_are_well_formed(text: list[int], seed: int, budget: int, least: float) -> None:
+    memory, row = a_memory(slots=2), a_row()
+    read(memory, row, text, np.random.default_rng(seed))
+    tree = grown(memory, row, text, budget, least)
+    assert tree.tokens[0] == text[-1]
+    assert 1 <= len(tree.tokens) <= budget
+    assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all()
+    assert (tree.parent[1:] >= 0).all()
+    assert ((tree.tokens >= 0) & (tree.tokens < VOCAB)).all()
+    assert (tree.score[1:] <= tree.score[tree.parent[1:]]).all()
+    assert (tree.score > least).all()
+    assert (np.diff(tree.score) <= 0).all(), "best first, so that its beginnings are the best smaller trees"
+    assert len(set(zip(tree.parent.tolist(), tree.tokens.tolist(), strict=True))) == len(tree.tokens)
+
+
+@given(offers=st.lists(st.lists(st.integers(1, 1000), max_size=12), max_size=12), room=st.integers(1, 8))
+def test_a_frontier_keeps_the_best(offers: list[list[int]], room: int) -> None:
+    frontier, kept = Frontier.of(room), []
+    front.clear(frontier)
+    for scores in offers[:room]:
+        for score in scores:
+            bar = front.bar(frontier, room, 0.5)
+            assert bar == (kept[0] if len(kept) >= room else 0.5)
+            if score > bar:
+                place = front.offer(frontier, room, score, 0, score)
+                assert frontier.score[place] == score
+                kept = sorted([*kept, score])[-room:]
+        if kept and room:
+            assert frontier.score[front.take(frontier)] == kept.pop()
+            room -= 1
+        assert frontier.size[0] == len(kept)
+
+
+def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
+    memory, row = a_memory(), a_row()
+    read(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], np.random.default_rng(0))
+    tree = grown(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], 12, 1e-5)
+    path, node = [], 0
+    for token in (4, 5, 1):
+        node = next(i for i in range(len(tree.tokens)) if tree.parent[i] == node and tree.tokens[i] == token)
+        path.append(node)
+    assert any(tree.parent[i] in path and i not in path for i in range(len(tree.tokens)))

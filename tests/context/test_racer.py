@@ -1,0 +1,95 @@
+"""The drafter ``racer`` in real decoding: its output is that of plain decoding, its state is constant in size."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from racer import DecodeConfig, Decoder, hookimpl
+from racer.errors import ConfigError
+from racer.guard import PluginWarning
+from racer.request import StepView
+from racer.strategies.context import Racer
+from racer.strategies.context.start import plain_odds
+from racer.testing import check_drafter, decode, decode_plainly, toy_model
+from racer.tree import DraftTree
+
+TINY = {"slots": 2, "history": 16}  # contexts collide all the time, and the past is overwritten at once
+
+
+def tiny_racer() -> Racer:
+    return Racer(**TINY)
+
+
+def test_collisions_change_nothing() -> None:
+    check_drafter(tiny_racer, max_examples=40)
+
+
+def test_any_start_and_any_voices_change_nothing() -> None:
+    check_drafter(lambda: Racer(**TINY, odds=plain_odds(), silent=range(0, 13, 2), top_k=3), max_examples=15)
+
+
+def memory_bytes(drafter: Racer) -> int:
+    return sum(array.nbytes for part in drafter.memory[:4] for array in part)
+
+
+def test_memory_is_what_its_formula_says_and_stays_so() -> None:
+    drafter = Racer(slots=64, history=128, top_k=8)
+    tables = 4 * 64 * (5 + 8 * 8) + (3 * 32 + 1) * (4 + 8 * 8) + 16 * 128
+    before = memory_bytes(drafter)
+    assert 0 <= before - tables - 8 < 2**15  # the odds
+    decoder = Decoder(toy_model(50, 6.0), DecodeConfig(drafter=drafter, budget=16))
+    for seed in range(5):
+        decode(decoder, [[seed, 1, 2], [3, 4]], 60)
+    assert memory_bytes(drafter) == before
+    assert not drafter._open
+
+
+def test_the_default_takes_at_most_64_mib() -> None:
+    assert memory_bytes(Racer()) <= 64 * 2**20
+
+
+def test_what_was_said_is_guessed_again_also_by_another_row() -> None:
+    model = toy_model(200, 8.0)
+    decoder = Decoder(model, DecodeConfig(drafter=Racer(), budget=32))
+    decode(decoder, [[5, 6, 7]], 60)
+    _, stats = decode(decoder, [[9], [5, 6, 7]], 60)
+    assert np.mean(stats.accept_lengths[1]) > 8
+
+
+class Prunes:
+    """A plugin that takes the tree's second half away."""
+
+    @hookimpl(wrapper=True)
+    def racer_draft(self, view: StepView, budget: int) -> Any:
+        tree = yield
+        return tree.head(max(1, tree.width // 2)) if isinstance(tree, DraftTree) else tree
+
+
+class Replaces:
+    """A plugin that drafts something else."""
+
+    @hookimpl(wrapper=True)
+    def racer_draft(self, view: StepView, budget: int) -> Any:
+        yield
+        return DraftTree.chain(torch.stack([view.root, view.root], 1), torch.full_like(view.root, 2))
+
+
+@pytest.mark.parametrize("plugin", [Prunes(), Replaces()])
+def test_a_plugin_may_change_the_tree(plugin: object) -> None:
+    model, prompts = toy_model(7), [[1, 2, 3], [4]]
+    decoder = Decoder(model, DecodeConfig(drafter=Racer(**TINY), budget=12, plugins=(plugin,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PluginWarning)
+        got, _ = decode(decoder, prompts, 30)
+    assert got == decode_plainly(model, prompts, 30)
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"history": 8}, {"history": 100}, {"top_k": 0}])
+def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Racer(**wrong)

@@ -1,0 +1,49 @@
+"""What drafters are told of the distribution that tokens are drawn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from racer.pipeline import ProcessorPipeline
+
+STEPS: list[Any] = [TemperatureLogitsWarper(0.7), TopKLogitsWarper(5), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05)]
+
+
+@given(steps=st.sets(st.sampled_from(range(len(STEPS)))), k=st.integers(1, 12), seed=st.integers(0, 2**40))
+def test_likely_is_the_processed_distribution(steps: set[int], k: int, seed: int) -> None:
+    logits = torch.randn(6, 12, generator=torch.Generator().manual_seed(seed)) * 3
+    pipeline = ProcessorPipeline([STEPS[step] for step in sorted(steps)])
+    values, ids = logits.topk(k)
+    exact = pipeline.batch(logits).softmax(-1).gather(1, ids)
+    found = pipeline.likely(logits, values)
+    assert (found.sum(-1) <= 1 + 1e-5).all()
+    if steps <= {0}:
+        torch.testing.assert_close(found, exact)
+    elif k == 12 and len(steps - {0}) == 1:
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+    else:  # near enough for estimates: what lies behind the k best tokens is not seen
+        assert (found - exact).abs().mean() < 0.1
+        assert not found[exact == 0].any() or len(steps - {0}) > 1 or k < 12
+
+
+def test_a_processor_that_reads_the_prefix_is_left_out() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits = torch.randn(3, 9)
+    values, _ = logits.topk(4)
+    found = ProcessorPipeline([RepetitionPenaltyLogitsProcessor(1.3)]).likely(logits, values)
+    torch.testing.assert_close(found, logits.softmax(-1).topk(4).values)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperatures_multiply(temperature: float) -> None:
+    logits = torch.randn(3, 9)
+    pipeline = ProcessorPipeline([TemperatureLogitsWarper(temperature), TemperatureLogitsWarper(3.0)])
+    found = pipeline.likely(logits, logits.topk(9).values)
+    torch.testing.assert_close(found, (logits / temperature / 3).softmax(-1).topk(9).values)
