@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
 
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
 from racer.request import StepView, Verdict
+from racer.tree import DraftTree
 
-SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Budgets that ``auto`` chooses from."""
-FIRST_SIZES = (64, 16, 1)
-"""Tried first, twice over, so that the cost curve has a beginning, a middle and an end."""
-
-
-class CostCurve:
-    """Milliseconds of a step by its nodes, learned from the steps themselves: measuring costs nothing extra."""
-
-    def __init__(self, memory: int = 9) -> None:
-        self._memory = memory
-        self._samples: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {}
-        self._line: tuple[list[int], list[float]] | None = None
-        """Sizes and their costs, until something new is learned."""
-
-    def learn(self, nodes: int, milliseconds: float) -> None:
-        """Note one step's wall-clock time."""
-        samples = self._samples.setdefault(nodes, deque(maxlen=self._memory))
-        samples.append(milliseconds)
-        self._medians[nodes] = statistics.median(samples)
-        self._line = None
-
-    def points(self) -> dict[int, float]:
-        """Median of the latest samples, by nodes; never falling with nodes."""
-        return dict(zip(*self._drawn(), strict=True)) if self._medians else {}
-
-    def __call__(self, nodes: int) -> float:
-        """Interpolated cost; 1.0 before anything was measured."""
-        return float(np.interp(nodes, *self._drawn())) if self._medians else 1.0
-
-    def _drawn(self) -> tuple[list[int], list[float]]:
-        if self._line is None:
-            sizes = sorted(self._medians)
-            costs: list[float] = np.maximum.accumulate([self._medians[size] for size in sizes]).tolist()
-            self._line = (sizes, costs)
-        return self._line
+SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Sizes that ``auto`` chooses from."""
+SURVEY = (64, 1, 16, 4, 32, 8, 48)
+"""Sizes of the first steps with a model, twice over, so that the cost curve is known where it bends."""
 
 
 class Budget:
@@ -57,6 +22,10 @@ class Budget:
     def nodes(self, view: StepView) -> int:
         """At least 1 (plain decoding), the root included."""
         raise NotImplementedError
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        """Cut the drafted trees to what pays; a node's children may not stay without it."""
+        return tree
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         """Learn from a step."""
@@ -72,8 +41,54 @@ class Fixed(Budget):
         return self._nodes
 
 
-class Auto(Budget):
-    """The size with most accepted tokens per millisecond, both measured here.
+class ByScore(Budget):
+    """Cuts each tree where the next node would cost more time than it is expected to save.
+
+    The goal is most tokens per millisecond over all steps. If the best reachable rate is r, each step should take the n
+    that maximises ``tokens(n) - r * cost(n)`` (renewal-reward theorem; comparing each step's own tokens per cost would
+    overspend where little can be guessed). Tokens are the tree's scores, added up and set right by how many nodes were
+    accepted against what their scores promised; r is what the latest steps gave.
+
+    A padded batch pays for its widest row, so all rows get the same number of nodes, which their gains settle together.
+    """
+
+    def __init__(self, decay: float = 0.98) -> None:
+        self._decay = decay
+        self._promised = self._kept = 8.0
+        """Accepted nodes by the scores, and in truth; old steps count less."""
+        self._tokens = self._cost = 0.0
+        """Of the latest steps, likewise: tokens of a row, and what the curve says that they cost."""
+        self._gains: NDArray[np.float64] = np.zeros(1)
+        """Of the last tree: expected accepted nodes of a row, by columns."""
+
+    def nodes(self, view: StepView) -> int:
+        return SIZES[-1]
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        assert tree.score is not None
+        rows = np.flatnonzero(view.active)
+        scores = np.nan_to_num(np.where(tree.real.numpy(), tree.score.numpy(), 0.0))[rows, 1:].mean(0)
+        self._gains = np.concatenate(([0.0], np.cumsum(scores)))
+        sizes = np.array([size for size in SIZES if size < tree.width] + [tree.width])
+        costs = np.array([view.step_cost(int(size)) for size in sizes])
+        tokens = 1 + self._gains[sizes - 1] * min(self._kept / self._promised, 2.0)
+        rate = self._tokens / self._cost if self._cost else (tokens / costs).max()
+        rate = max(rate, 1 / costs[0])  # plain decoding is always to be had
+        return tree.head(int(sizes[np.argmax(tokens - rate * costs)]))
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        host = verdict.host
+        assert host is not None
+        rows = np.flatnonzero(view.active)
+        width, tokens = host.tokens.shape[1], float(host.length[rows].mean())
+        self._promised = self._decay * self._promised + self._gains[min(width, len(self._gains)) - 1]
+        self._kept = self._decay * self._kept + tokens - 1
+        self._tokens = self._decay * self._tokens + tokens
+        self._cost = self._decay * self._cost + view.step_cost(width)
+
+
+class ByRecord(Budget):
+    """For drafters whose trees have no scores: the size with most accepted tokens per millisecond, both measured.
 
     A tree's first n columns are the tree of budget n, so each verdict tells what every smaller budget would have
     accepted. These counts, and the cost of the nodes that the drafter really gave, are averaged: plainly at first, then
@@ -92,16 +107,9 @@ class Auto(Budget):
         """Verdicts that each average rests on; the prior counts as a few."""
         self._purse = 0.0
         """Milliseconds saved up for trying larger trees."""
-        self._asked = 0
-        self._steps = 0
 
     def nodes(self, view: StepView) -> int:
-        if self._steps < 2 * len(FIRST_SIZES):
-            self._asked = FIRST_SIZES[self._steps % len(FIRST_SIZES)]
-        else:
-            self._asked = self._choose(np.array([view.step_cost(round(used)) for used in self._used]))
-        self._steps += 1
-        return self._asked
+        return self._choose(np.array([view.step_cost(round(used)) for used in self._used]))
 
     def _choose(self, costs: NDArray[np.float64]) -> int:
         best = int(np.argmax(np.maximum.accumulate(self._accepted) / costs))
@@ -116,17 +124,55 @@ class Auto(Budget):
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
-        if host is None or not any(view.active) or view.settled.budget != self._asked:
-            return  # somebody else said how many nodes, so the tree's size tells nothing about the drafter
-        rows = np.flatnonzero(view.active)
+        assert host is not None
+        rows, asked = np.flatnonzero(view.active), view.settled.budget
         width = int(host.count[rows].max())
         # what a larger budget adds is unknown when the tree was full; a tree that was not full is all there is
-        known = self._sizes <= self._asked if width >= self._asked else self._sizes > 0
+        known = self._sizes <= asked if width >= asked else self._sizes > 0
         reached = np.mean([(host.path[row, : host.length[row], None] < self._sizes).sum(0) for row in rows], axis=0)
         self._seen[known] += 1
         step = np.maximum(1 / self._seen, 1 - self._decay)
         self._accepted[known] += (step * (reached - self._accepted))[known]
         self._used[known] += (step * (np.minimum(self._sizes, width) - self._used))[known]
+
+
+class Auto(Budget):
+    """Spends what pays, by the tree's scores (:class:`ByScore`) or else by the record (:class:`ByRecord`).
+
+    The first steps with a model are given the sizes of a survey, filled up with padding where the drafter gives less:
+    they decode as others do, and tell what steps cost.
+    """
+
+    def __init__(self) -> None:
+        self._by_score, self._by_record = ByScore(), ByRecord()
+        self._scored = True
+        """Whether the drafter's last tree had scores that can be read."""
+        self._asked = 0
+
+    @property
+    def _judge(self) -> ByScore | ByRecord:
+        return self._by_score if self._scored else self._by_record
+
+    def nodes(self, view: StepView) -> int:
+        self._asked = self._surveyed(view) or self._judge.nodes(view)
+        return self._asked
+
+    def _surveyed(self, view: StepView) -> int | None:
+        """The size that the survey still wants; None when it is done."""
+        rounds = [view.step_cost.samples(size) for size in SURVEY]
+        return SURVEY[rounds.index(min(rounds))] if min(rounds) < 2 else None
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        # on an accelerator, reading scores would synchronise
+        self._scored = tree.score is not None and tree.score.device.type == "cpu"
+        fitted = self._judge.fit(view, tree)
+        size = self._surveyed(view)
+        return fitted if size is None else tree.padded(size)
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        # if somebody else said how many nodes, the tree's size tells nothing about the drafter
+        if verdict.host is not None and any(view.active) and view.settled.budget == self._asked:
+            self._judge.observe(view, verdict)
 
 
 @hookimpl

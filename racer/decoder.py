@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from racer import vocab
-from racer.budget import CostCurve
 from racer.cache import TreeCache
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
+from racer.costs import CostCurve, curve_of
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.lineup import Lineup
@@ -98,7 +98,7 @@ class Decoder:
                 self.step(run)
             stats.add(run.watch.read())
         finally:
-            stats.close(task.requests, time.perf_counter() - started, self.lineup.costs(len(task.requests)).points())
+            stats.close(task.requests, time.perf_counter() - started, curve_of(self.model, len(task.requests)).points())
             for request in task.requests:
                 self.lineup.tell("racer_request_closed", request=request, stats=stats)
         return stats
@@ -176,9 +176,8 @@ class Decoder:
         limit = max(request.limit for request in task.requests)
         cache = self.core.open(padding, width + min(limit, 1024) + 64)
         seeds = signed_seeds(task.requests, device)
-        return Run(
-            task, verifier, seeds, cache, width + limit - 1, stats, Stopwatch(device), self.lineup.costs(len(padding))
-        )
+        curve = curve_of(self.model, len(padding))
+        return Run(task, verifier, seeds, cache, width + limit - 1, stats, Stopwatch(device), curve)
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""

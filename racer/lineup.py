@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racer.budget import Budget, CostCurve, Fixed
+from racer.budget import Budget, Fixed
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.errors import ConfigError, PluginError, RacerError
 from racer.guard import Complaints, Guard, check_form
@@ -37,7 +37,6 @@ class Lineup:
         self._verifier_choice = config.verifier
         self._verifiers: dict[str, Any] = {}
         self._guard = Guard(self.drafter, self.complaints)
-        self._costs: dict[int, CostCurve] = {}
         self._manager = new_manager()
         try:
             for plugin in (*config.plugins, self):
@@ -80,10 +79,6 @@ class Lineup:
                 else f"verifier {name!r} samples, but do_sample=False: pass do_sample=True, or {mend}"
             )
         return verifier, name
-
-    def costs(self, batch: int) -> CostCurve:
-        """What steps have cost so far at this batch size."""
-        return self._costs.setdefault(batch, CostCurve())
 
     # -- asking and telling: no plugin's failure gets through -------------------------------------------------------
 
@@ -145,7 +140,9 @@ class Lineup:
     @hookimpl(trylast=True)
     def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
         tree: DraftTree | None = self._guard.attempt(self.drafter.draft, view, budget)
-        return tree
+        if tree is None or not hasattr(self.budget, "fit"):
+            return tree
+        return self.budget.fit(view, check_form(tree, len(view.requests), budget))
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from racer.costs import CostCurve
 from racer.tree import DraftTree
 
 _ids = itertools.count()
@@ -103,7 +104,7 @@ class StepView:
     do_sample: bool
     stop_tokens: frozenset[int] = frozenset()
     """Ids that end a row."""
-    step_cost: Callable[[int], float] = lambda nodes: 1.0
+    step_cost: CostCurve = attrs.field(factory=CostCurve)
     """Measured milliseconds of a step over so many nodes, on this model, device and batch."""
     step: int = 0
     """Steps before this one."""

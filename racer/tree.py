@@ -8,6 +8,7 @@ from functools import cached_property
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 FAULTS = {
     1: "its root is not the pending token",
@@ -185,6 +186,11 @@ class DraftTree:
         tokens, parent, *source = torch.split(packed[:, :-1], self.width, dim=1)
         score = None if self.score is None else self.score.to(device, non_blocking=True)
         return DraftTree(tokens, parent, packed[:, -1], score, source[0] if source else None, self.sources)
+
+    def padded(self, width: int) -> DraftTree:
+        """The same trees in at least ``width`` columns."""
+        more = max(0, width - self.width)
+        return self._each(lambda part: pad(part, (0, more)), self.count)
 
     def _each(self, change: Callable[[Tensor], Tensor], count: Tensor) -> DraftTree:
         """With ``change`` made to every ``[B, N]`` tensor."""

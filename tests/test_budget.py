@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
-from racer.budget import SIZES, Auto, CostCurve, Fixed
+from racer.budget import SIZES, SURVEY, Auto, Fixed
+from racer.costs import CostCurve, curve_of
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
 
@@ -22,8 +25,12 @@ def test_cost_never_falls_with_nodes(samples: dict[int, float]) -> None:
     for nodes, cost in samples.items():
         curve.learn(nodes, cost)
     costs = [curve(nodes) for nodes in range(1, 65)]
-    assert costs == sorted(costs)
-    assert curve(min(samples)) == pytest.approx(samples[min(samples)])
+    assert costs == pytest.approx(sorted(costs))
+    assert min(samples.values()) <= costs[0] * (1 + 1e-9)
+    assert costs[-1] <= max(samples.values()) * (1 + 1e-9)
+    rising = [samples[nodes] for nodes in sorted(samples)]
+    if rising == sorted(rising):
+        assert [curve(nodes) for nodes in sorted(samples)] == pytest.approx(rising)
 
 
 def test_cost_is_a_median_of_late_samples() -> None:
@@ -31,35 +38,56 @@ def test_cost_is_a_median_of_late_samples() -> None:
     assert curve(8) == 1.0
     for cost in (900, 10, 10, 10, 500, 10):  # a first call and a hiccup
         curve.learn(8, cost)
-    assert curve(8) == 10
+    assert curve.samples(8) == 5
+    assert 8 < curve(8) < 25
 
 
-def simulate(chance: float, slope: float, steps: int = 400) -> list[int]:
-    """Sizes chosen when each guess of a chain is right with ``chance``, and a node costs ``slope`` of a plain step."""
-    auto, random, asked = Auto(), np.random.default_rng(0), []
+def test_sizes_measured_at_different_times_compare() -> None:
+    curve = CostCurve()
+    for _ in range(20):
+        curve.learn(1, 10)
+        curve.learn(64, 30)
+    for _ in range(60):  # the machine becomes half as fast, and only one size is seen
+        curve.learn(64, 60)
+    assert curve(64) / curve(1) == pytest.approx(3, rel=0.1)
+
+
+def a_curve(slope: float) -> CostCurve:
+    """A plain step costs 10 ms, and every further node ``slope`` of that."""
+    curve = CostCurve()
+    for _ in range(3):
+        for size in range(1, 65):
+            curve.learn(size, 10 * (1 + slope * (size - 1)))
+    return curve
+
+
+def simulate(chance: float, slope: float, scored: bool, steps: int = 400, flattery: float = 1.0) -> list[int]:
+    """Sizes taken when each guess of a chain is right with ``chance``; its scores say so, ``flattery`` times over."""
+    auto, random, taken, curve = Auto(), np.random.default_rng(0), [], a_curve(slope)
     requests = (Request((1,)),)
     for step in range(steps):
         view = StepView(
             requests=requests, active=(True,), root=torch.tensor([1]), position=torch.tensor([0]), vocab_size=9,
-            pipeline=ProcessorPipeline(), do_sample=False, step_cost=lambda nodes: 10 * (1 + slope * nodes), step=step,
+            pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
         )  # fmt: skip
-        nodes = auto.nodes(view)
-        asked.append(nodes)
-        right = 1
-        while right < nodes and random.random() < chance:
-            right += 1
-        view.settled.budget = nodes
+        view.settled.budget = nodes = auto.nodes(view)
         tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
-        path = torch.arange(nodes)[None]
-        verdict = Verdict(path, torch.tensor([right]), torch.tensor([1]))
+        if scored:
+            tree = attrs.evolve(tree, score=flattery * chance ** torch.arange(nodes, dtype=torch.float32)[None])
+        tree = auto.fit(view, tree)
+        taken.append(tree.width)
+        right = 1
+        while right < tree.width and random.random() < chance:
+            right += 1
+        verdict = Verdict(torch.arange(tree.width)[None], torch.tensor([right]), torch.tensor([1]))
         verdict.to_host(tree, torch.zeros(1, dtype=torch.long))
         auto.observe(view, verdict)
-    return asked[100:]
+    return taken[100:]
 
 
 def test_a_last_step_of_one_node_teaches_nothing() -> None:
     auto = Auto()
-    before = auto._accepted.copy()
+    before = copy.deepcopy(vars(auto._by_score)), copy.deepcopy(vars(auto._by_record))
     auto._asked = 64
     requests = (Request((1,)),)
     view = StepView(
@@ -70,21 +98,27 @@ def test_a_last_step_of_one_node_teaches_nothing() -> None:
     verdict = Verdict(torch.zeros(1, 1, dtype=torch.long), torch.tensor([1]), torch.tensor([1]))
     verdict.to_host(DraftTree.root(torch.tensor([1])), torch.zeros(1, dtype=torch.long))
     auto.observe(view, verdict)
-    assert np.array_equal(auto._accepted, before)
+    assert str(before) == str((vars(auto._by_score), vars(auto._by_record)))
 
 
-def test_auto_spends_much_where_guesses_are_right_and_nodes_are_cheap() -> None:
-    assert np.median(simulate(chance=0.97, slope=0.003)) >= 32
+both = pytest.mark.parametrize("scored", [True, False])
 
 
-def test_auto_decodes_plainly_where_drafting_does_not_pay() -> None:
-    sizes = simulate(chance=0.02, slope=0.2)
+@both
+def test_auto_spends_much_where_guesses_are_right_and_nodes_are_cheap(scored: bool) -> None:
+    assert np.median(simulate(chance=0.97, slope=0.003, scored=scored)) >= 32
+
+
+@both
+def test_auto_decodes_plainly_where_drafting_does_not_pay(scored: bool) -> None:
+    sizes = simulate(chance=0.02, slope=0.2, scored=scored)
     assert np.mean([size == 1 for size in sizes]) > 0.9
 
 
-def test_auto_finds_the_middle() -> None:
-    sizes = simulate(chance=0.6, slope=0.05)
-    gain = [sum(0.6**i for i in range(size)) / (1 + 0.05 * size) for size in SIZES]
+@both
+def test_auto_finds_the_middle(scored: bool) -> None:
+    sizes = simulate(chance=0.6, slope=0.05, scored=scored)
+    gain = [sum(0.6**i for i in range(size)) / (1 + 0.05 * (size - 1)) for size in SIZES]
     best = SIZES[int(np.argmax(gain))]
     assert abs(SIZES.index(int(np.median(sizes))) - SIZES.index(best)) <= 1
 
@@ -96,6 +130,40 @@ def test_fixed_is_fixed_and_the_last_token_needs_no_tree() -> None:
     got, stats = decode(Decoder(model, DecodeConfig(drafter="logits", budget=9)), [[1, 2, 3]], 30)
     assert got == decode_plainly(model, [[1, 2, 3]], 30)
     assert max(stats.nodes) == 9
+
+
+def test_scores_that_flatter_are_set_right() -> None:
+    honest, flattered = (simulate(0.3, 0.1, scored=True, flattery=factor) for factor in (1.0, 4.0))
+    assert abs(np.mean(honest) - np.mean(flattered)) <= 1.5
+
+
+def test_each_step_spends_by_its_own_scores() -> None:
+    auto, curve, requests, widths = Auto(), a_curve(0.02), (Request((1,)), Request((2,))), {}
+    for step in range(60):
+        view = StepView(
+            requests=requests, active=(True, True), root=torch.tensor([1, 2]), position=torch.tensor([0, 0]),
+            vocab_size=9, pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
+        )  # fmt: skip
+        nodes, sure = auto.nodes(view), step % 2 == 0
+        tree = DraftTree.chain(torch.ones(2, nodes, dtype=torch.long), torch.full((2,), nodes))
+        score = (0.99 if sure else 0.01) ** torch.arange(nodes, dtype=torch.float32).expand(2, -1)
+        tree = auto.fit(view, attrs.evolve(tree, score=score))
+        view.settled.budget = nodes
+        length = torch.full((2,), tree.width if sure else 1)
+        verdict = Verdict(torch.arange(tree.width).expand(2, -1), length, torch.tensor([1, 2]))
+        verdict.to_host(tree, torch.zeros(2, dtype=torch.long))
+        auto.observe(view, verdict)
+        widths[sure] = tree.width
+    assert widths == {True: 64, False: 1}
+
+
+def test_the_survey_is_made_once_for_a_model() -> None:
+    model, steps = toy_model(), 2 * len(SURVEY)
+    for decoding, drafter in enumerate(("racer", "logits")):
+        _, stats = decode(Decoder(model, DecodeConfig(drafter=drafter, budget="auto")), [[1, 2, 3]], 250)
+        assert (sorted(stats.nodes[:steps]) == sorted(2 * SURVEY)) == (decoding == 0)
+    assert all(curve_of(model, 1).samples(size) >= 2 for size in SURVEY)
+    assert curve_of(model, 2).points() == {}
 
 
 def test_auto_through_the_decoder_reports_its_costs() -> None:

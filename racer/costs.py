@@ -1,0 +1,76 @@
+"""What a step costs, by its nodes: learned from the steps themselves, so that measuring costs nothing extra."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+
+class CostCurve:
+    """Milliseconds of a step by its nodes.
+
+    A machine that is shared gets slower and faster as a whole. Samples are therefore divided by the present *tempo*,
+    the latest steps' cost against what the curve says, so that sizes that were measured at different times compare.
+
+    :param memory: samples kept of each size; their median counts.
+    """
+
+    def __init__(self, memory: int = 15) -> None:
+        self._memory = memory
+        self._samples: dict[int, deque[float]] = {}
+        self._tempo = 1.0
+        self._line: tuple[list[int], list[float]] | None = None
+        """Sizes and their costs, until something new is learned."""
+
+    def learn(self, nodes: int, milliseconds: float) -> None:
+        """Note one step's wall-clock time."""
+        if nodes in self._samples:
+            pace = min(max(milliseconds / self(nodes) / self._tempo, 0.5), 2.0)  # a hiccup is no change of tempo
+            self._tempo *= pace**0.3
+        self._samples.setdefault(nodes, deque(maxlen=self._memory)).append(milliseconds / self._tempo)
+        self._line = None
+
+    def samples(self, nodes: int) -> int:
+        """How many steps of this size were measured."""
+        return len(self._samples.get(nodes, ()))
+
+    def points(self) -> dict[int, float]:
+        """Cost by nodes, at the tempo of the first steps; never falling with nodes."""
+        return dict(zip(*self._drawn(), strict=True)) if self._samples else {}
+
+    def __call__(self, nodes: int) -> float:
+        """Interpolated cost; 1.0 before anything was measured."""
+        return float(np.interp(nodes, *self._drawn())) if self._samples else 1.0
+
+    def _drawn(self) -> tuple[list[int], list[float]]:
+        if self._line is None:
+            sizes = sorted(self._samples)
+            costs = [statistics.median_low(self._samples[size]) for size in sizes]
+            self._line = sizes, _rising(costs, [len(self._samples[size]) for size in sizes])
+        return self._line
+
+
+def _rising(values: list[float], weights: list[int]) -> list[float]:
+    """The never falling values that are nearest in weighted squares: pool adjacent violators."""
+    pools: list[tuple[float, int, int]] = []  # mean, weight, members
+    for value, weight in zip(values, weights, strict=True):
+        pools.append((value, weight, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (high, more, many), (low, less, few) = pools[-2:]
+            pools[-2:] = [((high * more + low * less) / (more + less), more + less, many + few)]
+    return [mean for mean, _, members in pools for _ in range(members)]
+
+
+_curves: WeakKeyDictionary[Any, dict[tuple[int, torch.dtype, torch.device], CostCurve]] = WeakKeyDictionary()
+"""Kept for the process: whoever decodes with a model again need not measure again."""
+
+
+def curve_of(model: Any, batch: int) -> CostCurve:
+    """What steps of this model have cost so far, at its dtype, on its device, in batches of this size."""
+    curves = _curves.setdefault(model, {})
+    return curves.setdefault((batch, model.dtype, model.device), CostCurve())
