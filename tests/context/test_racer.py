@@ -93,3 +93,18 @@ def test_a_plugin_may_change_the_tree(plugin: object) -> None:
 def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Racer(**wrong)
+
+
+def test_a_cut_tree_teaches_what_the_whole_one_does() -> None:
+    from racer.strategies.context.growth import Growth
+    from racer.strategies.context.learning import calibrate
+    from racer.strategies.context.start import fitted_odds
+
+    rng, whole, cut = np.random.default_rng(0), fitted_odds(), fitted_odds()
+    growth = Growth.of(6)
+    growth.tokens[:], growth.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
+    growth.notes[:, :13] = rng.integers(0, 100, (6, 13))
+    calibrate(whole, growth, 6, np.array([True, False, False, True, False, False]), 3, 7)
+    calibrate(cut, growth, 6, np.array([True, False]), 0, 3)  # node 3 was not scored, but its token came
+    assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
+    assert not np.array_equal(whole.seen, fitted_odds().seen)

@@ -38,7 +38,9 @@ class _Open:
     read: int
     """Tokens of it that stand in ``row.text``."""
     drafted: Growth | None = None
-    """The last tree, until its verdict is known."""
+    """The last tree, until its verdict is known, ..."""
+    count: int = 0
+    """... and its nodes."""
 
 
 class Racer(Drafter):
@@ -128,7 +130,8 @@ class Racer(Drafter):
             self._desks = {budget: Desk.of(budget, self._top_k)}
         state.drafted = Growth.of(budget)
         root = context_of(request.tokens, len(request.tokens))
-        return grow(self.memory, state.row, root, vocab_size, LEAST, state.drafted, self._desks[budget])
+        state.count = grow(self.memory, state.row, root, vocab_size, LEAST, state.drafted, self._desks[budget])
+        return state.count
 
     def _read(self, state: _Open, request: Request) -> None:
         """Append the tokens that are new since the last step to the row's own text."""
@@ -148,10 +151,11 @@ class Racer(Drafter):
         drafted, state.drafted = state.drafted, None
         tokens, parent = host.tokens[row, :nodes], host.parent[row, :nodes]
         accepted = np.zeros(nodes, np.bool_)
-        accepted[host.path[row, : host.length[row]]] = True
+        path = host.path[row, : host.length[row]]
+        accepted[path] = True
         score = np.ones(nodes, np.float32)
         if drafted is not None and _is_head(drafted, tokens, parent):
-            calibrate(self.memory.odds, drafted, nodes, accepted)
+            calibrate(self.memory.odds, drafted, state.count, accepted, int(path[-1]), int(host.next_token[row]))
             score = drafted.score[:nodes]
         assert host.top_probs is not None
         observe(

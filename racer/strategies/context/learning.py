@@ -20,16 +20,25 @@ Nodes = NDArray[np.int64]
 
 
 @compiled
-def calibrate(odds: Odds, growth: Growth, nodes: int, accepted: NDArray[np.bool_]) -> None:
+def calibrate(
+    odds: Odds, growth: Growth, drafted: int, accepted: NDArray[np.bool_], last: int, next_token: int
+) -> None:
     """Count right and wrong guesses among the children of accepted nodes; of the others nothing is known.
 
-    :param growth: the tree as it was grown; only its first ``nodes`` were scored.
-    :param accepted: ``[nodes]``
+    Nodes that a budget cut off count too: what followed their parents is known all the same. Else only the candidates
+    that were thought best would ever be counted, and all others overrated.
+
+    :param growth: the tree as it was grown, ``drafted`` nodes, of which the first ones were scored.
+    :param accepted: ``[scored]``
+    :param last: the last accepted node, after which ``next_token`` came.
     """
-    for node in range(1, nodes):
-        if accepted[growth.parent[node]]:
+    scored = len(accepted)
+    for node in range(1, drafted):
+        parent = growth.parent[node]
+        if parent < scored and accepted[parent]:
+            right = accepted[node] if node < scored else parent == last and growth.tokens[node] == next_token
             notes = growth.notes[node]
-            count(odds, notes[SITUATION_A], notes[SITUATION_B], notes[:VOICES], accepted[node])
+            count(odds, notes[SITUATION_A], notes[SITUATION_B], notes[:VOICES], right)
 
 
 def observe(
