@@ -25,6 +25,10 @@ class UnsupportedGeneration(RacerError, ValueError):
     """An argument of ``generate`` has no meaning in speculative decoding (beams, embeddings as input, ...)."""
 
 
+class StateError(RacerError, ValueError):
+    """A file of a drafter's state is damaged, or belongs to another model, version or size."""
+
+
 class ModelNotFound(RacerError, OSError):
     """A model's name leads nowhere: no such folder, nothing in it, or no network."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from racer.errors import ConfigError
 from racer.request import HostVerdict, Needs, Request, StepView, Verdict
 from racer.strategies.base import Drafter
-from racer.strategies.context import history, voices
+from racer.strategies.context import history, state, voices
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth, grow
@@ -124,20 +125,20 @@ class Racer(Drafter):
 
     def _grow(self, request: Request, budget: int, vocab_size: int) -> int:
         """Grow one row's tree and keep it until its verdict; its nodes."""
-        state = self._open[request.id]
-        self._read(state, request)
+        entry = self._open[request.id]
+        self._read(entry, request)
         if budget not in self._desks:
             self._desks = {budget: Desk.of(budget, self._top_k)}
-        state.drafted = Growth.of(budget)
+        entry.drafted = Growth.of(budget)
         root = context_of(request.tokens, len(request.tokens))
-        state.count = grow(self.memory, state.row, root, vocab_size, LEAST, state.drafted, self._desks[budget])
-        return state.count
+        entry.count = grow(self.memory, entry.row, root, vocab_size, LEAST, entry.drafted, self._desks[budget])
+        return entry.count
 
-    def _read(self, state: _Open, request: Request) -> None:
+    def _read(self, entry: _Open, request: Request) -> None:
         """Append the tokens that are new since the last step to the row's own text."""
-        if new := request.tokens[state.read :]:
-            history.append(state.row.text, np.array(new, np.int32))
-            state.read += len(new)
+        if new := request.tokens[entry.read :]:
+            history.append(entry.row.text, np.array(new, np.int32))
+            entry.read += len(new)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
         host, positions = verdict.host, view.position.tolist()
@@ -147,20 +148,20 @@ class Racer(Drafter):
                 self._learn(request, host, row, positions[row])
 
     def _learn(self, request: Request, host: HostVerdict, row: int, position: int) -> None:
-        state, nodes = self._open[request.id], int(host.count[row])
-        drafted, state.drafted = state.drafted, None
+        entry, nodes = self._open[request.id], int(host.count[row])
+        drafted, entry.drafted = entry.drafted, None
         tokens, parent = host.tokens[row, :nodes], host.parent[row, :nodes]
         accepted = np.zeros(nodes, np.bool_)
         path = host.path[row, : host.length[row]]
         accepted[path] = True
         score = np.ones(nodes, np.float32)
         if drafted is not None and _is_head(drafted, tokens, parent):
-            calibrate(self.memory.odds, drafted, state.count, accepted, int(path[-1]), int(host.next_token[row]))
+            calibrate(self.memory.odds, drafted, entry.count, accepted, int(path[-1]), int(host.next_token[row]))
             score = drafted.score[:nodes]
         assert host.top_probs is not None
         observe(
             self.memory,
-            state.row.hints,
+            entry.row.hints,
             context_of(request.tokens, position + 1),
             np.ascontiguousarray(tokens),
             np.ascontiguousarray(parent),
@@ -169,6 +170,14 @@ class Racer(Drafter):
             host.top_ids[row, :nodes, : self._top_k].astype(np.int32),
             np.ascontiguousarray(host.top_probs[row, :nodes, : self._top_k]),
         )
+
+    def save(self, path: str | Path, fingerprint: str) -> None:
+        """Write what was learned to a file; see :func:`racer.strategies.context.state.save`."""
+        state.save(self.memory, path, fingerprint)
+
+    def load(self, path: str | Path, fingerprint: str) -> None:
+        """Take over what was saved; see :func:`racer.strategies.context.state.load`."""
+        state.load(self.memory, path, fingerprint)
 
     def closed(self, request: Request) -> None:
         if self._open.pop(request.id, None):

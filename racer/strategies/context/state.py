@@ -1,0 +1,106 @@
+"""The drafter's memory as a file: safetensors, checked before a single value is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from racer.errors import StateError
+from racer.strategies.context.cues import TRUSTS
+from racer.strategies.context.hashing import NO_TOKEN
+from racer.strategies.context.memory import Memory
+from racer.strategies.context.odds import Odds
+
+FORMAT = "racer-state"
+VERSION = "1"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
+    """Write ``memory`` to ``path``. The old file stays whole until the new one is.
+
+    :param fingerprint: names the model and tokenizer whose tokens these are.
+    :raises OSError: the file cannot be written.
+    """
+    path, arrays = Path(path), _arrays(memory)
+    about = {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "sha256": _digest(arrays)}
+    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(arrays, name, about)
+        with open(name, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
+    """Fill ``memory`` with what :func:`save` wrote; nothing is changed if the file is refused.
+
+    :raises StateError: it is no such file, damaged, of another version, model, tokenizer or size.
+    :raises OSError: it cannot be read.
+    """
+    try:
+        with safe_open(Path(path), framework="numpy") as file:
+            about = file.metadata() or {}
+            found: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    except SafetensorError as error:
+        raise StateError(f"{path} is no state of the drafter, or damaged: {error}") from error
+    if about.get("format") != FORMAT:
+        raise StateError(f"{path} is no state of the drafter: save one with Racer.save")
+    if about.get("version") != VERSION:
+        raise StateError(f"{path} has version {about.get('version')}, expected {VERSION}: delete it and start afresh")
+    if about.get("fingerprint") != fingerprint:
+        raise StateError(f"{path} was saved with another model or tokenizer: keep one file for each")
+    kept = _arrays(memory)
+    for name, array in kept.items():
+        if name not in found or found[name].shape != array.shape or found[name].dtype != array.dtype:
+            raise StateError(
+                f"{path} is of another size ({name}): make Racer(top_k, slots, history) as when it was saved"
+            )
+    if about.get("sha256") != _digest(found) or not _sane(found):
+        raise StateError(f"{path} is damaged: delete it and start afresh")
+    odds = Odds.of(**{name.removeprefix("odds."): found[name] for name in found if name.startswith("odds.")})
+    for name, array in kept.items():
+        array[:] = found[name]
+    memory.odds.stretched[:] = odds.stretched
+
+
+def _arrays(memory: Memory) -> Arrays:
+    parts: dict[str, Any] = {"cues": memory.cues, "blends": memory.blends, "past": memory.past, "odds": memory.odds}
+    named = {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays._asdict().items()}
+    del named["odds.stretched"]  # follows from the counts
+    return named
+
+
+def _digest(arrays: Arrays) -> str:
+    """Safetensors has no checksum of its own."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def _sane(found: Arrays) -> bool:
+    """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
+    ids = all((found[name] >= NO_TOKEN).all() for name in ("cues.ids", "blends.ids", "past.tokens", "past.latest"))
+    length = 0 <= int(found["past.length"][0]) < 2**62
+    links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
+    trust = bool((found["cues.trust"] < TRUSTS).all())
+    numbers = all(np.isfinite(found[name]).all() for name in found if found[name].dtype == np.float32)
+    counted = bool((found["odds.seen"] > 0).all() and (found["odds.final_seen"] > 0).all())
+    return ids and length and links and trust and numbers and counted
