@@ -13,6 +13,9 @@ from racer.cache import CacheLayout, TreeCache
 from racer.masks import MaskPlan
 from racer.tree import DraftTree
 
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What a model's forward may call its cache: the former from transformers 5.24 on."""
+
 
 @attrs.frozen(eq=False)
 class PromptPiece:
@@ -33,6 +36,8 @@ class CorePlan:
     layout: CacheLayout
     masks: MaskPlan
     takes_logits_to_keep: bool
+    cache_argument: str
+    """Of :data:`CACHE_ARGUMENTS`."""
 
 
 class Core:
@@ -86,12 +91,13 @@ class Core:
         return self._run(tree.tokens, mask, position, cache, 0)
 
     def _run(self, tokens: Tensor, mask: Any, position: Tensor, cache: TreeCache, keep: int) -> Tensor:
-        extra = {"logits_to_keep": keep} if self.plan.takes_logits_to_keep else {}
+        extra: dict[str, Any] = {self.plan.cache_argument: cache}
+        if self.plan.takes_logits_to_keep:
+            extra["logits_to_keep"] = keep
         output = self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
             use_cache=True,
             return_dict=True,
             **extra,

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
+from racer.core import CACHE_ARGUMENTS
 from racer.errors import UnsupportedGeneration
 
-_CARRIED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+_CARRIED = {"attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"}
 """Model arguments that the loop makes itself."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from racer.cache import Block, CacheLayout
-from racer.core import Core, CorePlan
+from racer.core import CACHE_ARGUMENTS, Core, CorePlan
 from racer.errors import UnsupportedModel
 from racer.masks import MaskPlan
 from racer.tree import DraftTree
@@ -79,8 +79,11 @@ def _examine(model: Any) -> Traits:
         return Traits(None, f"its {stretched[0]!r} rotary embedding depends on the length of the sequence", vocab_size)
     if "position_ids" not in accepted:
         return Traits(None, "its forward takes no position_ids", vocab_size)
+    cache_argument = next((name for name in CACHE_ARGUMENTS if name in accepted), None)
+    if cache_argument is None:
+        return Traits(None, f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}", vocab_size)
     try:
-        plan = CorePlan(_layout(model, vocab_size), masks, "logits_to_keep" in accepted)
+        plan = CorePlan(_layout(model, vocab_size, cache_argument), masks, "logits_to_keep" in accepted, cache_argument)
         error = _tree_error(Core(model, plan), vocab_size)
     except Exception as failure:  # any failure of a trial run means: not with trees
         return Traits(None, f"a trial tree failed with {type(failure).__name__}: {failure}", vocab_size)
@@ -112,10 +115,10 @@ def _random_tokens(count: int, vocab_size: int, device: torch.device) -> Tensor:
     return torch.randint(vocab_size, (1, count), generator=generator).to(device)
 
 
-def _layout(model: Any, vocab_size: int) -> CacheLayout:
+def _layout(model: Any, vocab_size: int, cache_argument: str) -> CacheLayout:
     """What each layer stores, from one run with transformers' own cache."""
     cache = DynamicCache(config=model.config)
-    model(input_ids=_random_tokens(3, vocab_size, model.device), past_key_values=cache, use_cache=True)
+    model(input_ids=_random_tokens(3, vocab_size, model.device), use_cache=True, **{cache_argument: cache})
     return CacheLayout(
         keys=tuple(Block.of(layer.keys) for layer in cache.layers),
         values=tuple(Block.of(layer.values) for layer in cache.layers),

@@ -31,9 +31,10 @@ from transformers import (
 )
 
 import racer
-from racer import DecodeConfig
+from racer import DecodeConfig, Decoder
 from racer.hf import PlainDecodingWarning
-from racer.testing import HostileDrafter
+from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
+from racer.testing.toy import ToyConfig
 from racer.traits import examine
 
 VOCAB = 37
@@ -230,3 +231,24 @@ def test_a_resized_model_is_examined_anew() -> None:
     assert examine(model).vocab_size == VOCAB
     model.resize_token_embeddings(VOCAB + 5, mean_resizing=False)
     assert examine(model).vocab_size == VOCAB + 5
+
+
+class OldNamed(ToyLM):
+    """As models of transformers before 5.24, and others' after it, call the cache."""
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, **others):  # type: ignore[no-untyped-def]
+        return super().forward(input_ids, attention_mask, position_ids, past_key_values, **others)
+
+
+class NewNamed(ToyLM):
+    """As models of transformers from 5.24 on call it."""
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, cache=None, **others):  # type: ignore[no-untyped-def]
+        return super().forward(input_ids, attention_mask, position_ids, cache, **others)
+
+
+@pytest.mark.parametrize("kind", [OldNamed, NewNamed])
+def test_the_cache_is_given_by_the_name_that_the_model_knows(kind: type[ToyLM]) -> None:
+    model = kind(ToyConfig(vocab_size=9)).eval()
+    tokens, _ = decode(Decoder(model, DecodeConfig(drafter="racer-paper", budget=12)), [[1, 2, 3]], 20)
+    assert tokens == decode_plainly(toy_model(9), [[1, 2, 3]], 20)

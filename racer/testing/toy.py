@@ -41,25 +41,26 @@ class ToyLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transfor
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Logits ``[B, N, V]`` for ``input_ids [B, N]``."""
-        queries = input_ids.shape[1]
-        before = past_key_values.get_seq_length() if past_key_values is not None else 0
+        queries, cache = input_ids.shape[1], past_key_values if cache is None else cache
+        before = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = (torch.arange(queries, device=input_ids.device) + before).expand_as(input_ids)
         keys, values = (part[:, None, :, None].double() for part in (input_ids, position_ids))
-        if past_key_values is not None:
-            keys, values = past_key_values.update(keys, values, 0)
+        if cache is not None:
+            keys, values = cache.update(keys, values, 0)
         seen = _seen(attention_mask, queries, keys.shape[2], input_ids.device)
         marks = _scramble(keys[:, 0, :, 0].long() * 1_000_003 + values[:, 0, :, 0].long() * 7919 + 1)
         state = (seen * marks[:, None]).sum(-1)  # [B, N]: what each query sees, in any order, each with its position
         noise = _scramble(state[..., None] ^ _scramble(torch.arange(self.config.vocab_size, device=state.device) + 17))
         logits = (noise & 0xFFFFFF).double() / 0xFFFFFF * 2 * self.config.sharpness
-        return CausalLMOutputWithPast(logits=logits[:, -logits_to_keep:], past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=logits[:, -logits_to_keep:], past_key_values=cache)
 
 
 def toy_model(vocab_size: int = 7, sharpness: float = 2.0) -> ToyLM:
