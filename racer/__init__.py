@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from racer.builder import TreeBuilder, stack
     from racer.config import DecodeConfig
     from racer.decoder import Decoder
-    from racer.errors import RacerError
+    from racer.errors import RacerError, StateError
     from racer.hf import attach, custom_generate, detach, generate
     from racer.hookspecs import hookimpl
     from racer.request import Needs, Request, StepView, Verdict
     from racer.stats import DecodeStats
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+    from racer.strategies.context.drafter import Racer
     from racer.tree import DraftTree
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
 
@@ -24,12 +25,13 @@ _HOMES = {
     "racer.builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
     "racer.decoder": ("Decoder",),
-    "racer.errors": ("RacerError",),
+    "racer.errors": ("RacerError", "StateError"),
     "racer.hf": ("attach", "custom_generate", "detach", "generate"),
     "racer.hookspecs": ("hookimpl",),
     "racer.request": ("Needs", "Request", "StepView", "Verdict"),
     "racer.stats": ("DecodeStats",),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"),
+    "racer.strategies.context.drafter": ("Racer",),
     "racer.tree": ("DraftTree",),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
 }
@@ -47,10 +49,12 @@ __all__ = [
     "Needs",
     "NoDraft",
     "PromptLookup",
+    "Racer",
     "RacerError",
     "Request",
     "Retrieval",
     "Sampling",
+    "StateError",
     "StepView",
     "TreeBuilder",
     "Typical",

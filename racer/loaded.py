@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,14 @@ class LoadedModel:
         """What ``generate`` shall fill up with; models without a padding token are padded with their end token."""
         pad: int | None = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the tokens and the model's shape: what was learned from one model is of use to its equals only."""
+        config = self.model.config.get_text_config()
+        shape = [config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers]
+        named = json.dumps([shape, sorted(self.tokenizer.get_vocab().items())])
+        return hashlib.sha256(named.encode()).hexdigest()
 
     def encode(self, messages: Sequence[Mapping[str, str]], *, raw: bool = False) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both ``[1, P]`` on the model's device.

@@ -221,7 +221,7 @@ def test_no_default_of_transformers_sneaks_in() -> None:
 def an_options(**changes: Any) -> Options:
     given = {"prompt": PROMPT, "model": None, "drafter": "racer", "verifier": "auto", "budget": "auto", "seed": None}
     given |= {"max_new_tokens": 8, "temperature": None, "top_p": None, "top_k": None, "min_p": None, "dtype": "fp32"}
-    return Options(**given | {"device": "cpu", "raw": False, "compare": False, "json": False} | changes)
+    return Options(**given | {"device": "cpu", "raw": False, "compare": False, "state": None, "json": False} | changes)
 
 
 def test_a_difference_is_found_and_measured(folder: Path) -> None:

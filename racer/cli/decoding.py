@@ -9,6 +9,7 @@ import attrs
 
 import racer
 from racer.cli.options import Options
+from racer.cli.state import KeptDrafter
 from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.errors import ConfigError, UnknownStrategy
@@ -27,6 +28,8 @@ class Plan:
     sample: bool
     exact: bool
     """Whether the verifier keeps the output of plain decoding."""
+    kept: KeptDrafter | None = None
+    """The drafter of ``--state``."""
 
     @classmethod
     def of(cls, options: Options) -> Plan:
@@ -36,6 +39,7 @@ class Plan:
         :raises click.UsageError: the verifier contradicts the sampling options.
         """
         plugins.resolve("drafter", options.drafter)
+        kept = KeptDrafter(options.drafter, options.state) if options.state else None
         samples, exact = None, True
         if options.verifier != "auto":
             offer = plugins.resolve("verifier", options.verifier)
@@ -52,7 +56,7 @@ class Plan:
             budget=options.budget,
             seed=options.drawn_seed(sample),
         )
-        return cls(config, sample, exact)
+        return cls(config, sample, exact, kept)
 
 
 @attrs.frozen(eq=False)
@@ -78,6 +82,7 @@ class Session:
     """One model and one prompt, ready to decode.
 
     :raises ConfigError: the prompt cannot be encoded, has no tokens, or leaves no room in the model's context.
+    :raises StateError: the file of ``--state`` cannot be used.
     """
 
     def __init__(self, options: Options, plan: Plan, loaded: LoadedModel) -> None:
@@ -89,10 +94,19 @@ class Session:
         self.prompt_tokens = int(self.inputs["input_ids"].shape[1])
         room = loaded.room(self.prompt_tokens)
         self.limit = options.max_new_tokens if room is None else min(options.max_new_tokens, room)
+        if plan.kept:
+            plan.kept.load(loaded)
 
     def decode(self, streamer: Streamer) -> Outcome:
         """Decode as configured; ``streamer`` gets the tokens as they are accepted."""
-        return self._run(self.plan.config, streamer)
+        kept = self.plan.kept
+        config = attrs.evolve(self.plan.config, drafter=kept.drafter) if kept else self.plan.config
+        return self._run(config, streamer)
+
+    def keep(self) -> None:
+        """Write down what the drafter learned, if ``--state`` asks for it."""
+        if self.plan.kept:
+            self.plan.kept.save(self.loaded)
 
     def warm_up(self) -> None:
         """A few tokens by both ways, so that what a first call costs counts for neither; what is learned is dropped."""

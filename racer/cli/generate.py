@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,6 +60,14 @@ if TYPE_CHECKING:
     help="Decode PROMPT plainly too (drafter 'none'; same process, model, verifier and seed, after a short warm-up of "
     "both) and tell the speedup, and whether the tokens are identical.",
 )
+@click.option(
+    "--state",
+    callback=checked.state,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draft by what was learned in earlier runs, and keep what is learned in this one. FILE is made if it is not "
+    "there, and belongs to one model.",
+)
 @click.option("--json", is_flag=True, help="Print one JSON object with the text and all figures, and nothing else.")
 def generate(prompt: str | None, **given: Any) -> None:
     """Answer PROMPT ('-' reads it from standard input), printing text as it is accepted.
@@ -71,6 +80,7 @@ def generate(prompt: str | None, **given: Any) -> None:
       racer generate --temperature 0.8 --top-p 0.95 --seed 7 "Tell me a story."
       racer generate --model ./my-model --dtype fp32 --compare "Explain recursion."
       racer generate --raw --drafter retrieval --budget 32 "def fibonacci(n):"
+      racer generate --state my.racer "Review this function: ..."
       cat question.txt | racer generate --json -
     """
     options = Options(prompt=_read(prompt), **given)
@@ -110,8 +120,10 @@ def _run(options: Options) -> None:
             outcome = session.decode(streamer)
         except KeyboardInterrupt:
             _finish(streamer, options)  # what is there is worth seeing
+            session.keep()
             raise
         _finish(streamer, options)
+        session.keep()
         comparison = session.compare(outcome) if options.compare else None
     if options.json:
         render.print_json(render.report(session, outcome, comparison, decode(loaded.tokenizer, outcome.tokens)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -55,6 +56,13 @@ def limit(ctx: click.Context, param: click.Parameter, typed: str) -> int | None:
     return None if typed == "all" else count(ctx, param, typed)
 
 
+def state(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A file that is there or can be made: nobody wants to hear of it after the answer."""
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}: make it first", ctx, param)
+    return path
+
+
 count = number(int, lambda n: n >= 1, "a whole number from 1")
 seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 temperature = number(float, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) up")
@@ -93,6 +101,7 @@ class Options:
     device: str
     raw: bool
     compare: bool
+    state: Path | None
     json: bool
 
     def __attrs_post_init__(self) -> None:

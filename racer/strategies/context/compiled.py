@@ -38,6 +38,14 @@ def _forget_stale(machine: Any) -> None:
                 kept.unlink()
 
 
+def is_kept(function: Any) -> bool:
+    """Whether machine code of a :func:`compiled` function lies on the disk (or none is made at all)."""
+    if not isinstance(function, numba.core.dispatcher.Dispatcher):
+        return True
+    folder = function.stats.cache_path
+    return bool(folder) and any(Path(folder).glob(f"*{function.py_func.__qualname__}-*.nbi"))
+
+
 @cache
 def _newest_source() -> int:
     return max(source.stat().st_mtime_ns for source in Path(__file__).parent.glob("*.py"))

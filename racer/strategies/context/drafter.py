@@ -22,6 +22,7 @@ from racer.strategies.context.history import History
 from racer.strategies.context.learning import calibrate, observe
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds
+from racer.strategies.context.ready import make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
 
@@ -81,6 +82,7 @@ class Racer(Drafter):
                 raise ConfigError(f"{name} must be a power of two from {least}, not {size}")
         if not 1 <= top_k <= 16:
             raise ConfigError(f"top_k must be from 1 to 16, not {top_k}")
+        make_ready()
         heard = np.ones(voices.VOICES, np.bool_)
         heard[list(silent)] = False
         self.needs = Needs(top_k=top_k, probs=True, prompt=True)
