@@ -1,58 +1,162 @@
-"""Fits where the counting of ``racer`` starts, on the package's own questions and the embedded model.
+"""Fits where the learning of ``racer`` starts, on the package's own questions and the embedded model.
 
     python benchmarks/fit_start.py                       # about 20 minutes on 2 cores; writes the package's start
-    python benchmarks/fit_start.py --passes 1 --limit 4 --output /tmp/start.npz
+    python benchmarks/fit_start.py --limit 4 --epochs 1 --output start.npz
 
-Each pass decodes all questions twice with the same odds: with state kept, and with fresh tables for every question, so
-that the odds know both situations.
+All questions are decoded twice, with state kept and with fresh tables for every question, so that both situations are
+known. Every candidate of every node on the text is a sample, also those that never got into a tree: a start that had
+seen only its own favourites would overrate all others. The network is then trained on the samples, as a whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 import racer
 from racer import models
-from racer.bench.questions import load_questions
-from racer.strategies.context.drafter import Racer
-from racer.strategies.context.odds import Odds
-from racer.strategies.context.start import FITTED, keep_as_start, plain_odds
+from racer.bench.questions import Question, load_questions
+from racer.loaded import LoadedModel
+from racer.request import HostVerdict, Request
+from racer.strategies.context.evidence import collect
+from racer.strategies.context.growth import Desk
+from racer.strategies.context.hashing import context_of
+from racer.strategies.context.matches import follow, look_up
+from racer.strategies.context.odds import BOUND, FINE, HIDDEN, SIZE
+from racer.strategies.context.start import FITTED, FITTED_WEIGHT, unknowing_odds
+from racer.strategies.context.voices import CELLS
+
+LEAST = 1e-4
+"""Candidates that every voice gives less than a quarter of it are no samples."""
+BATCH = 4096
 
 
-def answer(loaded: object, questions: list[object], odds: Odds, fresh: bool, tokens: int) -> float:
-    """Decode all questions while ``odds`` learn; the mean accepted tokens."""
-    lengths: list[int] = []
-    drafter = Racer(odds=odds)
-    for question in questions:
-        drafter = Racer(odds=odds) if fresh else drafter
-        decoder = racer.Decoder(loaded.model, racer.DecodeConfig(drafter=drafter, budget=64))
-        inputs = loaded.encode([{"role": "user", "content": question.turns[0]}])
-        output = decoder.generate(
-            **inputs,
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=loaded.pad_token_id,
-            return_dict_in_generate=True,
-        )
-        lengths += output.racer_stats.accept_lengths[0]
-    return sum(lengths) / len(lengths)
+class Recording(racer.Racer):
+    """Notes all candidates of each accepted node, and which one was right, before anything is learned from them."""
+
+    def __init__(self, cells: list[NDArray[np.int16]], right: list[NDArray[np.bool_]]) -> None:
+        super().__init__()
+        self.cells, self.right = cells, right
+
+    def _learn(self, request: Request, host: HostVerdict, row: int, position: int) -> None:
+        entry, path = self._open[request.id], host.path[row, : host.length[row]]
+        if entry.drafted is not None:
+            desk, score = Desk.of(len(path), self._top_k), entry.drafted.score
+            text = list(request.tokens[: position + 1])
+            tokens = [*host.tokens[row, path].tolist(), int(host.next_token[row])]
+            for depth, node in enumerate(path):
+                chance = score[node] / score[path[depth - 1]] if depth else 1.0
+                if depth:
+                    text.append(tokens[depth])
+                    follow(desk.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
+                self._note(entry.row, desk, text, depth, float(chance), tokens[depth + 1])
+        super()._learn(request, host, row, position)
+
+    def _note(self, row: Any, desk: Desk, text: list[int], depth: int, chance: float, then: int) -> None:
+        context, found = context_of(text, len(text)), desk.evidence.candidates
+        look_up(desk.matches, depth, context, row.text, row.singles, self.memory.past)
+        collect(desk.evidence, self.memory, row, desk.matches, depth, context, depth, chance, 2**31 - 1, LEAST)
+        used = int(found.used[0])
+        self.cells.append(found.cells[:used].copy())
+        self.right.append(found.tokens[:used] == then)
+
+
+def record(loaded: LoadedModel, questions: Sequence[Question], new: int) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Decode all questions warm, then cold: what was said of each candidate ``[M, VOICES]``, who was right ``[M]``."""
+    cells: list[NDArray[np.int16]] = []
+    right: list[NDArray[np.bool_]] = []
+    for cold in (False, True):
+        drafter, lengths = Recording(cells, right), []
+        for question in questions:
+            drafter = Recording(cells, right) if cold else drafter
+            decoder = racer.Decoder(loaded.model, racer.DecodeConfig(drafter=drafter, budget=64))
+            output = decoder.generate(
+                **loaded.encode([{"role": "user", "content": question.turns[0]}]),
+                max_new_tokens=new,
+                do_sample=False,
+                pad_token_id=loaded.pad_token_id,
+                return_dict_in_generate=True,
+            )
+            lengths += output.racer_stats.accept_lengths[0]
+        print(f"{'cold' if cold else 'warm'}: {sum(lengths) / len(lengths):.3f} mean accepted tokens", flush=True)
+    return np.concatenate(cells), np.concatenate(right)
+
+
+class Network(nn.Module):
+    """The same as :mod:`racer.strategies.context.odds`, for training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(CELLS, SIZE)
+        nn.init.normal_(self.vectors.weight, std=0.05)
+        self.hidden, self.outward = nn.Linear(SIZE, HIDDEN), nn.Linear(HIDDEN, 1)
+
+    def forward(self, cells: torch.Tensor) -> torch.Tensor:
+        """Log-odds ``[M]`` of ``cells [M, VOICES]``."""
+        total = self.vectors(cells).sum(1)
+        return (total[:, 0] + self.outward(self.hidden(total).relu())[:, 0]).float()
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """As :class:`racer.strategies.context.odds.Odds` names them."""
+        tensors = {
+            "vectors": self.vectors.weight,
+            "weights": self.hidden.weight,
+            "biases": self.hidden.bias,
+            "outward": torch.cat([self.outward.weight[0], self.outward.bias]),
+        }
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def train(cells: torch.Tensor, right: torch.Tensor, epochs: int, rate: float = 4e-3) -> Network:
+    """Minimise the coding cost of ``right [M]``; the learning rate falls to nothing."""
+    torch.manual_seed(0)
+    network = Network()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    batches = max(1, len(cells) // BATCH)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, total_iters=epochs * batches)
+    for epoch in range(epochs):
+        total = 0.0
+        for batch in torch.randperm(len(cells)).chunk(batches):
+            loss = nn.functional.binary_cross_entropy_with_logits(network(cells[batch]), right[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(batch)
+        print(f"epoch {epoch + 1}: {total / float(right.sum()):.4f} nats for each right candidate", flush=True)
+    return network
+
+
+def last_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """How often candidates of each estimate were right, worth at most ``FITTED_WEIGHT`` candidates."""
+    plain = unknowing_odds()
+    bins = np.clip(((log_odds + BOUND) * FINE / (2 * BOUND)).astype(int), 0, FINE - 1)
+    seen = np.bincount(bins, minlength=FINE) + plain.final_seen
+    hits = np.bincount(bins, weights=right, minlength=FINE) + plain.final_hits
+    worth = np.minimum(seen, FITTED_WEIGHT)
+    return {"final_hits": hits / seen * worth, "final_seen": worth}
 
 
 @click.command(help=__doc__)
-@click.option("--passes", default=3, show_default=True)
-@click.option("--limit", default=None, type=int, help="Questions a pass.  [default: all]")
-@click.option("--max-new-tokens", default=128, show_default=True)
+@click.option("--limit", default=None, type=int, help="Questions.  [default: all]")
+@click.option("--epochs", default=8, show_default=True)
+@click.option("--max-new-tokens", "new", default=128, show_default=True)
 @click.option("--output", default=FITTED, type=click.Path(path_type=Path), show_default="the package's own file")
-def main(passes: int, limit: int | None, max_new_tokens: int, output: Path) -> None:
-    loaded, odds = models.load(None), plain_odds()
-    questions = list(load_questions(["builtin"]))[:limit]
-    for number in range(passes):
-        for fresh in (True, False):
-            accepted = answer(loaded, questions, odds, fresh, max_new_tokens)
-            print(f"pass {number + 1}, {'cold' if fresh else 'warm'}: {accepted:.3f} mean accepted tokens", flush=True)
-    keep_as_start(odds, output)
+def main(limit: int | None, epochs: int, new: int, output: Path) -> None:
+    cells, right = record(models.load(None), list(load_questions(["builtin"]))[:limit], new)
+    print(f"{len(right):,} candidates, {int(right.sum()):,} of them right", flush=True)
+    wide = torch.from_numpy(cells.astype(np.int64))
+    network = train(wide, torch.from_numpy(right.astype(np.float32)), epochs)
+    with torch.no_grad():
+        table = last_table(network(wide).numpy(), right)
+    np.savez(output, **network.arrays(), **{name: part.astype(np.float32) for name, part in table.items()})
     print(f"wrote {output}")
 
 

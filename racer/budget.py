@@ -53,11 +53,18 @@ class ByScore(Budget):
 
     A padded batch pays for its widest row, so all rows get the same number of nodes, which their gains settle together.
 
+    Where nothing can be guessed, even drafting costs more than it brings: when neither the latest trees nor the last
+    one pay, the next few steps decode plainly without asking for a tree.
+
     :param decay: weight of the sums so far when a tree comes in.
+    :param rest: steps without a tree after one that does not pay.
     """
 
-    def __init__(self, decay: float = 0.97) -> None:
+    def __init__(self, decay: float = 0.97, rest: int = 7) -> None:
         self._decay = decay
+        self._rest = rest
+        self._resting = 0
+        """Steps that are still to go without a tree."""
         self._promised = self._kept = 8.0
         """Accepted nodes by the scores, and in truth; old steps count less."""
         self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
@@ -66,6 +73,9 @@ class ByScore(Budget):
         """... and of the latest ones."""
 
     def nodes(self, view: StepView) -> int:
+        if self._resting:
+            self._resting -= 1
+            return 1
         return SIZES[-1]
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
@@ -76,9 +86,13 @@ class ByScore(Budget):
         self._gains = sums[np.minimum(SIZES, len(sums)) - 1]
         before = self._gains if self._average is None else self._average
         self._average = self._decay * before + (1 - self._decay) * self._gains
-        tokens = 1 + self._average * min(self._kept / self._promised, 2.0)
+        honesty = min(self._kept / self._promised, 2.0)
         costs = np.array([view.step_cost(size) for size in SIZES])
-        return tree.head(SIZES[int(np.argmax(tokens / costs))])
+        of_latest, of_this = (
+            SIZES[int(np.argmax((1 + gains * honesty) / costs))] for gains in (self._average, self._gains)
+        )
+        self._resting = self._rest if of_latest == of_this == 1 else 0
+        return tree.head(of_latest)
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host

@@ -61,8 +61,13 @@ def a_curve(slope: float) -> CostCurve:
     return curve
 
 
-def simulate(chance: float, slope: float, scored: bool, steps: int = 400, flattery: float = 1.0) -> list[int]:
-    """Sizes taken when each guess of a chain is right with ``chance``; its scores say so, ``flattery`` times over."""
+def simulate(
+    chance: float, slope: float, scored: bool, steps: int = 400, flattery: float = 1.0, asked: bool = False
+) -> list[int]:
+    """Sizes taken when each guess of a chain is right with ``chance``; its scores say so, ``flattery`` times over.
+
+    :param asked: give the sizes that the drafter is asked for, not those that are left of its trees.
+    """
     auto, random, taken, curve = Auto(), np.random.default_rng(0), [], a_curve(slope)
     requests = (Request((1,)),)
     for step in range(steps):
@@ -74,8 +79,8 @@ def simulate(chance: float, slope: float, scored: bool, steps: int = 400, flatte
         tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
         if scored:
             tree = attrs.evolve(tree, score=flattery * chance ** torch.arange(nodes, dtype=torch.float32)[None])
-        tree = auto.fit(view, tree)
-        taken.append(tree.width)
+        tree = auto.fit(view, tree) if nodes > 1 else tree
+        taken.append(nodes if asked else tree.width)
         right = 1
         while right < tree.width and random.random() < chance:
             right += 1
@@ -139,22 +144,28 @@ def test_scores_that_flatter_are_set_right() -> None:
 
 def test_a_change_of_text_is_followed() -> None:
     auto, curve, requests, widths = Auto(), a_curve(0.02), (Request((1,)), Request((2,))), []
-    for step in range(400):
+    for step in range(600):
         view = StepView(
             requests=requests, active=(True, True), root=torch.tensor([1, 2]), position=torch.tensor([0, 0]),
             vocab_size=9, pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
         )  # fmt: skip
-        nodes, sure = auto.nodes(view), step < 200
+        nodes, sure = auto.nodes(view), step < 200 or step >= 400
         tree = DraftTree.chain(torch.ones(2, nodes, dtype=torch.long), torch.full((2,), nodes))
         score = (0.99 if sure else 0.01) ** torch.arange(nodes, dtype=torch.float32).expand(2, -1)
-        tree = auto.fit(view, attrs.evolve(tree, score=score))
+        tree = auto.fit(view, attrs.evolve(tree, score=score)) if nodes > 1 else tree
         view.settled.budget = nodes
         length = torch.full((2,), tree.width if sure else 1)
         verdict = Verdict(torch.arange(tree.width).expand(2, -1), length, torch.tensor([1, 2]))
         verdict.to_host(tree, torch.zeros(2, dtype=torch.long))
         auto.observe(view, verdict)
         widths.append(tree.width)
-    assert (widths[199], widths[399]) == (64, 1)
+    assert (widths[199], widths[399], widths[599]) == (64, 1, 64)
+
+
+def test_where_nothing_can_be_guessed_hardly_a_tree_is_asked_for() -> None:
+    asked = simulate(chance=0.02, slope=0.2, scored=True, asked=True)
+    assert np.mean([nodes > 1 for nodes in asked]) == pytest.approx(1 / 8, abs=0.02)
+    assert set(simulate(chance=0.6, slope=0.05, scored=True, asked=True)) == {SIZES[-1]}
 
 
 def test_the_survey_is_made_once_for_a_model() -> None:

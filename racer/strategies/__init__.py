@@ -26,7 +26,7 @@ def racer_best() -> Drafter:
 
 @hookimpl
 def racer_register(registry: Registry) -> None:
-    registry.drafter("racer", racer_best, summary="the default: patterns and cues, each at its counted worth")
+    registry.drafter("racer", racer_best, summary="the default: patterns and cues, each at its learned worth")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
     registry.drafter(
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"

@@ -16,7 +16,7 @@ from racer.strategies.context.frontier import Frontier
 from racer.strategies.context.growth import Desk, Growth, grow
 from racer.strategies.context.hashing import context_of
 from racer.strategies.context.hints import Hints
-from racer.strategies.context.history import History
+from racer.strategies.context.history import GRAM, History
 from racer.strategies.context.learning import observe
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.start import fitted_odds
@@ -30,7 +30,7 @@ def a_memory(slots: int = 64) -> Memory:
 
 
 def a_row() -> Row:
-    return Row(History.of(64), Hints.of(K))
+    return Row(History.of(64), History.of(64), Hints.of(K))
 
 
 def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) -> None:
@@ -40,7 +40,8 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
     tokens = np.array(text, np.int64)
     chain, ones = np.arange(-1, len(text) - 1), np.ones(len(text), np.float32)
     observe(memory, row.hints, context_of(text, 1), tokens, chain, ones, ones > 0, ids, probs)
-    past.append(row.text, tokens.astype(np.int32))
+    past.append(row.text, tokens.astype(np.int32), GRAM)
+    past.append(row.singles, tokens.astype(np.int32), 1)
 
 
 def grown(memory: Memory, row: Row, text: list[int], budget: int, least: float) -> Growth:
@@ -57,7 +58,7 @@ texts = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=30)
 def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], seed: int, budget: int) -> None:
     memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
     read(memory, a_row(), earlier, noise)
-    past.append(memory.past, np.array([*earlier, -1], np.int32))
+    past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
     read(memory, row, text, noise)
     every = grown(memory, row, text, 14, 1e-5)  # all that may stand in a small tree, and more
     tree = grown(memory, row, text, budget, 1e-5)
@@ -106,7 +107,7 @@ def test_a_frontier_keeps_the_best(offers: list[list[int]], room: int) -> None:
 def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
     memory, row = a_memory(), a_row()
     read(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], np.random.default_rng(0))
-    tree = grown(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], 12, 1e-5)
+    tree = grown(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], 40, 1e-5)
     path, node = [], 0
     for token in (4, 5, 1):
         node = next(i for i in range(len(tree.tokens)) if tree.parent[i] == node and tree.tokens[i] == token)

@@ -14,7 +14,12 @@ from racer.errors import ConfigError
 from racer.guard import PluginWarning
 from racer.request import StepView
 from racer.strategies.context import Racer
-from racer.strategies.context.start import plain_odds
+from racer.strategies.context.growth import Growth
+from racer.strategies.context.hints import Hints
+from racer.strategies.context.learning import calibrate
+from racer.strategies.context.odds import SIZE
+from racer.strategies.context.start import fitted_odds, unknowing_odds
+from racer.strategies.context.voices import CELLS
 from racer.testing import check_drafter, decode, decode_plainly, toy_model
 from racer.tree import DraftTree
 
@@ -30,7 +35,7 @@ def test_collisions_change_nothing() -> None:
 
 
 def test_any_start_and_any_voices_change_nothing() -> None:
-    check_drafter(lambda: Racer(**TINY, odds=plain_odds(), silent=range(0, 13, 2), top_k=3), max_examples=15)
+    check_drafter(lambda: Racer(**TINY, odds=unknowing_odds(), silent=range(0, 13, 2), top_k=3), max_examples=15)
 
 
 def memory_bytes(drafter: Racer) -> int:
@@ -39,9 +44,9 @@ def memory_bytes(drafter: Racer) -> int:
 
 def test_memory_is_what_its_formula_says_and_stays_so() -> None:
     drafter = Racer(slots=64, history=128, top_k=8)
-    tables = 4 * 64 * (5 + 8 * 8) + (3 * 32 + 1) * (4 + 8 * 8) + 16 * 128
+    tables = 4 * 64 * (7 + 8 * 8) + (3 * 32 + 1) * (4 + 8 * 8) + 16 * 128
     before = memory_bytes(drafter)
-    assert 0 <= before - tables - 8 < 2**15  # the odds
+    assert 0 <= before - tables - 16 < 2**16  # the odds
     decoder = Decoder(toy_model(50, 6.0), DecodeConfig(drafter=drafter, budget=16))
     for seed in range(5):
         decode(decoder, [[seed, 1, 2], [3, 4]], 60)
@@ -96,15 +101,12 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_cut_tree_teaches_what_the_whole_one_does() -> None:
-    from racer.strategies.context.growth import Growth
-    from racer.strategies.context.learning import calibrate
-    from racer.strategies.context.start import fitted_odds
-
     rng, whole, cut = np.random.default_rng(0), fitted_odds(), fitted_odds()
     growth = Growth.of(6)
     growth.tokens[:], growth.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
-    growth.notes[:, :13] = rng.integers(0, 100, (6, 13))
-    calibrate(whole, growth, 6, np.array([True, False, False, True, False, False]), 3, 7)
-    calibrate(cut, growth, 6, np.array([True, False]), 0, 3)  # node 3 was not scored, but its token came
+    growth.notes[:] = rng.integers(0, CELLS, growth.notes.shape)
+    total = np.empty(SIZE, np.float32)
+    calibrate(whole, Hints.of(4), growth, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
+    calibrate(cut, Hints.of(4), growth, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
     assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
-    assert not np.array_equal(whole.seen, fitted_odds().seen)
+    assert not np.array_equal(whole.vectors, fitted_odds().vectors)

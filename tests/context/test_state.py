@@ -106,7 +106,9 @@ def test_a_crash_while_saving_leaves_the_old_file(
     assert [file.name for file in tmp_path.iterdir()] == ["it"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("cues.trust", 8), ("cues.ids", -7), ("past.older", -1), ("odds.seen", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("cues.trust", 8), ("cues.ids", -7), ("past.older", -1), ("odds.final_seen", 0)]
+)
 def test_crafted_values_are_refused(
     taught: Racer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
 ) -> None:

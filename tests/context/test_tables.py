@@ -39,18 +39,19 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
         self.cues, self.blends = Cues.of(4, K), Blends.of(2, K)
         self.latest: dict[tuple[int, ...], dict[int, float]] = {}
         self.agreed: dict[tuple[int, ...], int] = {}
+        self.asker: dict[tuple[int, ...], int] = {}
         self.averaged: dict[tuple[int, tuple[int, ...]], dict[int, float]] = {}
         self.sizes = [part.nbytes for part in (*self.cues, *self.blends)]
 
-    @rule(text=tokens, prediction=predictions, accepted=st.booleans())
-    def put(self, text: list[int], prediction: dict[int, float], accepted: bool) -> None:
+    @rule(text=tokens, prediction=predictions, accepted=st.booleans(), asker=st.integers(0, 2))
+    def put(self, text: list[int], prediction: dict[int, float], accepted: bool, asker: int) -> None:
         context, (ids, probs) = context_of(text, len(text)), as_arrays(prediction)
         for n in range(1, min(len(text), LONGEST) + 1):
             key, was = tuple(text[-n:]), cues.find(self.cues, context, n)
             again = was >= 0 and next(iter(as_dict(self.cues.ids[was], self.cues.probs[was]))) == ids[0]
             self.agreed[key] = min(self.agreed[key] % 4 + 1, 3) if again else 0
             self.agreed[key] += 4 * accepted
-            self.latest[key] = prediction
+            self.latest[key], self.asker[key] = prediction, asker
         for kind in range(BLENDS):
             key2 = (kind, tuple(context[FROM[kind] : TO[kind]]))
             if len(text) < TO[kind] or (kind == 0 and not accepted):
@@ -62,7 +63,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             for token, prob in prediction.items():
                 mixed[token] = mixed.get(token, 0.0) + (1 - share) * prob
             self.averaged[key2] = mixed
-        cues.remember(self.cues, context, ids, probs, accepted)
+        cues.remember(self.cues, context, ids, probs, accepted, asker)
         blends.stir_in(self.blends, context, ids, probs, accepted)
         self.check(text, must_hit=True)
 
@@ -77,7 +78,10 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             assert slot >= 0 or n > len(text) or not must_hit
             if slot >= 0:
                 assert as_dict(self.cues.ids[slot], self.cues.probs[slot]) == self.latest[tuple(text[-n:])]
-                assert self.cues.trust[slot] == self.agreed[tuple(text[-n:])]
+                agreed, asker = self.agreed[tuple(text[-n:])], self.asker[tuple(text[-n:])]
+                assert [cues.trust(self.cues, slot, i) for i in range(3)] == [
+                    agreed + 8 * (i == asker) for i in range(3)
+                ]
         for kind in range(BLENDS):
             slot = blends.find(self.blends, context, kind)
             if slot >= 0:
@@ -101,7 +105,7 @@ def test_long_contexts_do_not_push_out_short_ones() -> None:
     ids, probs = as_arrays({3: 0.5})
     for _ in range(500):
         text = rng.integers(0, 1000, 3).tolist() + [7]
-        cues.remember(table, context_of(text, 4), ids, probs, True)
+        cues.remember(table, context_of(text, 4), ids, probs, True, 0)
     assert cues.find(table, context_of([1, 7], 2), 1) >= 0
 
 

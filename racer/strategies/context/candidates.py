@@ -14,6 +14,9 @@ from racer.strategies.context.voices import SILENT, VOICES, prob_bin
 MOST = 192
 """Candidates of a node; all voices together name fewer."""
 BUCKETS = 512
+LIFT = np.float32(4)
+"""No candidate that voices give probabilities is estimated at more than this times the best of them: so what cannot
+become a node need not be looked at."""
 
 
 class Candidates(NamedTuple):
@@ -21,6 +24,8 @@ class Candidates(NamedTuple):
 
     tokens: NDArray[np.int32]
     """``[MOST]``"""
+    most: Probs
+    """``[MOST]`` no candidate is thought likelier: so much for the faith that any voice has in it."""
     cells: NDArray[np.int16]
     """``[MOST, VOICES]`` what each voice says (:mod:`racer.strategies.context.voices`)."""
     unnamed: NDArray[np.int16]
@@ -35,6 +40,7 @@ class Candidates(NamedTuple):
         """:func:`clear` it before use."""
         return cls(
             np.empty(MOST, np.int32),
+            np.empty(MOST, np.float32),
             np.empty((MOST, VOICES), np.int16),
             np.empty(VOICES, np.int16),
             np.zeros(1, np.int64),
@@ -46,7 +52,8 @@ class Candidates(NamedTuple):
 def clear(candidates: Candidates) -> None:
     """Forget all; no voice has spoken."""
     candidates.used[0] = 0
-    candidates.unnamed[:] = SILENT
+    for voice in range(VOICES):
+        candidates.unnamed[voice] = SILENT[voice]
     candidates.bucket[:] = -1
 
 
@@ -62,18 +69,23 @@ def find(candidates: Candidates, token: int) -> Number:
 
 
 @compiled
-def add(candidates: Candidates, token: int) -> None:
-    """Make ``token`` a candidate if it is none. All voices that speak have said what they say of the unnamed."""
+def add(candidates: Candidates, token: int, most: Number) -> None:
+    """Make ``token`` a candidate if it is none, and let it be as likely as ``most``.
+
+    All voices that speak have said what they say of the unnamed.
+    """
     bucket = token & (BUCKETS - 1)
     while candidates.bucket[bucket] >= 0:
-        if candidates.tokens[candidates.bucket[bucket]] == token:
+        at: Number = candidates.bucket[bucket]
+        if candidates.tokens[at] == token:
+            candidates.most[at] = max(candidates.most[at], np.float32(most))
             return
         bucket = (bucket + 1) & (BUCKETS - 1)
     at = candidates.used[0]
     if at == MOST:
         return
     candidates.bucket[bucket] = at
-    candidates.tokens[at] = token
+    candidates.tokens[at], candidates.most[at] = token, most
     for voice in range(VOICES):
         candidates.cells[at, voice] = candidates.unnamed[voice]
     candidates.used[0] = at + 1
@@ -81,12 +93,13 @@ def add(candidates: Candidates, token: int) -> None:
 
 @compiled
 def nominate(candidates: Candidates, ids: Ids, probs: Probs, least: Number, vocab_size: int) -> None:
-    """Make those of a voice's tokens (best first) candidates whose probability is at least ``least``."""
+    """Make those of a voice's tokens (best first) candidates that may be as likely as ``least``."""
     for j in range(len(ids)):
-        if probs[j] < least:
+        most = LIFT * probs[j]
+        if most < least:
             break
         if ids[j] < vocab_size:  # a head may have more rows than the embedding
-            add(candidates, ids[j])
+            add(candidates, ids[j], most)
 
 
 @compiled

@@ -12,9 +12,11 @@ from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of
 
 LONGEST = 4
 """Tokens of the longest context that has cues of its own."""
-TRUSTS = 8
+KEPT_TRUSTS = 8
 """How far a slot's first token may be trusted: how often it came up again in a row (0 to 3), and 4 more if the model
 was asked about a token that stayed rather than about a rejected guess."""
+TRUSTS = 2 * KEPT_TRUSTS
+"""The same, and as many more if that was in the request that asks now."""
 
 Ids = NDArray[np.int32]
 Probs = NDArray[np.float32]
@@ -31,17 +33,23 @@ class Cues(NamedTuple):
     probs: Probs
     """``[LONGEST * slots, k]``"""
     trust: NDArray[np.uint8]
-    """``[LONGEST * slots]`` see :data:`TRUSTS`."""
+    """``[LONGEST * slots]`` see :data:`KEPT_TRUSTS`."""
+    asker: NDArray[np.uint16]
+    """``[LONGEST * slots]`` number of the request in which the model was asked; it wraps."""
+    asked: NDArray[np.int64]
+    """``[1]`` requests so far."""
 
     @classmethod
     def of(cls, slots: int, k: int) -> Cues:
-        """An empty one of ``slots`` (a power of two) a context length, in ``5 + 8 k`` bytes a slot."""
+        """An empty one of ``slots`` (a power of two) a context length, in ``7 + 8 k`` bytes a slot."""
         rows = LONGEST * slots
         return cls(
             np.zeros(rows, np.uint32),
             np.full((rows, k), NO_TOKEN, np.int32),
             np.zeros((rows, k), np.float32),
             np.zeros(rows, np.uint8),
+            np.zeros(rows, np.uint16),
+            np.zeros(1, np.int64),
         )
 
 
@@ -52,7 +60,7 @@ def _place(cues: Cues, n: int, found: np.uint64) -> Number:
 
 
 @compiled
-def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: bool) -> None:
+def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: bool, asker: int) -> None:
     """Keep the best next tokens after the last 1, 2, ... tokens of ``context``."""
     for n in range(1, LONGEST + 1):
         if context[n - 1] == NO_TOKEN:
@@ -63,6 +71,7 @@ def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: boo
         agreed: Number = min((cues.trust[slot] & 3) + 1, 3) if again else 0
         cues.trust[slot] = agreed + 4 * accepted
         cues.tags[slot] = tag_of(found)
+        cues.asker[slot] = asker
         for j in range(cues.ids.shape[1]):
             cues.ids[slot, j] = ids[j] if j < len(ids) else NO_TOKEN
             cues.probs[slot, j] = probs[j] if j < len(ids) else 0
@@ -76,3 +85,9 @@ def find(cues: Cues, context: Context, n: int) -> Number:
     found = hash_of(context, 0, n)
     slot = _place(cues, n, found)
     return slot if cues.tags[slot] == tag_of(found) else -1
+
+
+@compiled
+def trust(cues: Cues, slot: int, asker: int) -> Number:
+    """0 to ``TRUSTS - 1``, for a request of number ``asker``."""
+    return cues.trust[slot] + KEPT_TRUSTS * (cues.asker[slot] == asker)

@@ -18,10 +18,10 @@ from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth, grow
 from racer.strategies.context.hashing import NO_TOKEN, context_of
 from racer.strategies.context.hints import Hints
-from racer.strategies.context.history import History
+from racer.strategies.context.history import GRAM, History
 from racer.strategies.context.learning import calibrate, observe
 from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import Odds
+from racer.strategies.context.odds import SIZE, Odds
 from racer.strategies.context.ready import make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
@@ -51,12 +51,12 @@ class Racer(Drafter):
     Every place that the model scores, accepted, rejected or prompt, leaves its best next tokens and their
     probabilities under the last 1 to 4 tokens (*cues*) and in running averages (*blends*). The texts themselves are
     searched for the longest matches of what was just said. All of these *voices*, and some of the row's own latest
-    steps, name candidates for each node; how often a voice was right when it spoke like that is counted as decoding
+    steps, name candidates for each node; what a voice is worth when it speaks like that is learned as decoding
     goes on, and mixed into one estimate per candidate. The tree takes the candidates in the order of their estimated
     acceptance probability, which is its ``score``.
 
-    Memory is constant: ``4 s (5 + 8 k) + (3 s / 2 + 1) (4 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and
-    h = ``history`` (54 MiB by default), and while a request is open ``16 (P + new)`` bytes for its own text.
+    Memory is constant: ``4 s (7 + 8 k) + (3 s / 2 + 1) (4 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and
+    h = ``history`` (54 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
 
     :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
@@ -94,12 +94,16 @@ class Racer(Drafter):
             heard,
         )
         self._top_k = top_k
+        self._total = np.empty(SIZE, np.float32)
         self._open: dict[int, _Open] = {}
         self._desks: dict[int, Desk] = {}
 
     def opened(self, request: Request) -> None:
         text = History.of(min(len(request.prompt) + min(request.limit, OWN_TOKENS), OWN_TOKENS))
-        self._open[request.id] = _Open(Row(text, Hints.of(self._top_k)), 0)
+        self._open[request.id] = _Open(
+            Row(text, History.of(len(text.tokens)), Hints.of(self._top_k, int(self.memory.cues.asked[0]))), 0
+        )
+        self.memory.cues.asked[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
         counts = [
@@ -139,7 +143,8 @@ class Racer(Drafter):
     def _read(self, entry: _Open, request: Request) -> None:
         """Append the tokens that are new since the last step to the row's own text."""
         if new := request.tokens[entry.read :]:
-            history.append(entry.row.text, np.array(new, np.int32))
+            history.append(entry.row.text, np.array(new, np.int32), GRAM)
+            history.append(entry.row.singles, np.array(new, np.int32), 1)
             entry.read += len(new)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
@@ -158,7 +163,16 @@ class Racer(Drafter):
         accepted[path] = True
         score = np.ones(nodes, np.float32)
         if drafted is not None and _is_head(drafted, tokens, parent):
-            calibrate(self.memory.odds, drafted, entry.count, accepted, int(path[-1]), int(host.next_token[row]))
+            calibrate(
+                self.memory.odds,
+                entry.row.hints,
+                drafted,
+                entry.count,
+                accepted,
+                int(path[-1]),
+                int(host.next_token[row]),
+                self._total,
+            )
             score = drafted.score[:nodes]
         assert host.top_probs is not None
         observe(
@@ -183,7 +197,7 @@ class Racer(Drafter):
 
     def closed(self, request: Request) -> None:
         if self._open.pop(request.id, None):
-            history.append(self.memory.past, np.array([*request.tokens, NO_TOKEN], np.int32))
+            history.append(self.memory.past, np.array([*request.tokens, NO_TOKEN], np.int32), GRAM)
 
 
 def _is_head(drafted: Growth, tokens: np.ndarray, parent: np.ndarray) -> bool:

@@ -21,26 +21,24 @@ from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.voices import (
     ALIGNED,
     BLENDED,
+    ECHO,
     FAR,
     FIRST,
     LATEST,
     LENGTH_BINS,
     MATCH,
     MOST_VOTES,
-    NAMELESS,
     NEAR,
     PROB_BINS,
     REACH,
     SAID,
     VOTES,
+    echo_cell,
     length_bin,
-    situation_a,
-    situation_b,
+    nameless_bin,
+    note_circumstances,
 )
 
-LIFT = 4.0
-"""A candidate's estimate is taken to be no more than this times the best probability that a voice gives it; what cannot
-get over the bar even so is not looked at."""
 FAINT = np.float32(0.002)
 """A voice is not heard to name what it gives less than this."""
 FAR_HEARD = 6
@@ -92,78 +90,71 @@ def collect(
     node: int,
     context: Context,
     depth: int,
+    chance: Number,
     vocab_size: int,
     least: Number,
-) -> Number:
+) -> None:
     """Fill in the children that ``node`` may get, with what every voice says of each.
 
     First all voices nominate, then all describe: one that would not have nominated a candidate may still know it.
 
     :param context: the tokens up to the node, the latest first.
     :param depth: of the node.
+    :param chance: estimated, of the node itself.
     :param least: candidates less likely than this are not wanted.
-    :return: the first situation (:func:`racer.strategies.context.voices.situation_a`), the same for all candidates.
     """
     candidates = evidence.candidates
     clear(candidates)
     evidence.spoken[0] = 0
-    longest_cue = _hear_cues(evidence, memory, context)
+    note_circumstances(candidates.unnamed, row.hints.success[0], depth, chance)
+    _hear_cues(evidence, memory, context, row.hints.asker[0])
     longest_match = _hear_matches(evidence, matches, node, memory, row)
     _hear_hints(evidence, memory, row.hints, depth)
     for i in range(evidence.spoken[0]):
         named = evidence.named[i]
-        nominate(candidates, evidence.ids[i, :named], evidence.probs[i, :named], np.float32(least / LIFT), vocab_size)
+        nominate(candidates, evidence.ids[i, :named], evidence.probs[i, :named], np.float32(least), vocab_size)
     for i in range(matches.found[node]):
         if 0 <= evidence.following[i] < vocab_size:
-            add(candidates, evidence.following[i])
+            add(candidates, evidence.following[i], 1)
     for i in range(evidence.spoken[0]):
         named = evidence.named[i]
         describe(candidates, evidence.voice[i], evidence.cell[i], evidence.ids[i, :named], evidence.probs[i, :named])
     _describe_matches(evidence, matches, node, longest_match)
-    return situation_a(longest_cue, longest_match)
+    for i in range(candidates.used[0]):
+        candidates.cells[i, ECHO] = echo_cell(context, candidates.tokens[i])
 
 
 @compiled
-def refine(evidence: Evidence, candidate: int, depth: int) -> Number:
-    """The second situation (:func:`racer.strategies.context.voices.situation_b`) of one candidate."""
-    unnamed, cells = evidence.candidates.unnamed, evidence.candidates.cells[candidate]
-    named = 0
-    for n in range(LONGEST):
-        named += cells[LATEST + n] != unnamed[LATEST + n]
-    return situation_b(depth, named, cells[NEAR] != unnamed[NEAR], cells[ALIGNED] != unnamed[ALIGNED])
-
-
-@compiled
-def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs, most: int) -> None:
-    """Note one statement. It is copied, so that all can be treated alike."""
-    at, named = evidence.spoken[0], 0
+def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs, most: int) -> Number:
+    """Note one statement: it is copied, so that all can be treated alike. The probability of all that it names."""
+    at, named, mass = evidence.spoken[0], 0, np.float32(0)
     evidence.voice[at], evidence.cell[at] = voice, cell
     while named < min(most, len(ids)) and ids[named] != NO_TOKEN and probs[named] > FAINT:
         evidence.ids[at, named] = ids[named]
         evidence.probs[at, named] = probs[named]
+        mass += probs[named]
         named += 1
     evidence.named[at] = named
     evidence.spoken[0] = at + 1
+    return mass
 
 
 @compiled
-def _hear_cues(evidence: Evidence, memory: Memory, context: Context) -> Number:
-    """The cues and blends of a context; its longest part that has cues."""
-    unnamed, longest, k = evidence.candidates.unnamed, 0, evidence.ids.shape[1]
+def _hear_cues(evidence: Evidence, memory: Memory, context: Context, asker: int) -> None:
+    """The cues and blends of a context."""
+    unnamed, k = evidence.candidates.unnamed, evidence.ids.shape[1]
     for n in range(LONGEST):
         slot = cues.find(memory.cues, context, n + 1)
         if slot >= 0 and memory.heard[LATEST + n]:
-            longest = n + 1
-            cell = FIRST[LATEST + n] + memory.cues.trust[slot] * SAID
-            unnamed[LATEST + n] = cell + NAMELESS
-            _say(evidence, LATEST + n, cell, memory.cues.ids[slot], memory.cues.probs[slot], k)
+            cell = FIRST[LATEST + n] + cues.trust(memory.cues, slot, asker) * SAID
+            mass = _say(evidence, LATEST + n, cell, memory.cues.ids[slot], memory.cues.probs[slot], k)
+            unnamed[LATEST + n] = cell + nameless_bin(mass)
     for kind in range(BLENDS):
         slot = blends.find(memory.blends, context, kind)
         if slot >= 0 and memory.heard[BLENDED + kind]:
             cell = FIRST[BLENDED + kind]
-            unnamed[BLENDED + kind] = cell + NAMELESS
-            _say(evidence, BLENDED + kind, cell, memory.blends.ids[slot], memory.blends.probs[slot], k)
-    return longest
+            mass = _say(evidence, BLENDED + kind, cell, memory.blends.ids[slot], memory.blends.probs[slot], k)
+            unnamed[BLENDED + kind] = cell + nameless_bin(mass)
 
 
 @compiled
@@ -181,8 +172,8 @@ def _hear_hints(evidence: Evidence, memory: Memory, hints: Hints, depth: int) ->
         )
     if depth < DEPTHS and hints.aligned_ids[depth, 0] != NO_TOKEN and memory.heard[ALIGNED]:
         cell = FIRST[ALIGNED] + depth * SAID
-        unnamed[ALIGNED] = cell + NAMELESS
-        _say(evidence, ALIGNED, cell, hints.aligned_ids[depth], hints.aligned_probs[depth], k)
+        mass = _say(evidence, ALIGNED, cell, hints.aligned_ids[depth], hints.aligned_probs[depth], k)
+        unnamed[ALIGNED] = cell + nameless_bin(mass)
 
 
 @compiled

@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.voices import VOICES
 
-SITUATION_A, SITUATION_B = VOICES, VOICES + 1
-"""Columns of a note that say which weights were used."""
-
 
 class Frontier(NamedTuple):
     """Sorted by score. With room for r nodes, whatever stands behind the r-th candidate never becomes one."""
@@ -26,7 +23,7 @@ class Frontier(NamedTuple):
     parent: NDArray[np.int32]
     token: NDArray[np.int32]
     notes: NDArray[np.int16]
-    """``[N, VOICES + 2]`` what the voices said, and the situations."""
+    """``[N, VOICES]`` what the voices said."""
 
     @classmethod
     def of(cls, size: int) -> Frontier:
@@ -37,7 +34,7 @@ class Frontier(NamedTuple):
             np.empty(size, np.float32),
             np.empty(size, np.int32),
             np.empty(size, np.int32),
-            np.empty((size, VOICES + 2), np.int16),
+            np.empty((size, VOICES), np.int16),
         )
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.evidence import Evidence, collect, refine
-from racer.strategies.context.frontier import SITUATION_A, SITUATION_B, Frontier, bar, clear, offer, take
+from racer.strategies.context.evidence import Evidence, collect
+from racer.strategies.context.frontier import Frontier, bar, clear, offer, take
 from racer.strategies.context.hashing import WIDTH, Context
-from racer.strategies.context.matches import Matches, follow, seek
+from racer.strategies.context.matches import Matches, follow, look_up
 from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import SUREST, chance
+from racer.strategies.context.odds import SIZE, SUREST, Floats, add_up, add_up_from, chance
 from racer.strategies.context.voices import MATCH, VOICES
 
 
@@ -27,7 +27,7 @@ class Growth(NamedTuple):
     score: NDArray[np.float32]
     """``[N]`` estimated probability that the whole path to the node is accepted."""
     notes: NDArray[np.int16]
-    """``[N, VOICES + 2]`` what the voices said of it, and the situations whose weights were used."""
+    """``[N, VOICES]`` what the voices said of it."""
 
     @classmethod
     def of(cls, budget: int) -> Growth:
@@ -36,7 +36,7 @@ class Growth(NamedTuple):
             np.zeros(budget, np.int64),
             np.full(budget, -1, np.int64),
             np.ones(budget, np.float32),
-            np.zeros((budget, VOICES + 2), np.int16),
+            np.zeros((budget, VOICES), np.int16),
         )
 
 
@@ -47,9 +47,13 @@ class Desk(NamedTuple):
     """``[N, WIDTH]`` the tokens up to each node, the latest first."""
     depth: NDArray[np.int32]
     """``[N]``"""
+    chance: NDArray[np.float32]
+    """``[N]`` estimated, of each node if its parent is right."""
     matches: Matches
     frontier: Frontier
     evidence: Evidence
+    sums: Floats
+    """``[2, SIZE]`` of vectors: of what the voices say of the unnamed, and of a candidate."""
 
     @classmethod
     def of(cls, budget: int, k: int) -> Desk:
@@ -57,9 +61,11 @@ class Desk(NamedTuple):
         return cls(
             np.empty((budget, WIDTH), np.int32),
             np.empty(budget, np.int32),
+            np.empty(budget, np.float32),
             Matches.of(budget),
             Frontier.of(budget),
             Evidence.of(k),
+            np.empty((2, SIZE), np.float32),
         )
 
 
@@ -77,9 +83,9 @@ def grow(memory: Memory, row: Row, root: Context, vocab_size: int, least: Number
     :return: its nodes, the root included.
     """
     budget = len(growth.tokens)
-    contexts, depth, matches, frontier, evidence = desk
+    contexts, depth, own, matches, frontier, evidence, sums = desk
     clear(frontier)
-    matches.found[0], depth[0] = 0, 0
+    matches.found[0], depth[0], own[0] = 0, 0, 1
     for i in range(len(root)):
         contexts[0, i] = root[i]
     growth.tokens[0], growth.parent[0], growth.score[0] = root[0], -1, 1
@@ -88,22 +94,22 @@ def grow(memory: Memory, row: Row, root: Context, vocab_size: int, least: Number
         room, floor = budget - count, bar(frontier, budget - count, least)
         if growth.score[node] * np.float32(SUREST) > floor:  # else no child of it can become a node
             if memory.heard[MATCH]:
-                seek(matches, node, contexts[node], row.text, True)
-                seek(matches, node, contexts[node], memory.past, False)
+                look_up(matches, node, contexts[node], row.text, row.singles, memory.past)
             wanted = floor / growth.score[node]
-            situation = collect(evidence, memory, row, matches, node, contexts[node], depth[node], vocab_size, wanted)
-            _weigh(frontier, memory, evidence, room, least, node, growth.score[node], depth[node], situation)
+            collect(evidence, memory, row, matches, node, contexts[node], depth[node], own[node], vocab_size, wanted)
+            _weigh(frontier, memory, evidence, room, least, node, growth.score[node], sums)
         if frontier.size[0] == 0:
             break
         place = take(frontier)
         node, parent, token = count, frontier.parent[place], frontier.token[place]
         growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
-        for i in range(VOICES + 2):
+        for i in range(VOICES):
             growth.notes[node, i] = frontier.notes[place, i]
         contexts[node, 0] = token
         for i in range(1, len(root)):
             contexts[node, i] = contexts[parent, i - 1]
         depth[node], matches.found[node] = depth[parent] + 1, 0
+        own[node] = growth.score[node] / growth.score[parent]
         follow(matches, parent, node, token, row.text, memory.past)
         count += 1
     return count
@@ -118,15 +124,15 @@ def _weigh(
     least: Number,
     node: int,
     score: Number,
-    depth: int,
-    situation: int,
+    sums: Floats,
 ) -> None:
     """Estimate every candidate, and offer it to the frontier."""
-    for i in range(evidence.candidates.used[0]):
-        cells, finer = evidence.candidates.cells[i], refine(evidence, i, depth)
-        estimate = score * chance(memory.odds, situation, finer, cells)
+    candidates = evidence.candidates
+    add_up(memory.odds, candidates.unnamed, sums[0])
+    for i in range(candidates.used[0]):
+        add_up_from(memory.odds, candidates.unnamed, sums[0], candidates.cells[i], sums[1])
+        estimate = score * min(chance(memory.odds, sums[1]), candidates.most[i])
         if estimate > bar(frontier, room, least):
-            place = offer(frontier, room, estimate, node, evidence.candidates.tokens[i])
+            place = offer(frontier, room, estimate, node, candidates.tokens[i])
             for voice in range(VOICES):
-                frontier.notes[place, voice] = cells[voice]
-            frontier.notes[place, SITUATION_A], frontier.notes[place, SITUATION_B] = situation, finer
+                frontier.notes[place, voice] = candidates.cells[i, voice]

@@ -20,6 +20,9 @@ EXPECTED = 8
 """Tokens kept for each of these depths."""
 HEARD = 4
 """Tokens taken from each rejected guess."""
+MOST_SUCCESS = 8
+SUCCESS_KEPT = np.float32(0.6)
+"""What is left of the old average when a step comes in."""
 
 
 class Hints(NamedTuple):
@@ -36,16 +39,22 @@ class Hints(NamedTuple):
     hung: a draft that got one word wrong may be right about the words behind it."""
     aligned_probs: Probs
     """``[DEPTHS, EXPECTED]`` weighted by the nodes' scores."""
+    asker: NDArray[np.uint16]
+    """``[1]`` the request's number."""
+    success: NDArray[np.float32]
+    """``[1]`` running average of the drafted tokens that a step keeps, at most :data:`MOST_SUCCESS` of one step."""
 
     @classmethod
-    def of(cls, k: int) -> Hints:
-        """None yet."""
+    def of(cls, k: int, asker: int = 0) -> Hints:
+        """None yet, for the request of number ``asker``."""
         return cls(
             np.full((RECENT, k), NO_TOKEN, np.int32),
             np.zeros((RECENT, k), np.float32),
             np.zeros(1, np.int64),
             np.full((DEPTHS, EXPECTED), NO_TOKEN, np.int32),
             np.zeros((DEPTHS, EXPECTED), np.float32),
+            np.full(1, asker % 2**16, np.uint16),
+            np.full(1, 2, np.float32),
         )
 
 
@@ -60,6 +69,12 @@ def note_recent(hints: Hints, ids: Ids, probs: Probs) -> None:
         hints.recent_ids[0, j] = ids[j] if j < len(ids) else NO_TOKEN
         hints.recent_probs[0, j] = probs[j] if j < len(ids) else 0
     hints.recents[0] = min(hints.recents[0] + 1, RECENT)
+
+
+@compiled
+def note_success(hints: Hints, kept: int) -> None:
+    """Take in how many drafted tokens a step kept."""
+    hints.success[0] += (1 - SUCCESS_KEPT) * (min(kept, MOST_SUCCESS) - hints.success[0])
 
 
 @compiled

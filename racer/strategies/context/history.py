@@ -39,14 +39,14 @@ class History(NamedTuple):
 
 
 @compiled
-def append(history: History, tokens: NDArray[np.int32]) -> None:
+def append(history: History, tokens: NDArray[np.int32], gram: int) -> None:
     """Write ``tokens`` behind what is there. A gram is indexed once the token after it is known."""
     size = len(history.tokens)
     last = size - 1  # & last is the remainder by a power of two
     for token in tokens:
         end = history.length[0] - 1
-        whole, found = end >= GRAM - 1, np.uint64(0)
-        for i in range(GRAM):
+        whole, found = end >= gram - 1, np.uint64(0)
+        for i in range(gram):
             found = hashed(found, history.tokens[(end - i) & last])
             whole = whole and history.tokens[(end - i) & last] != NO_TOKEN
         if whole:
@@ -82,10 +82,10 @@ def match_length(history: History, end: int, context: Context) -> Number:
 
 
 @compiled
-def latest_end(history: History, context: Context) -> Number:
+def latest_end(history: History, context: Context, gram: int) -> Number:
     """Where a text last had the hash of the last tokens of ``context``; -1 if nowhere."""
     found = np.uint64(0)
-    for i in range(GRAM):
+    for i in range(gram):
         if context[i] == NO_TOKEN:
             return -1
         found = hashed(found, context[i])

@@ -8,20 +8,25 @@ from numpy.typing import NDArray
 from racer.strategies.context.blends import stir_in
 from racer.strategies.context.compiled import compiled
 from racer.strategies.context.cues import LONGEST, Ids, Probs, remember
-from racer.strategies.context.frontier import SITUATION_A, SITUATION_B
 from racer.strategies.context.growth import Growth
 from racer.strategies.context.hashing import NO_TOKEN, Context
-from racer.strategies.context.hints import RECENT, Hints, note_recent, note_rejected
+from racer.strategies.context.hints import RECENT, Hints, note_recent, note_rejected, note_success
 from racer.strategies.context.memory import Memory
-from racer.strategies.context.odds import Odds, count
-from racer.strategies.context.voices import VOICES
+from racer.strategies.context.odds import Floats, Odds, count
 
 Nodes = NDArray[np.int64]
 
 
 @compiled
 def calibrate(
-    odds: Odds, growth: Growth, drafted: int, accepted: NDArray[np.bool_], last: int, next_token: int
+    odds: Odds,
+    hints: Hints,
+    growth: Growth,
+    drafted: int,
+    accepted: NDArray[np.bool_],
+    last: int,
+    next_token: int,
+    total: Floats,
 ) -> None:
     """Count right and wrong guesses among the children of accepted nodes; of the others nothing is known.
 
@@ -31,14 +36,15 @@ def calibrate(
     :param growth: the tree as it was grown, ``drafted`` nodes, of which the first ones were scored.
     :param accepted: ``[scored]``
     :param last: the last accepted node, after which ``next_token`` came.
+    :param total: ``[SIZE]`` is overwritten.
     """
     scored = len(accepted)
+    note_success(hints, accepted.sum() - 1)
     for node in range(1, drafted):
         parent = growth.parent[node]
         if parent < scored and accepted[parent]:
             right = accepted[node] if node < scored else parent == last and growth.tokens[node] == next_token
-            notes = growth.notes[node]
-            count(odds, notes[SITUATION_A], notes[SITUATION_B], notes[:VOICES], right)
+            count(odds, growth.notes[node], right, total)
 
 
 def observe(
@@ -89,7 +95,7 @@ def _observe(
     for turn in range(2):
         for node in range(nodes):
             if accepted[node] == (turn == 1) and ids[node, 0] != NO_TOKEN:
-                remember(memory.cues, contexts[node], ids[node], probs[node], accepted[node])
+                remember(memory.cues, contexts[node], ids[node], probs[node], accepted[node], hints.asker[0])
                 stir_in(memory.blends, contexts[node], ids[node], probs[node], accepted[node])
     for node in range(nodes):
         length += accepted[node]

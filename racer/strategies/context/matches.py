@@ -16,6 +16,8 @@ MOST = 8
 """Cursors of a node: the longest matches."""
 TRIES = 16
 """Occurrences looked at for a node in each history, the latest first; bounds the time, whatever the histories hold."""
+SINGLE_TRIES = 8
+"""The same of its last token alone, which is of use in the row's own text only."""
 
 
 class Matches(NamedTuple):
@@ -52,14 +54,24 @@ def follow(matches: Matches, parent: Number, node: int, token: Number, own: Hist
 
 
 @compiled
-def seek(matches: Matches, node: int, context: Context, history: History, own: bool) -> None:
-    """Look up the latest occurrences of the last tokens of ``context``."""
-    end = past.latest_end(history, context)
-    for _ in range(TRIES):
+def look_up(matches: Matches, node: int, context: Context, text: History, singles: History, shared: History) -> None:
+    """Find the latest occurrences of the last tokens of ``context``, beside those that were followed there.
+
+    :param text, singles: the row's own text, by pairs and by single tokens.
+    """
+    _seek(matches, node, context, text, True, GRAM, TRIES)
+    _seek(matches, node, context, shared, False, GRAM, TRIES)
+    _seek(matches, node, context, singles, True, 1, SINGLE_TRIES)
+
+
+@compiled
+def _seek(matches: Matches, node: int, context: Context, history: History, own: bool, gram: int, tries: int) -> None:
+    end = past.latest_end(history, context, gram)
+    for _ in range(tries):
         if end < 0:
             break
         length = past.match_length(history, end, context)
-        if length >= GRAM and end + 1 < history.length[0]:
+        if length >= gram and end + 1 < history.length[0]:
             _add(matches, node, end, length, own)
         end = past.earlier_end(history, end)
 

@@ -30,4 +30,6 @@ class Row(NamedTuple):
     """What one request knows of itself."""
 
     text: History
+    singles: History
+    """The same text, in which single tokens are looked up."""
     hints: Hints

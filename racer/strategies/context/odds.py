@@ -1,26 +1,29 @@
-"""How likely a candidate is, from what the voices say: counted, mixed, counted again. Nothing is trained offline but
-the point where counting starts.
+"""How likely a candidate is, from what the voices say: one small network, learned as decoding goes on.
 
-The mixing is that of context-mixing compressors (Mahoney, "Adaptive Weighing of Context Models for Lossless Data
-Compression", 2005): each voice's hit rate is stretched to log-odds, weighted by a set of weights that the situation
-selects, summed, squashed, and learned by gradient descent on coding cost; a last table corrects the outcome by how
-often candidates of that estimate were right (there called SSE or APM).
+Every cell has a vector; those of a candidate's cells are added up, and a hidden layer turns the sum into log-odds. A
+last table corrects the outcome by how often candidates of that estimate were right (as context-mixing compressors do,
+there called SSE or APM: Mahoney, "Adaptive Weighing of Context Models for Lossless Data Compression", 2005). The
+vectors and the table learn from every candidate whose parent was right, by gradient descent on coding cost; where
+learning starts was fitted (:mod:`racer.strategies.context.start`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.voices import CELLS, SILENT, SITUATIONS_A, SITUATIONS_B, VOICES
+from racer.strategies.context.voices import CELLS, VOICES
 
-MEMORY = 0.999
-"""Weight of what was counted, whenever a cell is counted again: text changes."""
-RATE = 0.003
-"""Learning rate of the weights."""
+SIZE = 8
+"""Numbers of a cell's vector. The first one is counted into the log-odds as it is."""
+HIDDEN = 16
+RATE = np.float32(0.003)
+"""Learning rate of the vectors."""
+MEMORY = np.float32(0.999)
+"""Weight of what was counted in a bin of the last table, whenever it is counted in again: text changes."""
 SUREST = 0.995
 """No candidate is surer than this."""
 FINE = 24
@@ -31,108 +34,124 @@ Floats = NDArray[np.float32]
 
 
 class Odds(NamedTuple):
-    """All that is counted and learned: 20 KB."""
+    """All that is learned of how far voices can be trusted: 60 KB."""
 
-    hits: Floats
-    """``[CELLS]`` candidates of the cell that were right, of those whose parent was right; older ones count less."""
-    seen: Floats
-    """``[CELLS]`` all of those, likewise."""
-    stretched: Floats
-    """``[CELLS + 1]`` log-odds of ``hits / seen``; 0 for the silent cell."""
-    weights_a: Floats
-    """``[SITUATIONS_A, VOICES + 1]`` the last one is the bias."""
-    weights_b: Floats
-    """``[SITUATIONS_B, VOICES + 1]``"""
+    vectors: Floats
+    """``[CELLS, SIZE]``"""
+    weights: Floats
+    """``[HIDDEN, SIZE]`` of the hidden layer."""
+    biases: Floats
+    """``[HIDDEN]``"""
+    outward: Floats
+    """``[HIDDEN + 1]`` weights of the hidden numbers in the log-odds; the last one is added."""
     final_hits: Floats
-    """``[FINE]``"""
+    """``[FINE]`` right candidates, by their estimate; older ones count less."""
     final_seen: Floats
-    """``[FINE]``"""
+    """``[FINE]`` all candidates, likewise."""
 
     @classmethod
-    def of(
-        cls,
-        hits: NDArray[Any],
-        seen: NDArray[Any],
-        weights_a: NDArray[Any],
-        weights_b: NDArray[Any],
-        final_hits: NDArray[Any],
-        final_seen: NDArray[Any],
-    ) -> Odds:
-        """From counts and weights, which are copied.
+    def of(cls, **parts: NDArray[np.floating]) -> Odds:
+        """From arrays by name, which are copied.
 
-        :raises ValueError: they have other shapes.
+        :raises ValueError: they have other names or shapes.
         """
-        parts = [np.array(part, np.float32) for part in (hits, seen, weights_a, weights_b, final_hits, final_seen)]
-        shapes = [(CELLS,), (CELLS,), (SITUATIONS_A, VOICES + 1), (SITUATIONS_B, VOICES + 1), (FINE,), (FINE,)]
-        if [part.shape for part in parts] != shapes:
-            raise ValueError(f"odds of shapes {[part.shape for part in parts]}, expected {shapes}")
-        odds = cls(parts[0], parts[1], np.zeros(CELLS + 1, np.float32), *parts[2:])
-        for cell in range(CELLS):
-            odds.stretched[cell] = stretch(odds.hits[cell] / odds.seen[cell])
-        return odds
+        shapes = {name: part.shape for name, part in parts.items()}
+        if shapes != SHAPES:
+            raise ValueError(f"odds of shapes {shapes}, expected {SHAPES}")
+        return cls(**{name: np.array(part, np.float32) for name, part in parts.items()})
 
 
-@compiled
-def stretch(rate: Number) -> Number:
-    """Log-odds, within what a rate that was counted can support."""
-    safe = min(max(rate, np.float32(1e-4)), np.float32(1 - 1e-4))
-    return np.log(safe / (1 - safe))
+SHAPES: dict[str, tuple[int, ...]] = {
+    "vectors": (CELLS, SIZE),
+    "weights": (HIDDEN, SIZE),
+    "biases": (HIDDEN,),
+    "outward": (HIDDEN + 1,),
+    "final_hits": (FINE,),
+    "final_seen": (FINE,),
+}
 
 
 @compiled
 def squash(odds: Number) -> Number:
-    """The inverse: a probability."""
+    """Log-odds to a probability."""
     return np.float32(1) / (np.float32(1) + np.exp(-min(max(odds, -BOUND), BOUND)))
 
 
 @compiled
-def mixed(odds: Odds, weights: Floats, cells: NDArray[np.int16]) -> Number:
-    """Log-odds by the weights ``[VOICES + 1]`` of one situation."""
-    total = weights[VOICES]
+def add_up(odds: Odds, cells: NDArray[np.int16], total: Floats) -> None:
+    """Put the sum of the vectors of ``cells [VOICES]`` into ``total [SIZE]``."""
+    total[:] = 0
     for voice in range(VOICES):
-        total += weights[voice] * odds.stretched[cells[voice]]
-    return total
+        for i in range(SIZE):
+            total[i] += odds.vectors[cells[voice], i]
 
 
 @compiled
-def _fine(mix: Number) -> Number:
-    return min(max(int((mix + BOUND) * np.float32(FINE / 18)), 0), FINE - 1)
+def add_up_from(
+    odds: Odds, known: NDArray[np.int16], known_total: Floats, cells: NDArray[np.int16], total: Floats
+) -> None:
+    """The same, from the sum for ``known`` cells: few differ."""
+    for i in range(SIZE):
+        total[i] = known_total[i]
+    for voice in range(VOICES):
+        if cells[voice] != known[voice]:
+            for i in range(SIZE):
+                total[i] += odds.vectors[cells[voice], i] - odds.vectors[known[voice], i]
 
 
 @compiled
-def chance(odds: Odds, a: int, b: int, cells: NDArray[np.int16]) -> Number:
-    """Estimated probability that a candidate is right if its parent is.
+def _log_odds(odds: Odds, total: Floats) -> Number:
+    found = total[0] + odds.outward[HIDDEN]
+    for j in range(HIDDEN):
+        hidden = odds.biases[j]
+        for i in range(SIZE):
+            hidden += odds.weights[j, i] * total[i]
+        found += odds.outward[j] * max(hidden, np.float32(0))
+    return found
 
-    :param a, b: the situations, whose two opinions count alike.
-    :param cells: ``[VOICES]`` what each voice says.
-    """
-    mix = odds.weights_a[a, VOICES] + odds.weights_b[b, VOICES]
-    for voice in range(VOICES):
-        mix += (odds.weights_a[a, voice] + odds.weights_b[b, voice]) * odds.stretched[cells[voice]]
-    mix *= np.float32(0.5)
-    fine = _fine(mix)
+
+@compiled
+def _fine(found: Number) -> Number:
+    return min(max(int((found + BOUND) * np.float32(FINE / 18)), 0), FINE - 1)
+
+
+@compiled
+def chance(odds: Odds, total: Floats) -> Number:
+    """Estimated probability that a candidate is right if its parent is, by the sum of its vectors."""
+    found = _log_odds(odds, total)
+    fine = _fine(found)
     counted = odds.final_hits[fine] / odds.final_seen[fine]
-    return min(np.float32(0.5) * (squash(mix) + counted), np.float32(SUREST))
+    return min(np.float32(0.5) * (squash(found) + counted), np.float32(SUREST))
 
 
 @compiled
-def count(odds: Odds, a: int, b: int, cells: NDArray[np.int16], right: bool) -> None:
-    """Learn that a candidate was right or wrong."""
+def count(odds: Odds, cells: NDArray[np.int16], right: bool, total: Floats) -> None:
+    """Learn that a candidate was right or wrong. ``total [SIZE]`` is overwritten."""
     truth = np.float32(right)
-    mix_a, mix_b = mixed(odds, odds.weights_a[a], cells), mixed(odds, odds.weights_b[b], cells)
-    fine = _fine(np.float32(0.5) * (mix_a + mix_b))
-    odds.final_hits[fine] = odds.final_hits[fine] * np.float32(MEMORY) + truth
-    odds.final_seen[fine] = odds.final_seen[fine] * np.float32(MEMORY) + 1
-    step_a = np.float32(RATE) * (truth - squash(mix_a))
-    step_b = np.float32(RATE) * (truth - squash(mix_b))
-    odds.weights_a[a, VOICES] += step_a
-    odds.weights_b[b, VOICES] += step_b
+    add_up(odds, cells, total)
+    found = _log_odds(odds, total)
+    fine = _fine(found)
+    odds.final_hits[fine] = odds.final_hits[fine] * MEMORY + truth
+    odds.final_seen[fine] = odds.final_seen[fine] * MEMORY + 1
+    step = RATE * (truth - squash(found))
+    _to_gradient(odds, total)
     for voice in range(VOICES):
-        cell = cells[voice]
-        if cell == SILENT:
-            continue
-        odds.weights_a[a, voice] += step_a * odds.stretched[cell]
-        odds.weights_b[b, voice] += step_b * odds.stretched[cell]
-        odds.hits[cell] = odds.hits[cell] * np.float32(MEMORY) + truth
-        odds.seen[cell] = odds.seen[cell] * np.float32(MEMORY) + 1
-        odds.stretched[cell] = stretch(odds.hits[cell] / odds.seen[cell])
+        for i in range(SIZE):
+            odds.vectors[cells[voice], i] += step * total[i]
+
+
+@compiled
+def _to_gradient(odds: Odds, total: Floats) -> None:
+    """Replace the sum of vectors by the derivative of the log-odds with respect to it."""
+    active = np.uint64(0)
+    for j in range(HIDDEN):
+        hidden = odds.biases[j]
+        for i in range(SIZE):
+            hidden += odds.weights[j, i] * total[i]
+        if hidden > 0:
+            active |= np.uint64(1) << np.uint64(j)
+    for i in range(SIZE):
+        total[i] = np.float32(i == 0)
+        for j in range(HIDDEN):
+            if active & (np.uint64(1) << np.uint64(j)):
+                total[i] += odds.outward[j] * odds.weights[j, i]

@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from racer.errors import StateError
-from racer.strategies.context.cues import TRUSTS
+from racer.strategies.context.cues import KEPT_TRUSTS
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.memory import Memory
-from racer.strategies.context.odds import Odds
 
 FORMAT = "racer-state"
 VERSION = "1"
@@ -73,17 +72,13 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
             )
     if about.get("sha256") != _digest(found) or not _sane(found):
         raise StateError(f"{path} is damaged: delete it and start afresh")
-    odds = Odds.of(**{name.removeprefix("odds."): found[name] for name in found if name.startswith("odds.")})
     for name, array in kept.items():
         array[:] = found[name]
-    memory.odds.stretched[:] = odds.stretched
 
 
 def _arrays(memory: Memory) -> Arrays:
     parts: dict[str, Any] = {"cues": memory.cues, "blends": memory.blends, "past": memory.past, "odds": memory.odds}
-    named = {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays._asdict().items()}
-    del named["odds.stretched"]  # follows from the counts
-    return named
+    return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays._asdict().items()}
 
 
 def _digest(arrays: Arrays) -> str:
@@ -100,7 +95,7 @@ def _sane(found: Arrays) -> bool:
     ids = all((found[name] >= NO_TOKEN).all() for name in ("cues.ids", "blends.ids", "past.tokens", "past.latest"))
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
-    trust = bool((found["cues.trust"] < TRUSTS).all())
+    trust = bool((found["cues.trust"] < KEPT_TRUSTS).all())
     numbers = all(np.isfinite(found[name]).all() for name in found if found[name].dtype == np.float32)
-    counted = bool((found["odds.seen"] > 0).all() and (found["odds.final_seen"] > 0).all())
+    counted = bool((found["odds.final_seen"] > 0).all())
     return ids and length and links and trust and numbers and counted
