@@ -9,7 +9,7 @@ a row's length and ``end`` hold garbage that the mask hides.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -114,10 +114,28 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Keys and values ``[B, heads, capacity, head_dim]`` of one layer."""
         return self._keys[index], self._values[index]
 
-    def reserve(self, rows: int) -> None:
-        """Make room for ``rows`` scratch rows. Grows one store at a time, so at most one is held twice."""
+    @property
+    def stores(self) -> Iterable[Tensor]:
+        """All storage: one tensor ``[layers, B, heads, capacity, head_dim]`` for each kind of block."""
+        return self._stores.values()
+
+    def reset(self, padding: Sequence[int], capacity: int) -> bool:
+        """Empty, for another batch of as many rows; whether storage had to grow, and so moved.
+
+        Storage is wiped: what an earlier batch left is masked, but a NaN would get through.
+        """
+        self.padding, self.lengths = list(padding), [0] * len(padding)
+        for store in self.stores:
+            store.zero_()
+        return self.reserve(capacity)
+
+    def reserve(self, rows: int) -> bool:
+        """Make room for ``rows`` scratch rows; whether storage had to grow, and so moved.
+
+        Grows one store at a time, so at most one is held twice, and by a quarter at least, so that it is seldom copied.
+        """
         if self.end + rows <= self.capacity:
-            return
+            return False
         self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
         for block, count in self._layout.groups().items():
             old = self._stores.pop(block)
@@ -125,6 +143,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             new[:, :, :, : old.shape[3]] = old
             self._stores[block] = new
         self._place_layers()
+        return True
 
     def append(self, count: int) -> None:
         """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""
@@ -143,7 +162,11 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 for block, store in self._stores.items():
                     # a few contiguous rows: index_select took 0.03 ms for 30 layers where gather and scatter took 11
                     store[:, row, :, length : length + kept] = store[:, row].index_select(2, columns.to(block.device))
-        self.lengths = [length + count for length, count in zip(self.lengths, advance, strict=True)]
+        self.advance(advance)
+
+    def advance(self, counts: Sequence[int]) -> None:
+        """Note that each row is longer by so much: its rows stand where they belong."""
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def _place_layers(self) -> None:
         taken = dict.fromkeys(self._stores, 0)

@@ -1,0 +1,241 @@
+"""A step in static shapes: the tree in a bucket, attention over a bucket, all addresses fixed.
+
+What one step does, captured or not: check the drafted tree, find its mask and positions, run the model, find the best
+next tokens for drafters; and, if the verifier can say what its operations depend on and no plugin stands around it,
+verify, commit the accepted rows, and pack all that the host wants to know. Otherwise (processors that read prefixes,
+verifiers of others, plugins with ``racer_verify``) the step ends after the forward pass, and the rest runs as it is.
+Drafting, hooks, stop criteria and streaming are never part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from racer.buckets import nodes_bucket
+from racer.core import Core, call_model
+from racer.graphs import Eager, Graphs, Key, warn_once_more_slowly
+from racer.lanes import cues
+from racer.request import HostVerdict, Needs, Request, Settled, StepView, Verdict, host_verdict, pack, unpack
+from racer.stage import Sheet, Stage
+from racer.static_cache import FixedWindow
+from racer.tree import DraftTree
+
+FORWARD, VERIFY = "forward", "verify"
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What a step leaves beside the sheet's tree, faults and logits; in the bucket's width."""
+
+    top_ids: Tensor | None
+    top_probs: Tensor | None
+    shows: bool
+    """Whether these two are what drafters asked for; otherwise they are still to be found."""
+    verdict: Verdict | None = None
+    packed: Tensor | None = None
+    """All that the host wants to know, in one flat tensor; there with a verdict."""
+    shapes: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
+    """Of its parts."""
+
+    def head(self, width: int) -> Verdict | None:
+        """The verdict in the drafted width, of its own: padding is never accepted."""
+        verdict = self.verdict
+        return verdict and Verdict(
+            verdict.path[:, :width],
+            verdict.length,
+            verdict.next_token,
+            _head(self.top_ids, width),
+            _head(self.top_probs, width),
+        )
+
+
+@attrs.define(eq=False)
+class Runner:
+    """How bodies are run, from the fastest way to the plainest; kept with the stage, as a failure is worth remembering.
+
+    :param machine: captures, or does not.
+    :param call: who calls the model; compiled, or :func:`racer.core.call_model`.
+    """
+
+    machine: Eager | Graphs
+    call: Callable[..., Any] = call_model
+    verifies: bool = True
+    """Whether verifiers may be part of a captured step."""
+    doing: str = FORWARD
+    """What a step that fails was at."""
+
+    @property
+    def compiled(self) -> bool:
+        return self.call is not call_model
+
+    def retreat(self, model: Any, error: Exception) -> None:
+        """Give up what failed, say so, and leave a plainer way; raises ``error`` if there is none."""
+        if self.compiled:
+            self.call = call_model
+            warn_once_more_slowly(model, "is not compiled", error)
+        elif self.machine.captures and self.doing == VERIFY:
+            self.verifies = False
+            warn_once_more_slowly(model, "has its verifier outside the CUDA graph", error)
+        elif self.machine.captures:
+            self.machine, self.verifies = Eager(), True
+            warn_once_more_slowly(model, "cannot be captured in a CUDA graph and is run without", error)
+        else:
+            raise error
+        self.machine.forget()
+
+
+@attrs.define(eq=False)
+class StaticLane:
+    """Takes a batch over after its prefill; see :class:`racer.lanes.Lane`.
+
+    :param stage: begun, its cache filled by the prefill.
+    :param needs: what drafters want to see.
+    """
+
+    core: Core
+    stage: Stage
+    runner: Runner
+    needs: Needs
+    steady: bool = True
+    _done: tuple[bool, ...] = ()
+    _sheet: Sheet = attrs.field(init=False)
+    _letter: Tensor = attrs.field(init=False)
+    _outcome: Outcome = attrs.field(init=False)
+
+    def ends(self, requests: Sequence[Request]) -> Tensor:
+        done = tuple(request.done for request in requests)
+        if done != self._done:
+            self._done = done
+            self.stage.rest(done, [r.tokens[-1] for r in requests], [len(r.tokens) - 1 for r in requests])
+        return self.stage.ends()
+
+    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+        tree = tree or DraftTree.root(view.root)
+        sheet = self.stage.sheet(nodes_bucket(tree.width))
+        # not sent before the step runs, as a capture that comes in between uses the inbox
+        self._sheet, self._letter = sheet, sheet.fold(tree)
+        return sheet.shown(tree), sheet.faults
+
+    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
+        if self.stage.reserve(self._sheet.nodes):
+            self.runner.machine.forget()
+        step = self._prepared(view, alone)
+        self.stage.act(view.active)
+        self._sheet.inbox.copy_(self._letter, non_blocking=True)
+        outcome = self._outcome = self.runner.machine.run(step.key, step)
+        if outcome.verdict is not None:
+            view.settled.captured = outcome.head(tree.width)
+        assert self._sheet.logits is not None
+        return self._sheet.logits[:, : tree.width]
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
+        outcome = self._outcome
+        if outcome.packed is not None:
+            parts = unpack(self.stage.fetch(outcome.packed), outcome.shapes)
+            verdict.host = host_verdict(parts).head(tree.width)
+            return verdict.host
+        self.stage.keep(*(part.to(view.device) for part in (verdict.path, verdict.length, verdict.next_token)))
+        if outcome.shows:
+            verdict.top_ids = _head(outcome.top_ids, tree.width)
+            verdict.top_probs = _head(outcome.top_probs, tree.width)
+        else:
+            verdict.top_ids, verdict.top_probs = cues(self.needs, view.pipeline, view.do_sample, logits)
+        return verdict.to_host(tree, faults, cues=self.needs.host)
+
+    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
+        self.stage.cache.advance(advance)  # the device has moved the rows already
+
+    def _prepared(self, view: StepView, alone: bool) -> StaticStep:
+        """A step that is ready to run. Rehearsals and captures change nothing but scratch rows and the inbox."""
+        window, self.steady = self.stage.window(self._sheet.nodes), True
+        while True:
+            cue_key = _cue_key(self.needs, view)
+            verify_key = _verify_key(view) if alone and self.runner.verifies and cue_key is not None else None
+            key = Key(self._sheet.nodes, window.length, (verify_key, cue_key))
+            step = StaticStep(
+                key, self.core, self.stage, self._sheet, window, self.runner, self.needs, view,
+                shows=cue_key is not None, verifies=verify_key is not None,
+            )  # fmt: skip
+            if self.runner.machine.ready(key):
+                return step
+            self.steady = False
+            try:
+                with self.stage.rehearsal():
+                    self.runner.machine.prepare(key, step, check=not self.runner.compiled)
+                return step
+            except Exception as error:
+                self.runner.retreat(self.core.model, error)
+
+
+@attrs.frozen(eq=False)
+class StaticStep:
+    """The operations of one step; calling it runs them. Between two calls only contents may change, not addresses."""
+
+    key: Key
+    core: Core
+    stage: Stage
+    sheet: Sheet
+    window: FixedWindow
+    runner: Runner
+    needs: Needs
+    view: StepView
+    shows: bool
+    """Whether the best next tokens are found here."""
+    verifies: bool
+    """Whether the verdict is found, committed and packed here."""
+
+    def __call__(self) -> Outcome:
+        stage, sheet, self.runner.doing = self.stage, self.sheet, FORWARD
+        drafted, kinds = sheet.drafted()
+        faults = drafted.faults(stage.root, self.view.vocab_size, kinds)
+        tree = drafted.sound(faults, stage.root)
+        sheet.put(tree, faults)
+        logits = sheet.hold(self._forward(tree), fixed=self.runner.machine.captures)
+        ids, probs = cues(self.needs, self.view.pipeline, self.view.do_sample, logits) if self.shows else (None, None)
+        if not self.verifies:
+            return Outcome(ids, probs, self.shows)
+        self.runner.doing = VERIFY
+        verdict = self._verify(tree, logits)
+        verdict.top_ids, verdict.top_probs = ids, probs
+        stage.keep(verdict.path, verdict.length, verdict.next_token)
+        parts = verdict.parts(tree, faults, cues=self.needs.host)
+        shapes = {name: tuple(part.shape) for name, part in parts.items()}
+        return Outcome(ids, probs, self.shows, verdict, pack(parts), shapes)
+
+    def _forward(self, tree: DraftTree) -> Tensor:
+        placed = self.stage.place(tree, self.window)
+        mask = self.core.plan.masks.build(placed.seen, placed.position, placed.places, self.core.model.dtype)
+        self.window.aim(placed.slots)
+        return self.core.run(tree.tokens, mask, placed.position, self.window, 0, self.runner.call)
+
+    def _verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
+        """The verdict by the stage's own tensors: those of the view are copies, made for this step alone."""
+        stage = self.stage
+        view = attrs.evolve(
+            self.view, root=stage.root, position=stage.lengths - stage.padding, seeds=stage.seeds, settled=Settled()
+        )
+        verdict: Verdict = self.view.settled.verifier.verify(view, tree, logits)
+        return verdict
+
+
+def _verify_key(view: StepView) -> Hashable | None:
+    """What a captured verification depends on; None if the verifier has to stay outside."""
+    ask = getattr(view.settled.verifier, "capture_key", None)
+    key: Hashable | None = None if ask is None else ask(view)
+    return key
+
+
+def _cue_key(needs: Needs, view: StepView) -> Hashable | None:
+    """What the captured search for the best next tokens depends on; None if it has to stay outside."""
+    if not (needs.top_k and needs.probs and view.do_sample):
+        return (needs,)
+    signature = getattr(view.pipeline, "signature", None)
+    return None if signature is None else (needs, signature)
+
+
+def _head(part: Tensor | None, width: int) -> Tensor | None:
+    return None if part is None else part[:, :width]
