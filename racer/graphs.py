@@ -206,6 +206,6 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def warn_once_more_slowly(model: Any, what: str, error: BaseException) -> None:
+def warn_of(model: Any, what: str, error: BaseException) -> None:
     """Say what decoding goes on without, and why."""
     warnings.warn(f"{type(model).__name__} {what}: {reason_of(error)}", GraphWarning, stacklevel=2)

@@ -35,6 +35,8 @@ class Lease:
     key: Hashable
     stage: Stage
     runner: Runner
+    print: int
+    """The model's when it was lent."""
 
 
 @attrs.define(eq=False)
@@ -84,7 +86,7 @@ def borrow(core: Core, way: str, padding: list[int], capacity: int) -> Lease | N
         lease = shelf.idle.pop(key, None)
     if lease is None:
         stage = Stage(core.plan.layout, len(padding), capacity)
-        lease = Lease(key, stage, _runner(way, device))
+        lease = Lease(key, stage, _runner(way, device), shelf.print)
     if lease.stage.open(padding, capacity):
         lease.runner.machine.forget()
     return lease
@@ -96,7 +98,9 @@ def give_back(core: Core, lease: Lease) -> None:
         torch.cuda.current_stream(lease.stage.device).synchronize()  # the next call may come on another stream
     way = str(lease.key[0])  # type: ignore[index]
     with _lock:
-        shelf = _shelf(core.model)
+        shelf = _shelves.get(core.model)
+        if shelf is None or shelf.print != lease.print:
+            return  # released, or changed since
         if way == "graphs" and not lease.runner.machine.captures:
             shelf.refused.add(way)  # dynamic shapes are faster than static ones that are not captured
             return
@@ -146,14 +150,22 @@ def fingerprint(model: Any) -> int:
     """
     places = tuple(part.data_ptr() for part in chain(model.parameters(), model.buffers()))
     settings = tuple(
-        (id(module), len(module._forward_hooks), len(module._forward_pre_hooks), _plain(vars(module)))
+        (
+            id(module),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            *((name, _plain(value)) for name, value in vars(module).items() if name not in _OF_ANY_MODULE),
+        )
         for module in model.modules()
     )
     attention = model.config.get_text_config()._attn_implementation
     return hash((places, settings, attention, torch.get_float32_matmul_precision()))
 
 
-def _plain(value: Any, depth: int = 2) -> Hashable:
+_OF_ANY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
+
+
+def _plain(value: Any, depth: int = 1) -> Hashable:
     """Numbers, texts and small collections of them; anything else counts as its type."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -92,7 +92,11 @@ def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:
 
 @attrs.frozen(eq=False)
 class StepView:
-    """The state before a step. Plugins read it and change nothing."""
+    """The state before a step. Plugins read it and change nothing.
+
+    Where steps are captured (``DecodeConfig.compile``), the tensors of a step's tree and verdict are overwritten by the
+    next one: whoever wants to keep them makes a copy.
+    """
 
     requests: tuple[Request, ...]
     """One per row; finished rows stay in the batch and are ignored."""

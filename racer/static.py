@@ -17,7 +17,7 @@ from torch import Tensor
 
 from racer.buckets import nodes_bucket
 from racer.core import Core, call_model
-from racer.graphs import Eager, Graphs, Key, warn_once_more_slowly
+from racer.graphs import Eager, Graphs, Key, warn_of
 from racer.lanes import cues
 from racer.request import HostVerdict, Needs, Request, Settled, StepView, Verdict, host_verdict, pack, unpack
 from racer.stage import Sheet, Stage
@@ -76,13 +76,13 @@ class Runner:
         """Give up what failed, say so, and leave a plainer way; raises ``error`` if there is none."""
         if self.compiled:
             self.call = call_model
-            warn_once_more_slowly(model, "is not compiled", error)
+            warn_of(model, "is not compiled", error)
         elif self.machine.captures and self.doing == VERIFY:
             self.verifies = False
-            warn_once_more_slowly(model, "has its verifier outside the CUDA graph", error)
+            warn_of(model, "has its verifier outside the CUDA graph", error)
         elif self.machine.captures:
             self.machine, self.verifies = Eager(), True
-            warn_once_more_slowly(model, "cannot be captured in a CUDA graph and is run without", error)
+            warn_of(model, "cannot be captured in a CUDA graph and is run without", error)
         else:
             raise error
         self.machine.forget()

@@ -57,7 +57,7 @@ class BatchSampling(Sampling):
 # -- equality -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     prompts=prompts,
     seed=st.integers(0, 2**40),
@@ -128,7 +128,7 @@ def test_processors_with_a_memory_or_an_eye_on_rows(prompts: list[list[int]], do
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", [*NAMES, "phi3", "mixtral"])
 def test_every_architecture_across_buckets(name: str, attention: str) -> None:
-    model, how = tiny(name, attention), {"max_new_tokens": 50, "do_sample": False}
+    model, how = tiny(name, attention), {"max_new_tokens": 36, "do_sample": False}
     config = static(drafter=HostileDrafter(5, TINY_VOCAB), budget=14, prefill_chunk=4)
     # in float64 transformers' eager attention makes NaN of left padding (the mask's minimum is -inf as float32)
     for inputs in [alone(0), alone(2)] if attention == "eager" else [batch()]:
@@ -136,11 +136,13 @@ def test_every_architecture_across_buckets(name: str, attention: str) -> None:
 
 
 @pytest.mark.usefixtures("small_buckets")
-@pytest.mark.parametrize("drafter", ["racer", "racer-paper", "none"])
-@pytest.mark.parametrize("verifier", ["auto", "inside"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "verifier", "drafter"),
+    [(name, "inside", "racer-paper") for name in NAMES]
+    + [("llama", "auto", "racer"), ("gemma3", "auto", "racer-paper"), ("gpt2", "inside", "none")],
+)
 def test_sampling_is_plain_sampling(name: str, verifier: str, drafter: str) -> None:
-    model, how = tiny(name), {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 12}
+    model, how = tiny(name), {"max_new_tokens": 30, "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 12}
     who: Any = BatchSampling() if verifier == "inside" else "auto"
     got = racer.generate(model, config=static(drafter=drafter, seed=11, budget=24, verifier=who), **batch(), **how)
     plain = DecodeConfig(drafter="none", seed=11, compile="off")
