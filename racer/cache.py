@@ -99,6 +99,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths = [0] * len(padding)
         """Slots in use per row, padding included; known to the host without asking the device."""
         self.capacity = _bucket(capacity)
+        self.moves = 0
+        """How often storage has grown, and so moved."""
         self._layout = layout
         self._stores = {
             block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()
@@ -119,23 +121,29 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """All storage: one tensor ``[layers, B, heads, capacity, head_dim]`` for each kind of block."""
         return self._stores.values()
 
-    def reset(self, padding: Sequence[int], capacity: int) -> bool:
-        """Empty, for another batch of as many rows; whether storage had to grow, and so moved.
+    def reset(self, padding: Sequence[int]) -> None:
+        """Empty, for another batch of as many rows.
 
         Storage is wiped: what an earlier batch left is masked, but a NaN would get through.
         """
         self.padding, self.lengths = list(padding), [0] * len(padding)
         for store in self.stores:
             store.zero_()
-        return self.reserve(capacity)
 
-    def reserve(self, rows: int) -> bool:
-        """Make room for ``rows`` scratch rows; whether storage had to grow, and so moved.
+    def has_room(self, rows: int) -> bool:
+        """Whether there is room for ``rows`` scratch rows."""
+        return self.end + rows <= self.capacity
+
+    def reserve(self, rows: int) -> None:
+        """Make room for ``rows`` scratch rows.
 
         Grows one store at a time, so at most one is held twice, and by a quarter at least, so that it is seldom copied.
         """
-        if self.end + rows <= self.capacity:
-            return False
+        if self.has_room(rows):
+            return
+        self._keys.clear()  # views, which would keep all of the old storage alive
+        self._values.clear()
+        self.moves += 1
         self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
         for block, count in self._layout.groups().items():
             old = self._stores.pop(block)
@@ -143,7 +151,6 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             new[:, :, :, : old.shape[3]] = old
             self._stores[block] = new
         self._place_layers()
-        return True
 
     def append(self, count: int) -> None:
         """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""

@@ -22,7 +22,7 @@ from racer.core import Core, call_model
 from racer.errors import ConfigError
 from racer.graphs import Eager, Graphs, GraphWarning
 from racer.stage import Stage
-from racer.static import Runner
+from racer.static_step import Runner
 
 MAX_IDLE = 2
 """Stages that a model keeps while nobody uses them; the least recently used one is dropped."""

@@ -13,12 +13,13 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {"tree", "config", "costs", "errors", "vocab", "builder", "buckets", "graphs"},
+    {"tree", "config", "costs", "errors", "vocab", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
     {"static_cache"},
     {"core", "stage"},
     {"compiling", "lanes"},
+    {"static_step"},
     {"static"},
     {"traits", "refusals", "leases"},
     {"decoder"},
