@@ -9,7 +9,7 @@ a row's length and ``end`` hold garbage that the mask hides.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -99,6 +99,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths = [0] * len(padding)
         """Slots in use per row, padding included; known to the host without asking the device."""
         self.capacity = _bucket(capacity)
+        self.moves = 0
+        """How often storage has grown, and so moved."""
         self._layout = layout
         self._stores = {
             block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()
@@ -114,10 +116,34 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Keys and values ``[B, heads, capacity, head_dim]`` of one layer."""
         return self._keys[index], self._values[index]
 
+    @property
+    def stores(self) -> Iterable[Tensor]:
+        """All storage: one tensor ``[layers, B, heads, capacity, head_dim]`` for each kind of block."""
+        return self._stores.values()
+
+    def reset(self, padding: Sequence[int]) -> None:
+        """Empty, for another batch of as many rows.
+
+        Storage is wiped: what an earlier batch left is masked, but a NaN would get through.
+        """
+        self.padding, self.lengths = list(padding), [0] * len(padding)
+        for store in self.stores:
+            store.zero_()
+
+    def has_room(self, rows: int) -> bool:
+        """Whether there is room for ``rows`` scratch rows."""
+        return self.end + rows <= self.capacity
+
     def reserve(self, rows: int) -> None:
-        """Make room for ``rows`` scratch rows. Grows one store at a time, so at most one is held twice."""
-        if self.end + rows <= self.capacity:
+        """Make room for ``rows`` scratch rows.
+
+        Grows one store at a time, so at most one is held twice, and by a quarter at least, so that it is seldom copied.
+        """
+        if self.has_room(rows):
             return
+        self._keys.clear()  # views, which would keep all of the old storage alive
+        self._values.clear()
+        self.moves += 1
         self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
         for block, count in self._layout.groups().items():
             old = self._stores.pop(block)
@@ -143,7 +169,11 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 for block, store in self._stores.items():
                     # a few contiguous rows: index_select took 0.03 ms for 30 layers where gather and scatter took 11
                     store[:, row, :, length : length + kept] = store[:, row].index_select(2, columns.to(block.device))
-        self.lengths = [length + count for length, count in zip(self.lengths, advance, strict=True)]
+        self.advance(advance)
+
+    def advance(self, counts: Sequence[int]) -> None:
+        """Note that each row is longer by so much: its rows stand where they belong."""
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def _place_layers(self) -> None:
         taken = dict.fromkeys(self._stores, 0)

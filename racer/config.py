@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_BUDGET = 4096
 """A tree's ancestor mask is quadratic in its nodes; beyond this it is surely a typing error."""
 
+COMPILE = ("auto", "graphs", "inductor", "static", "off")
+"""Accepted by ``DecodeConfig.compile``."""
+
 
 def _check_budget(_: Any, __: Any, budget: int | str) -> None:
     whole = isinstance(budget, int) and not isinstance(budget, bool)
@@ -46,6 +49,12 @@ def _check_seed(_: Any, __: Any, seed: int | None) -> None:
 def _check_chunk(_: Any, __: Any, chunk: int) -> None:
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise ConfigError(f"prefill_chunk must be a positive whole number of tokens, not {chunk!r}")
+
+
+def _check_compile(_: Any, __: Any, choice: str) -> None:
+    if choice not in COMPILE:
+        accepted = ", ".join(map(repr, COMPILE))
+        raise ConfigError(f"compile must be one of {accepted}, not {choice!r}")
 
 
 def _as_tuple(plugins: Iterable[object]) -> tuple[object, ...]:
@@ -78,6 +87,10 @@ class DecodeConfig:
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
     """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``."""
+    compile: str = attrs.field(default="auto", validator=_check_compile)
+    """How steps reach the device: ``graphs`` captures them as CUDA graphs; ``inductor`` compiles the model's forward
+    too (and captures it on CUDA); ``static`` keeps the shapes of both and does neither, to find out who is at fault;
+    ``off`` gives every step its own shape. ``auto`` is ``graphs`` on CUDA and ``off`` elsewhere."""
     plugins: tuple[object, ...] = attrs.field(default=(), eq=_identities, converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -15,6 +15,11 @@ from racer.tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What a model's forward may call its cache: the former from transformers 5.24 on."""
+
+
+def call_model(model: Any, **inputs: Any) -> Any:
+    """The model's public forward, nothing around it."""
+    return model(**inputs)
 
 
 @attrs.frozen(eq=False)
@@ -65,7 +70,7 @@ class Core:
             piece = slice(start, start + chunk)
             tokens = input_ids[:, piece]
             cache.reserve(tokens.shape[1])
-            logits = self._run(
+            logits = self.run(
                 tokens,
                 None if mask is None else mask[:, : piece.stop],
                 position[:, piece],
@@ -87,14 +92,24 @@ class Core:
         bounds = torch.tensor([cache.padding, cache.lengths], device=device)[:, :, None]
         position = ((bounds[1] - bounds[0]) + tree.depth).clamp(max=last_position)
         past = (slots >= bounds[0]) & (slots < bounds[1])
-        mask = self.plan.masks.build(tree.ancestors, past, position, slots - bounds[0], self.model.dtype)
-        return self._run(tree.tokens, mask, position, cache, 0)
+        seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
+        places = torch.cat([slots - bounds[0], position], dim=1)
+        mask = self.plan.masks.build(seen, position, places, self.model.dtype)
+        return self.run(tree.tokens, mask, position, cache, 0)
 
-    def _run(self, tokens: Tensor, mask: Any, position: Tensor, cache: TreeCache, keep: int) -> Tensor:
+    def run(
+        self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int, call: Callable[..., Any] = call_model
+    ) -> Tensor:
+        """Logits of ``tokens [B, N]``: of the last ``keep`` columns, or of all with 0.
+
+        :param cache: where transformers' layers put keys and values.
+        :param call: who calls the model: ``call(model, **inputs)``.
+        """
         extra: dict[str, Any] = {self.plan.cache_argument: cache}
         if self.plan.takes_logits_to_keep:
             extra["logits_to_keep"] = keep
-        output = self.model(
+        output = call(
+            self.model,
             input_ids=tokens,
             attention_mask=mask,
             position_ids=position,

@@ -10,15 +10,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer import vocab
 from racer.cache import TreeCache
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
 from racer.costs import CostCurve, curve_of
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
+from racer.lanes import DynamicLane, Lane, cues
+from racer.leases import Lease, borrow, give_back, way_of
 from racer.lineup import Lineup
 from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, Verdict, signed_seeds
+from racer.static import StaticLane
 from racer.stats import DecodeStats, Stopwatch
 from racer.traits import examine
 from racer.tree import DraftTree
@@ -48,6 +50,9 @@ class Run:
     seeds: Tensor
     """``[B]``, on the device."""
     cache: TreeCache
+    lane: Lane
+    lease: Lease | None
+    """The static state that the call uses, if it does."""
     last_position: int
     """No token is emitted beyond it."""
     stats: DecodeStats
@@ -61,6 +66,7 @@ class Decoder:
     :param model: a Hugging Face causal LM, unmodified.
     :param config: how to decode.
     :raises UnsupportedModel: the model cannot be verified with trees.
+    :raises ConfigError: CUDA graphs are asked for, and the model is not on CUDA.
     """
 
     def __init__(self, model: Any, config: DecodeConfig | None = None, *, lineup: Lineup | None = None) -> None:
@@ -70,6 +76,7 @@ class Decoder:
         if self.traits.plan is None:
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
         self.core = Core(model, self.traits.plan)
+        self.way = way_of(self.config.compile, model.device)
         self.lineup = lineup or Lineup(self.config)
 
     def generate(self, **kwargs: Any) -> Any:
@@ -97,6 +104,8 @@ class Decoder:
             while not all(request.done for request in task.requests):
                 self.step(run)
             stats.add(run.watch.read())
+            if run.lease is not None:
+                give_back(self.core, run.lease)
         finally:
             stats.close(task.requests, time.perf_counter() - started, curve_of(self.model, len(task.requests)).points())
             for request in task.requests:
@@ -105,36 +114,23 @@ class Decoder:
 
     def step(self, run: Run) -> None:
         """Guess a tree, score it in one forward pass, keep the longest right path."""
-        view, phase, started = self._view(run), run.watch.phase, time.perf_counter()
+        view, lane, phase, started = self._view(run), run.lane, run.watch.phase, time.perf_counter()
         with phase("draft"):
-            tree, faults = self.lineup.draft(view, self.lineup.nodes(view))
+            tree, faults = self.lineup.draft(view, self.lineup.nodes(view), lane.take)
         with phase("forward"):
-            logits = self.core.forward(tree, run.cache, run.last_position)
+            logits = lane.forward(view, tree, self.lineup.verifies_alone)
         with phase("verify"):
             verdict = self.lineup.verify(view, tree, logits)
-            self._add_cues(run.task, verdict, logits)
-            host = verdict.to_host(tree, faults, cues=self.lineup.needs.host)  # the step's only host synchronisation
+            host = lane.settle(view, tree, faults, verdict, logits)  # the step's only host synchronisation
         with phase("commit"):
-            run.cache.commit(
-                verdict.path, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)]
-            )
-        run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
+            lane.commit(verdict, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
+        if lane.steady:
+            run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
         emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
         with phase("observe"):
             self._account(run, view, tree, verdict, emitted)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------
-
-    def _add_cues(self, task: Task, verdict: Verdict, logits: Tensor) -> None:
-        """The best next tokens of all nodes, as far as some drafter needs them."""
-        needs, (batch, width, size) = self.lineup.needs, logits.shape
-        if needs.top_k:
-            flat = logits.reshape(-1, size)
-            values, ids = vocab.top(flat, needs.top_k)
-            verdict.top_ids = ids.view(batch, width, -1)
-            if needs.probs:
-                likely = task.pipeline.likely if task.do_sample else vocab.probabilities
-                verdict.top_probs = likely(flat, values).view(batch, width, -1)
 
     def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
@@ -174,10 +170,13 @@ class Decoder:
         padding = [len(request.padding) for request in task.requests]
         width = padding[0] + len(task.requests[0].prompt)
         limit = max(request.limit for request in task.requests)
-        cache = self.core.open(padding, width + min(limit, 1024) + 64)
+        capacity, last_position = width + min(limit, 1024) + 64, width + limit - 1
+        lease = borrow(self.core, self.way, padding, capacity)
+        cache = self.core.open(padding, capacity) if lease is None else lease.stage.cache
+        lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
         seeds = signed_seeds(task.requests, device)
         curve = curve_of(self.model, len(padding))
-        return Run(task, verifier, seeds, cache, width + limit - 1, stats, Stopwatch(device), curve)
+        return Run(task, verifier, seeds, cache, lane, lease, last_position, stats, Stopwatch(device), curve)
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
@@ -198,8 +197,12 @@ class Decoder:
                     ).next_token
                 if shown:
                     self._show(run, piece, follow)
-        for row, token in enumerate(first.tolist()):
+        roots = first.tolist()
+        for row, token in enumerate(roots):
             self._emit(run, row, [token])
+        if run.lease is not None:
+            run.lease.stage.begin(roots, run.seeds, run.last_position)
+            run.lane = StaticLane(self.core, run.lease.stage, run.lease.runner, needs)
 
     def _show(self, run: Run, piece: PromptPiece, follow: Tensor) -> None:
         """Let drafters observe a piece of prompt: a chain, all of it accepted, rows moved left over their padding."""
@@ -211,26 +214,24 @@ class Decoder:
         count = width - skip
         tree = DraftTree.chain(piece.tokens.gather(1, source), count)
         verdict = Verdict(path=columns, length=count, next_token=follow)
-        self._add_cues(
-            run.task,
-            verdict,
-            piece.logits[torch.arange(len(padding), device=follow.device)[:, None], source]
-            if skip.any()
-            else piece.logits,
-        )
+        rows = torch.arange(len(padding), device=follow.device)[:, None]
+        logits = piece.logits[rows, source] if skip.any() else piece.logits
+        verdict.top_ids, verdict.top_probs = cues(self.lineup.needs, run.task.pipeline, run.task.do_sample, logits)
         verdict.to_host(tree, torch.zeros_like(count), cues=self.lineup.needs.host)
-        view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=(piece.start - padding).clamp(min=0))
+        places = tuple(max(piece.start - pad, 0) for pad in run.cache.padding)
+        position = (piece.start - padding).clamp(min=0)
+        view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=position, places=places)
         bill = StepStats(nodes=0, new_tokens=(0,) * len(padding), milliseconds={})
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
     def _view(self, run: Run) -> StepView:
         requests = run.task.requests
-        ends = torch.tensor([[r.tokens[-1], len(r.tokens) - 1] for r in requests], device=self.model.device)
+        root, position = run.lane.ends(requests)
         return StepView(
             requests=requests,
             active=tuple(not request.done for request in requests),
-            root=ends[:, 0],
-            position=ends[:, 1],
+            root=root,
+            position=position,
             vocab_size=self.traits.vocab_size,
             pipeline=run.task.pipeline,
             do_sample=run.task.do_sample,

@@ -85,7 +85,9 @@ class Guard:
         )
         if tree is None:
             return None
-        root = view.root.to(tree.tokens.device)
+        # a host tree is compared with the host's own roots: fetching the device's would synchronise
+        ends = torch.tensor([request.tokens[-1] for request in view.requests])
+        root = ends if tree.tokens.device.type == "cpu" else view.root.to(tree.tokens.device)
         faults = tree.faults(root, view.vocab_size)
         if faults.device.type == "cpu" and (bits := int(faults.max())):  # elsewhere, reading would synchronise
             self.complaints.about(f"drafter {self.label!r}", fault_text(bits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,19 @@ from racer.plugins import new_manager, plugins
 from racer.request import Needs, Request, StepStats, StepView, Verdict
 from racer.stats import DecodeStats
 from racer.tree import DraftTree
+
+Take = Callable[[StepView, DraftTree | None], tuple[DraftTree, Tensor]]
+"""Brings a drafter's tree (None: the roots alone) to the model's device, where faulty rows are cut back to their roots;
+gives it with its faults ``[B]``, unread."""
+
+
+def take(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+    """A :data:`Take` for trees of any width."""
+    if tree is None:
+        return DraftTree.root(view.root), torch.zeros_like(view.root)
+    tree = tree.to(view.device)
+    faults = tree.faults(view.root, view.vocab_size)
+    return tree.sound(faults, view.root), faults
 
 
 class Lineup:
@@ -96,17 +110,20 @@ class Lineup:
         view.settled.budget = min(nodes, MAX_BUDGET)
         return view.settled.budget
 
-    def draft(self, view: StepView, budget: int) -> tuple[DraftTree, Tensor]:
+    def draft(self, view: StepView, budget: int, take: Take = take) -> tuple[DraftTree, Tensor]:
         """A sound tree on the model's device, and what was wrong with it ``[B]``, unread."""
         try:
             tree = self._manager.hook.racer_draft(view=view, budget=budget) if budget > 1 else None
             if tree is not None:
-                tree = check_form(tree, len(view.requests), budget).to(view.device)
-                faults = tree.faults(view.root, view.vocab_size)
-                return tree.sound(faults, view.root), faults
+                return take(view, check_form(tree, len(view.requests), budget))
         except Exception as error:
             self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
-        return DraftTree.root(view.root), torch.zeros_like(view.root)
+        return take(view, None)
+
+    @property
+    def verifies_alone(self) -> bool:
+        """Whether no plugin stands around the verifier, to see or change its verdict."""
+        return len(self._manager.hook.racer_verify.get_hookimpls()) == 1
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """The verdict. If a plugin around the verifier fails, the verifier's own stands; its errors are raised."""
@@ -146,7 +163,7 @@ class Lineup:
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        verdict: Verdict = view.settled.verifier.verify(view, tree, logits)
+        verdict: Verdict = view.settled.captured or view.settled.verifier.verify(view, tree, logits)
         view.settled.verdict = verdict
         return verdict
 

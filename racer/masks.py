@@ -30,22 +30,16 @@ class MaskPlan:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         return cls(window if not types or SLIDING in types else None, types)
 
-    def build(
-        self, ancestors: Tensor, past: Tensor, position: Tensor, past_position: Tensor, dtype: torch.dtype
-    ) -> Any:
-        """Additive mask ``[B, 1, N, T + N]``, or a dict of them by layer type.
+    def build(self, seen: Tensor, position: Tensor, places: Tensor, dtype: torch.dtype) -> Any:
+        """Additive mask ``[B, 1, N, K]``, or a dict of them by layer type.
 
-        :param ancestors: ``[B, N, N]`` bool, self included.
-        :param past: ``[B, T]`` bool: slots that hold committed tokens.
+        :param seen: ``[B, N, K]`` bool: which of the K keys each node may see, window aside.
         :param position: ``[B, N]`` int64: position of each node.
-        :param past_position: ``[B, T]`` int64: position of each slot.
+        :param places: ``[B, K]`` int64: position of each key.
         """
-        nodes = ancestors.shape[1]
-        seen = torch.cat([past[:, None].expand(-1, nodes, -1), ancestors], dim=2)
         if self.window is None:
             mask = _additive(seen, dtype)
             return dict.fromkeys(self.layer_types, mask) if self.layer_types else mask
-        places = torch.cat([past_position, position], dim=1)
         near = position[:, :, None] - places[:, None, :] < self.window
         sliding = _additive(seen & near, dtype)
         if not self.layer_types:

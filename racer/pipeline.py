@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,15 @@ CONTEXT_FREE = tuple(
 )
 """Processors that do not read the prefix. Any other type, subclasses included, is taken to read it."""
 
+CAPTURABLE = (
+    hf.TemperatureLogitsWarper,
+    hf.TopKLogitsWarper,
+    hf.TopPLogitsWarper,
+    hf.MinPLogitsWarper,
+    hf.LogitNormalization,
+)
+"""Context-free processors that are functions of the scores and their own plain settings, and never ask the host."""
+
 ROW_FREE = (
     hf.MinLengthLogitsProcessor,
     hf.MinNewTokensLengthLogitsProcessor,
@@ -59,6 +68,13 @@ class ProcessorPipeline:
         free = all(type(step) in (*CONTEXT_FREE, *ROW_FREE, hf.PrefixConstrainedLogitsProcessor) for step in processors)
         # others may hold something by row (padding lengths, say), so rows keep their numbers
         self._copies = 1 if free else batch_size
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Equal for pipelines that do the same; None if one of its processors cannot be part of a CUDA graph."""
+        if not all(type(step) in CAPTURABLE for step in self._processors):
+            return None
+        return tuple((type(step).__name__, *sorted(vars(step).items())) for step in self._processors)
 
     def batch(self, logits: Tensor) -> Tensor:
         """Processed scores ``[M, V]``; for context-free pipelines."""

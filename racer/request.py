@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -80,6 +81,8 @@ class Settled:
     """Nodes that the step may score."""
     verdict: Verdict | None = None
     """What the configured verifier said, before any plugin around it."""
+    captured: Verdict | None = None
+    """What the configured verifier says, where it was run with the forward pass in one graph."""
 
 
 def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:
@@ -89,7 +92,11 @@ def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:
 
 @attrs.frozen(eq=False)
 class StepView:
-    """The state before a step. Plugins read it and change nothing."""
+    """The state before a step. Plugins read it and change nothing.
+
+    Where steps are captured (``DecodeConfig.compile``), the tensors of a step's tree and verdict are overwritten by the
+    next one: whoever wants to keep them makes a copy.
+    """
 
     requests: tuple[Request, ...]
     """One per row; finished rows stay in the batch and are ignored."""
@@ -113,6 +120,10 @@ class StepView:
     )
     """``[B]`` int64, on the model's device: the requests' seeds."""
     settled: Settled = attrs.field(factory=Settled)
+    places: tuple[int, ...] = attrs.field(
+        default=attrs.Factory(lambda view: tuple(len(request.tokens) - 1 for request in view.requests), takes_self=True)
+    )
+    """The same as ``position``, on the host."""
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +182,12 @@ class HostVerdict:
     top_probs: NDArray[np.float32] | None
     """``[B, N, k]`` their probabilities, if some drafter needs them."""
 
+    def head(self, width: int) -> HostVerdict:
+        """Without the columns from ``width`` on, which are padding."""
+        cut = ("path", "tokens", "parent", "source", "top_ids", "top_probs")
+        parts: dict[str, Any] = {name: part[:, :width] for name in cut if (part := getattr(self, name)) is not None}
+        return attrs.evolve(self, **parts)
+
     def accepted(self, row: int) -> list[int]:
         """Tokens that the step adds to ``row``: accepted drafts and the bonus token."""
         drafts = self.tokens[row, self.path[row, 1 : self.length[row]]].tolist()
@@ -199,26 +216,37 @@ class Verdict:
 
         :param cues: whether the best next tokens travel too.
         """
+        self.host = host_verdict(_one_copy(**self.parts(tree, faults, cues=cues)))
+        return self.host
+
+    def parts(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> dict[str, Tensor]:
+        """Everything the host needs, as int64 tensors: what :func:`host_verdict` takes once it is there."""
         batch, width = tree.tokens.shape
         source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
         shown = cues and self.top_ids is not None
         top_ids = self.top_ids if self.top_ids is not None and shown else tree.tokens.new_empty(batch, width, 0)
         bits = None if self.top_probs is None or not shown else self.top_probs.float().view(torch.int32).long()
-        host = _one_copy(
-            length=self.length,
-            next_token=self.next_token,
-            path=self.path,
-            tokens=tree.tokens,
-            parent=tree.parent,
-            count=tree.count,
-            source=source,
-            faults=faults,
-            top_ids=top_ids,
+        return {
+            "length": self.length,
+            "next_token": self.next_token,
+            "path": self.path,
+            "tokens": tree.tokens,
+            "parent": tree.parent,
+            "count": tree.count,
+            "source": source,
+            "faults": faults,
+            "top_ids": top_ids,
             **({} if bits is None else {"top_probs": bits}),
-        )
-        probs = host.pop("top_probs", None)
-        self.host = HostVerdict(**host, top_probs=None if probs is None else probs.astype(np.int32).view(np.float32))
-        return self.host
+        }
+
+
+def host_verdict(parts: dict[str, NDArray[np.int64]]) -> HostVerdict:
+    """From the arrays of :meth:`Verdict.parts`."""
+    probs = parts.get("top_probs")
+    return HostVerdict(
+        **{name: part for name, part in parts.items() if name != "top_probs"},
+        top_probs=None if probs is None else probs.astype(np.int32).view(np.float32),
+    )
 
 
 def _one_copy(**parts: Tensor) -> dict[str, Any]:
@@ -229,10 +257,19 @@ def _one_copy(**parts: Tensor) -> dict[str, Any]:
 
 
 def _packed(**parts: Tensor) -> dict[str, Any]:
-    flat = torch.cat([part.reshape(-1) for part in parts.values()]).cpu().numpy()
-    ends = np.cumsum([part.numel() for part in parts.values()])
-    pieces = np.split(flat, ends[:-1])
-    return {name: piece.reshape(part.shape) for (name, part), piece in zip(parts.items(), pieces, strict=True)}
+    return unpack(pack(parts).cpu().numpy(), {name: part.shape for name, part in parts.items()})
+
+
+def pack(parts: dict[str, Tensor]) -> Tensor:
+    """Integer tensors one behind the other, in one flat tensor."""
+    return torch.cat([part.reshape(-1) for part in parts.values()])
+
+
+def unpack(flat: NDArray[np.int64], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """The inverse of :func:`pack`, on the host."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    pieces = np.split(flat[: ends[-1]], ends[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 @attrs.frozen

@@ -65,6 +65,11 @@ class DraftTree:
         """Number of columns ``N``: what the forward pass pays for."""
         return self.tokens.shape[1]
 
+    @property
+    def kinds(self) -> int:
+        """How many different values ``source`` may have."""
+        return max(len(self.sources), 1 if self.source is None else 0)
+
     @cached_property
     def real(self) -> Tensor:
         """``[B, N]`` bool: the columns that are nodes, not padding."""
@@ -90,8 +95,11 @@ class DraftTree:
         """``[B, N]`` int64: the root has depth 0."""
         return self.ancestors.sum(-1) - 1
 
-    def faults(self, root: Tensor, vocab_size: int) -> Tensor:
-        """``[B]`` int64 bit set over :data:`FAULTS`; 0 for a well-formed tree. Device code, no synchronisation."""
+    def faults(self, root: Tensor, vocab_size: int, kinds: Tensor | None = None) -> Tensor:
+        """``[B]`` int64 bit set over :data:`FAULTS`; 0 for a well-formed tree. Device code, no synchronisation.
+
+        :param kinds: ``[B]`` how many sources there are, where ``sources`` does not say.
+        """
         real, columns = self.real, torch.arange(self.width, device=self.tokens.device)
         late = (self.parent >= columns) | (self.parent < 0)
         late[:, 0] = False
@@ -99,7 +107,7 @@ class DraftTree:
         nan = torch.zeros_like(real) if self.score is None else self.score.isnan()
         uncounted = (self.count < 1) | (self.count > self.width)
         source = torch.zeros_like(self.tokens) if self.source is None else self.source
-        stray = (source < 0) | (source >= max(len(self.sources), 1 if self.source is None else 0))
+        stray = (source < 0) | (source >= (self.kinds if kinds is None else kinds[:, None]))
         within = [(real & bad).any(1) for bad in (late, outside, nan)]
         flags = [self.tokens[:, 0] != root, *within, uncounted, (real & stray).any(1)]
         return torch.stack([flag.long() << bit for bit, flag in enumerate(flags)]).sum(0)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Greedy, Logits
+from racer.config import COMPILE
 from racer.errors import ConfigError
 
 configs = st.builds(
@@ -20,6 +21,7 @@ configs = st.builds(
     budget=st.just("auto") | st.integers(1, 4096),
     seed=st.none() | st.integers(0, 2**63 - 1),
     prefill_chunk=st.integers(1, 10_000),
+    compile=st.sampled_from(COMPILE),
 )
 
 
@@ -54,6 +56,8 @@ def test_toml_round_trip(config: DecodeConfig, tmp_path_factory: pytest.TempPath
         ("seed", -1, "seed must be None or a whole number"),
         ("seed", "7", "seed must be"),
         ("prefill_chunk", 0, "prefill_chunk must be a positive"),
+        ("compile", "on", "compile must be one of 'auto', 'graphs', 'inductor', 'static', 'off', not 'on'"),
+        ("compile", True, "compile must be one of"),
     ],
 )
 def test_values_out_of_range(field: str, value: Any, reason: str) -> None:

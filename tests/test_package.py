@@ -13,11 +13,15 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {"tree", "config", "costs", "errors", "vocab", "builder"},
+    {"tree", "config", "costs", "errors", "vocab", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request"},
-    {"cache", "masks", "guard", "stats", "budget", "pipeline", "refusals", "strategies", "verifiers", "lineup"},
-    {"core"},
-    {"traits"},
+    {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
+    {"static_cache"},
+    {"core", "stage"},
+    {"compiling", "lanes"},
+    {"static_step"},
+    {"static"},
+    {"traits", "refusals", "leases"},
     {"decoder"},
     {"embedded"},
     {"hf", "loaded"},
@@ -28,6 +32,7 @@ MAY_IMPORT_TRANSFORMERS = {
     "hf",
     "models",
     "cache",
+    "static_cache",
     "masks",
     "pipeline",
     "refusals",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,15 @@ class Verifier:
         On the device, without host synchronisation, unless a processor must read prefixes on the host.
         """
         raise NotImplementedError
+
+    def capture_key(self, view: StepView) -> Hashable | None:
+        """What, beside shapes, the operations of :meth:`verify` depend on; None (the default) if they need the host.
+
+        With a key, they may be captured together with the forward pass, and replayed whenever the key is the same: they
+        must then read nothing that changes but ``tree``, ``logits`` and the tensors of ``view``, never synchronise, and
+        keep nothing. A subclass that overrides :meth:`verify` must answer for itself.
+        """
+        return None
 
 
 def longest_path(tree: DraftTree, accept: Tensor) -> tuple[Tensor, Tensor]:

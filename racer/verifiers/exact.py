@@ -8,6 +8,8 @@ possible at all (the probability of its token).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,11 @@ class ExactVerifier(Verifier):
         """Whether to process only the nodes on the accepted path, one after the other, on the host."""
         return not view.pipeline.context_free
 
+    def _batch_key(self, view: StepView) -> Hashable | None:
+        """For :meth:`capture_key`: the verifiers here have no state, so their kind and the processors settle it."""
+        signature = getattr(view.pipeline, "signature", None)
+        return None if self.walks(view) or signature is None else (type(self).__name__, signature)
+
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         return self._walk(view, tree, logits) if self.walks(view) else self._batch(view, tree, logits)
 
@@ -36,7 +43,8 @@ class ExactVerifier(Verifier):
         batch, width, _ = logits.shape
         positions = view.position[:, None] + tree.depth + 1
         scores = view.pipeline.batch(logits.flatten(0, 1))
-        targets = self.pick(scores, view.seeds.repeat_interleave(width), positions.flatten()).view(batch, width)
+        seeds = view.seeds[:, None].expand(-1, width)
+        targets = self.pick(scores, seeds.flatten(), positions.flatten()).view(batch, width)
         hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
         path, length = longest_path(tree, hit)
         next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
@@ -80,6 +88,9 @@ class Greedy(ExactVerifier):
 
     samples = False
 
+    def capture_key(self, view: StepView) -> Hashable | None:
+        return self._batch_key(view) if type(self) is Greedy else None
+
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         return vocab.best(scores)
 
@@ -92,6 +103,9 @@ class Sampling(ExactVerifier):
     def walks(self, view: StepView) -> bool:
         # A CPU has no synchronisation to save, and three visited nodes are cheaper than sixty-four.
         return super().walks(view) or view.device.type == "cpu"
+
+    def capture_key(self, view: StepView) -> Hashable | None:
+        return self._batch_key(view) if type(self) is Sampling else None
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         return (scores + vocab.gumbel(seeds, positions, scores.shape[1])).argmax(-1)

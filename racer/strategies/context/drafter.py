@@ -148,7 +148,7 @@ class Racer(Drafter):
             entry.read += len(new)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
-        host, positions = verdict.host, view.position.tolist()
+        host, positions = verdict.host, view.places
         assert host is not None
         for row, (request, active) in enumerate(zip(view.requests, view.active, strict=True)):
             if active and host.count[row]:

@@ -1,0 +1,88 @@
+"""How a step runs: its forward pass, what drafters are to be shown, the one copy to the host, the commit.
+
+:class:`DynamicLane` gives every tensor the size that the step needs; :class:`racer.static.StaticLane` keeps shapes and
+addresses, so that the step can be captured. They decode the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer import vocab
+from racer.cache import TreeCache
+from racer.core import Core
+from racer.lineup import take
+from racer.request import HostVerdict, LogitsPipeline, Needs, Request, StepView, Verdict
+from racer.tree import DraftTree
+
+
+class Lane(Protocol):
+    """The five acts of a step that depend on shapes. They are called in this order, once a step."""
+
+    steady: bool
+    """Whether the step took only the time that others of its size take."""
+
+    def ends(self, requests: Sequence[Request]) -> Tensor:
+        """``[2, B]`` int64, on the device: pending tokens and their positions."""
+
+    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+        """See :data:`racer.lineup.Take`. What it gives may be read after :meth:`forward`."""
+
+    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
+        """Logits ``[B, N, V]`` of the tree that was taken.
+
+        :param alone: whether the verifier is asked without anybody around it.
+        """
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
+        """Bring the verdict to the host, with what drafters asked for: the step's only host synchronisation."""
+
+    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
+        """Keep ``advance[b]`` nodes of each row's path."""
+
+
+def cues(
+    needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The best next tokens ``[B, N, k]`` of all nodes, and their probabilities, as far as some drafter needs them."""
+    batch, width, size = logits.shape
+    if not needs.top_k:
+        return None, None
+    flat = logits.reshape(-1, size)
+    values, ids = vocab.top(flat, needs.top_k)
+    likely = pipeline.likely if do_sample else vocab.probabilities
+    return ids.view(batch, width, -1), likely(flat, values).view(batch, width, -1) if needs.probs else None
+
+
+@attrs.define(eq=False)
+class DynamicLane:
+    """Tensors as large as the step needs, sliced by the host."""
+
+    core: Core
+    cache: TreeCache
+    needs: Needs
+    last_position: int
+    """No token is emitted beyond it."""
+    steady: bool = True
+
+    def ends(self, requests: Sequence[Request]) -> Tensor:
+        ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
+        return torch.tensor(ends, device=self.core.model.device)
+
+    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+        return take(view, tree)
+
+    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
+        return self.core.forward(tree, self.cache, self.last_position)
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
+        verdict.top_ids, verdict.top_probs = cues(self.needs, view.pipeline, view.do_sample, logits)
+        return verdict.to_host(tree, faults, cues=self.needs.host)
+
+    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
+        self.cache.commit(verdict.path, advance)

@@ -1,0 +1,116 @@
+"""Decoding in static shapes: a :class:`racer.static_step.StaticStep` is prepared, run, and its outcome fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import attrs
+from torch import Tensor
+
+from racer.buckets import nodes_bucket
+from racer.core import Core
+from racer.graphs import Key
+from racer.lanes import cues
+from racer.request import HostVerdict, Needs, Request, StepView, Verdict, host_verdict, unpack
+from racer.sheet import Sheet
+from racer.stage import Stage
+from racer.static_step import Outcome, Runner, StaticStep, head
+from racer.tree import DraftTree
+
+
+@attrs.define(eq=False)
+class StaticLane:
+    """Takes a batch over after its prefill; see :class:`racer.lanes.Lane`.
+
+    :param stage: begun, its cache filled by the prefill.
+    :param needs: what drafters want to see.
+    """
+
+    core: Core
+    stage: Stage
+    runner: Runner
+    needs: Needs
+    steady: bool = True
+    _done: tuple[bool, ...] = ()
+    _sheet: Sheet = attrs.field(init=False)
+    _letter: Tensor = attrs.field(init=False)
+    _outcome: Outcome = attrs.field(init=False)
+
+    def ends(self, requests: Sequence[Request]) -> Tensor:
+        done = tuple(request.done for request in requests)
+        if done != self._done:
+            self._done = done
+            self.stage.rest(done, [r.tokens[-1] for r in requests], [len(r.tokens) - 1 for r in requests])
+        return self.stage.ends()
+
+    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+        tree = tree or DraftTree.root(view.root)
+        sheet = self.stage.sheet(nodes_bucket(tree.width))
+        # not sent before the step runs, as a capture that comes in between uses the inbox
+        self._sheet, self._letter = sheet, sheet.fold(tree)
+        return sheet.shown(tree), sheet.faults
+
+    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
+        if self.stage.reserve(self._sheet.nodes):
+            self.runner.machine.forget()
+        step = self._prepared(view, alone)
+        self.stage.act(view.active)
+        self._sheet.inbox.copy_(self._letter, non_blocking=True)
+        outcome = self._outcome = self.runner.machine.run(step.key, step)
+        if outcome.verdict is not None:
+            view.settled.captured = outcome.head(tree.width)
+        assert self._sheet.logits is not None
+        return self._sheet.logits[:, : tree.width]
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
+        outcome = self._outcome
+        if outcome.packed is not None:
+            parts = unpack(self.stage.fetch(outcome.packed), outcome.shapes)
+            verdict.host = host_verdict(parts).head(tree.width)
+            return verdict.host
+        self.stage.keep(*(part.to(view.device) for part in (verdict.path, verdict.length, verdict.next_token)))
+        if outcome.shows:
+            verdict.top_ids = head(outcome.top_ids, tree.width)
+            verdict.top_probs = head(outcome.top_probs, tree.width)
+        else:
+            verdict.top_ids, verdict.top_probs = cues(self.needs, view.pipeline, view.do_sample, logits)
+        return verdict.to_host(tree, faults, cues=self.needs.host)
+
+    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
+        self.stage.cache.advance(advance)  # the device has moved the rows already
+
+    def _prepared(self, view: StepView, alone: bool) -> StaticStep:
+        """A step that is ready to run. Rehearsals and captures change nothing but scratch rows and the inbox."""
+        window, self.steady = self.stage.window(self._sheet.nodes), True
+        while True:
+            cue_key = _cue_key(self.needs, view)
+            verify_key = _verify_key(view) if alone and self.runner.verifies and cue_key is not None else None
+            key = Key(self._sheet.nodes, window.length, (verify_key, cue_key))
+            step = StaticStep(
+                key, self.core, self.stage, self._sheet, window, self.runner, self.needs, view,
+                shows=cue_key is not None, verifies=verify_key is not None,
+            )  # fmt: skip
+            if self.runner.machine.ready(key):
+                return step
+            self.steady = False
+            try:
+                with self.stage.rehearsal():
+                    self.runner.machine.prepare(key, step, check=not self.runner.compiled)
+                return step
+            except Exception as error:
+                self.runner.retreat(self.core.model, error)
+
+
+def _verify_key(view: StepView) -> Hashable | None:
+    """What a captured verification depends on; None if the verifier has to stay outside."""
+    ask = getattr(view.settled.verifier, "capture_key", None)
+    key: Hashable | None = None if ask is None else ask(view)
+    return key
+
+
+def _cue_key(needs: Needs, view: StepView) -> Hashable | None:
+    """What the captured search for the best next tokens depends on; None if it has to stay outside."""
+    if not (needs.top_k and needs.probs and view.do_sample):
+        return (needs,)
+    signature = getattr(view.pipeline, "signature", None)
+    return None if signature is None else (needs, signature)

@@ -1,0 +1,144 @@
+"""The operations of a step in static shapes: the tree in a bucket, attention over a bucket, all addresses fixed.
+
+What one step does, captured or not: check the drafted tree, find its mask and positions, run the model, find the best
+next tokens for drafters; and, if the verifier can say what its operations depend on and no plugin stands around it,
+verify, commit the accepted rows, and pack all that the host wants to know. Otherwise (processors that read prefixes,
+verifiers of others, plugins with ``racer_verify``) the step ends after the forward pass, and the rest runs as it is.
+Drafting, hooks, stop criteria and streaming are never part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from racer.core import Core, call_model
+from racer.graphs import Eager, Graphs, Key, warn_of
+from racer.lanes import cues
+from racer.request import Needs, Settled, StepView, Verdict, pack
+from racer.sheet import Sheet
+from racer.stage import Stage
+from racer.static_cache import FixedWindow
+from racer.tree import DraftTree
+
+FORWARD, VERIFY = "forward", "verify"
+
+
+@attrs.define(eq=False)
+class Runner:
+    """How bodies are run, from the fastest way to the plainest; kept with the stage, as a failure is worth remembering.
+
+    :param machine: captures, or does not.
+    :param call: who calls the model; compiled, or :func:`racer.core.call_model`.
+    """
+
+    machine: Eager | Graphs
+    call: Callable[..., Any] = call_model
+    verifies: bool = True
+    """Whether verifiers may be part of a captured step."""
+    doing: str = FORWARD
+    """What a step that fails was at."""
+
+    @property
+    def compiled(self) -> bool:
+        return self.call is not call_model
+
+    def retreat(self, model: Any, error: Exception) -> None:
+        """Give up what failed, say so, and leave a plainer way; raises ``error`` if there is none."""
+        if self.compiled:
+            self.call = call_model
+            warn_of(model, "is not compiled", error)
+        elif self.machine.captures and self.doing == VERIFY:
+            self.verifies = False
+            warn_of(model, "has its verifier outside the CUDA graph", error)
+        elif self.machine.captures:
+            self.machine, self.verifies = Eager(), True
+            warn_of(model, "cannot be captured in a CUDA graph and is run without", error)
+        else:
+            raise error
+        self.machine.forget()
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What a step leaves beside the sheet's tree, faults and logits; in the bucket's width."""
+
+    top_ids: Tensor | None
+    top_probs: Tensor | None
+    shows: bool
+    """Whether these two are what drafters asked for; otherwise they are still to be found."""
+    verdict: Verdict | None = None
+    packed: Tensor | None = None
+    """All that the host wants to know, in one flat tensor; there with a verdict."""
+    shapes: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
+    """Of its parts."""
+
+    def head(self, width: int) -> Verdict | None:
+        """The verdict in the drafted width, of its own: padding is never accepted."""
+        verdict = self.verdict
+        return verdict and Verdict(
+            verdict.path[:, :width],
+            verdict.length,
+            verdict.next_token,
+            head(self.top_ids, width),
+            head(self.top_probs, width),
+        )
+
+
+@attrs.frozen(eq=False)
+class StaticStep:
+    """The operations of one step; calling it runs them. Between two calls only contents may change, not addresses."""
+
+    key: Key
+    core: Core
+    stage: Stage
+    sheet: Sheet
+    window: FixedWindow
+    runner: Runner
+    needs: Needs
+    view: StepView
+    shows: bool
+    """Whether the best next tokens are found here."""
+    verifies: bool
+    """Whether the verdict is found, committed and packed here."""
+
+    def __call__(self) -> Outcome:
+        stage, sheet, self.runner.doing = self.stage, self.sheet, FORWARD
+        drafted, kinds = sheet.drafted()
+        faults = drafted.faults(stage.root, self.view.vocab_size, kinds)
+        tree = drafted.sound(faults, stage.root)
+        sheet.put(tree, faults)
+        logits = sheet.hold(self._forward(tree), fixed=self.runner.machine.captures)
+        ids, probs = cues(self.needs, self.view.pipeline, self.view.do_sample, logits) if self.shows else (None, None)
+        if not self.verifies:
+            return Outcome(ids, probs, self.shows)
+        self.runner.doing = VERIFY
+        verdict = self._verify(tree, logits)
+        verdict.top_ids, verdict.top_probs = ids, probs
+        stage.keep(verdict.path, verdict.length, verdict.next_token)
+        parts = verdict.parts(tree, faults, cues=self.needs.host)
+        shapes = {name: tuple(part.shape) for name, part in parts.items()}
+        return Outcome(ids, probs, self.shows, verdict, pack(parts), shapes)
+
+    def _forward(self, tree: DraftTree) -> Tensor:
+        placed = self.stage.place(tree, self.window)
+        mask = self.core.plan.masks.build(placed.seen, placed.position, placed.places, self.core.model.dtype)
+        self.window.aim(placed.slots)
+        return self.core.run(tree.tokens, mask, placed.position, self.window, 0, self.runner.call)
+
+    def _verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
+        """The verdict by the stage's own tensors: those of the view are copies, made for this step alone."""
+        stage = self.stage
+        view = attrs.evolve(
+            self.view, root=stage.root, position=stage.lengths - stage.padding, seeds=stage.seeds, settled=Settled()
+        )
+        verdict: Verdict = self.view.settled.verifier.verify(view, tree, logits)
+        return verdict
+
+
+def head(part: Tensor | None, width: int) -> Tensor | None:
+    """The first ``width`` columns of ``part [B, N, ...]``."""
+    return None if part is None else part[:, :width]
