@@ -76,16 +76,17 @@ def add(candidates: Candidates, token: int, most: Number) -> None:
     """
     bucket = token & (BUCKETS - 1)
     while candidates.bucket[bucket] >= 0:
-        at: Number = candidates.bucket[bucket]
-        if candidates.tokens[at] == token:
-            candidates.most[at] = max(candidates.most[at], np.float32(most))
+        known = candidates.bucket[bucket]
+        if candidates.tokens[known] == token:
+            candidates.most[known] = max(candidates.most[known], np.float32(most))
             return
         bucket = (bucket + 1) & (BUCKETS - 1)
     at = candidates.used[0]
     if at == MOST:
         return
     candidates.bucket[bucket] = at
-    candidates.tokens[at], candidates.most[at] = token, most
+    candidates.tokens[at] = token
+    candidates.most[at] = most
     for voice in range(VOICES):
         candidates.cells[at, voice] = candidates.unnamed[voice]
     candidates.used[0] = at + 1

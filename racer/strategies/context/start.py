@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def _fitted() -> dict[str, Array]:
 def unknowing_odds(base: float = 0.02) -> Odds:
     """A start that nothing was fitted to: every candidate is thought right with probability ``base``, whoever speaks
     for it."""
-    parts = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    parts: dict[str, NDArray[Any]] = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     parts["outward"][HIDDEN] = np.log(base / (1 - base))
     middle = (np.arange(FINE) + 0.5) * 2 * float(BOUND) / FINE - float(BOUND)
     parts["final_seen"] = np.full(FINE, 10.0)
