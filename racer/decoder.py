@@ -111,6 +111,7 @@ class Decoder:
         with phase("forward"):
             logits = self.core.forward(tree, run.cache, run.last_position)
         with phase("verify"):
+            logits = vocab.wide(logits)
             verdict = self.lineup.verify(view, tree, logits)
             self._add_cues(run.task, verdict, logits)
             host = verdict.to_host(tree, faults, cues=self.lineup.needs.host)  # the step's only host synchronisation
