@@ -48,9 +48,32 @@ def test_the_parts_of_a_step_are_about_the_step(report: dict) -> None:
         assert set(size["parts_ms"]) == PARTS
         assert size["steps"] == 10
         assert all(spent >= 0 for spent in size["parts_ms"].values())
-        assert sum(size["parts_ms"].values()) == pytest.approx(size["step_ms"], rel=0.3)
+        total = sum(size["parts_ms"].values()) / size["step_ms"]
+        assert 0.5 < total < 1.5  # medians of a busy machine do not add up exactly
         assert 0 < size["parts_ms"]["forward"] < size["step_ms"]
         assert size["outside_share"] == pytest.approx(1 - size["parts_ms"]["forward"] / size["step_ms"])
+
+
+def test_the_clocks_leave_nothing_out_and_count_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from racer import DecodeConfig, Decoder
+    from racer.testing import toy_model
+    from racer.testing.kit import decode
+
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import clocks
+
+    decoder = Decoder(toy_model(), DecodeConfig(drafter="racer-paper", budget=8))
+    watch = clocks.Clocks(torch.device("cpu"))
+    with clocks.clocks_on(decoder, watch):
+        _, stats = decode(decoder, [[1, 2, 3]], 60)
+    assert len(watch.steps) == stats.steps
+    timed = sum(sum(step.values()) for step in watch.steps)
+    whole = (stats.seconds - stats.first_token_seconds) * 1e3
+    assert 0.6 * whole < timed < whole
+    decode(decoder, [[1, 2, 3]], 5)
+    assert len(watch.steps) == stats.steps, "the clocks were left on"
 
 
 def test_floors_are_those_of_the_weights(report: dict) -> None:
