@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import attrs
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from racer import DraftTree, TreeBuilder, stack
 from racer.testing import draft_trees
-from racer.tree import FAULTS
+from racer.tree import FAULTS, _faults
 
 
 def path_of(tree: DraftTree, row: int, node: int) -> list[int]:
@@ -151,3 +153,27 @@ def test_trees_move_to_the_device_in_one_piece() -> None:
     moved = tree.to(torch.device("cuda"))
     assert spelled(moved, 0) == spelled(tree, 0)
     assert moved.ancestors.device.type == "cuda"
+
+
+@given(draft_trees(), st.integers(0, 2**31))
+def test_the_check_is_the_same_by_arrays_and_by_tensors(tree: DraftTree, damage: int) -> None:
+    draw = random.Random(damage)
+    score = tree.score.to(torch.bfloat16)  # numpy has no such type
+    for part, values in ((tree.tokens, (-1, 5)), (tree.parent, (-2, 9)), (tree.source, (-1, 1)), (score, (torch.nan,))):
+        if draw.random() < 0.4:
+            part[draw.randrange(tree.batch), draw.randrange(tree.width)] = draw.choice(values)
+    if draw.random() < 0.3:
+        tree.count[draw.randrange(tree.batch)] = draw.choice((0, tree.width + 1))
+    tree = attrs.evolve(tree, score=score.requires_grad_())
+    root = tree.tokens[:, 0] + (draw.random() < 0.2)
+    parts = [tree.tokens, tree.parent, tree.count, score.isnan(), tree.source, root]
+    by_tensors = _faults(parts, torch.arange(tree.width), 5, len(tree.sources))
+    assert by_tensors.dtype == torch.int64
+    assert torch.equal(tree.faults(root, 5), by_tensors)
+
+
+def test_a_sound_full_tree_is_passed_on_as_it_is() -> None:
+    tree = DraftTree(torch.tensor([[3, 1]]), torch.tensor([[-1, 0]]), torch.tensor([2]))
+    assert tree.sound(torch.tensor([0]), torch.tensor([3])) is tree
+    padded = attrs.evolve(tree, tokens=torch.tensor([[3, 99]]), count=torch.tensor([1]))
+    assert padded.sound(torch.tensor([0]), torch.tensor([3])).tokens.tolist() == [[3, 0]]

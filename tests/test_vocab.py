@@ -42,10 +42,38 @@ def test_top_with_fewer_finite_scores_than_k() -> None:
     assert values[:, 1:].isinf().all()
 
 
-def test_probabilities_are_the_softmax() -> None:
-    logits = torch.randn(3, 50)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_probabilities_are_the_softmax(dtype: torch.dtype, temperature: float) -> None:
+    logits = (torch.randn(3, 50) * 4).to(dtype)
     values, ids = logits.topk(4)
-    assert torch.allclose(vocab.probabilities(logits, values), logits.softmax(-1).gather(1, ids))
+    expected = (logits.double() / temperature).softmax(-1).gather(1, ids)
+    found = vocab.probabilities(logits, values, temperature)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [4096, 5001])
+def test_many_rows_are_searched_in_groups_as_if_at_once(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    scores = torch.randn(9, size).bfloat16()
+    whole = vocab.best(scores), *vocab.top(scores, 8)
+    monkeypatch.setattr(vocab, "GROUP", 2 * size)
+    assert len(vocab._groups(scores)) == 5
+    parts = vocab.best(scores), *vocab.top(scores, 8)
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+    share = vocab.probabilities(scores, parts[1])
+    assert torch.allclose(share, scores.float().softmax(-1).gather(1, parts[2]), rtol=1e-5)
+
+
+def test_kept_room_serves_in_and_out_of_inference_mode_and_overlaps_with_no_result() -> None:
+    scores = torch.randn(2, 5000).bfloat16()
+    with torch.inference_mode():
+        vocab._kept._rooms.clear()
+        vocab.probabilities(scores, vocab.top(scores, 3)[0])
+    before = vocab.best(scores), *vocab.top(scores, 3), vocab.probabilities(scores, vocab.top(scores, 3)[0])
+    copies = [part.clone() for part in before]
+    vocab.probabilities(-scores, vocab.top(-scores, 3)[0])
+    assert all(torch.equal(one, other) for one, other in zip(before, copies, strict=True))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**31), st.integers(1, 300))

@@ -1,0 +1,88 @@
+"""Clocks around the parts of a decoding step."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+import racer
+from racer.bench.meters import now
+from racer.cache import TreeCache
+from racer.request import Verdict
+
+PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
+"""``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward; ``host`` is what no other has."""
+
+
+class Clocks:
+    """Times the parts of every step, each without the parts inside it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._device = device
+        self._open: list[list[Any]] = []  # part, start, seconds spent in the parts inside
+        self._times: dict[str, float] = defaultdict(float)
+
+    def enter(self, part: str) -> None:
+        self._open.append([part, self._now(), 0.0])
+
+    def leave(self) -> None:
+        part, start, inside = self._open.pop()
+        spent = self._now() - start
+        self._times[part] += (spent - inside) * 1e3
+        if self._open:
+            self._open[-1][2] += spent
+        else:
+            if "forward" not in self._times:  # a captured forward is replayed as a whole
+                self._times["forward"] = self._times.pop("mask")
+            self.steps.append(dict(self._times))
+            self._times.clear()
+
+    def _now(self) -> float:
+        capturing = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return time.perf_counter() if capturing else now(self._device)
+
+    def around(self, stack: ExitStack, owner: Any, name: str, part: str) -> None:
+        """Time ``owner.name`` as ``part``, while a step runs, until ``stack`` closes."""
+        call = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self._open and part != "host":  # the prefill is no step
+                return call(*args, **kwargs)
+            self.enter(part)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.leave()
+
+        stack.callback(setattr, owner, name, call)
+        setattr(owner, name, timed)
+
+    def inside(self, stack: ExitStack, model: Any, part: str) -> None:
+        """Time the forward of ``model`` as ``part``, likewise."""
+        for register, act in (
+            (model.register_forward_pre_hook, lambda *_: self.enter(part) if self._open else None),
+            (model.register_forward_hook, lambda *_: self.leave() if self._open else None),
+        ):
+            stack.callback(register(act).remove)
+
+
+@contextmanager
+def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
+    """Clocks around everything that :meth:`racer.Decoder.step` does; what remains of it is ``host``."""
+    with ExitStack() as stack:
+        clocks.around(stack, decoder, "step", "host")
+        clocks.around(stack, decoder.lineup, "draft", "draft")
+        clocks.around(stack, decoder.core, "forward", "mask")
+        clocks.inside(stack, decoder.model, "forward")
+        clocks.around(stack, decoder.lineup, "verify", "verify")
+        clocks.around(stack, decoder, "_add_cues", "top-k")
+        clocks.around(stack, Verdict, "to_host", "sync")
+        clocks.around(stack, TreeCache, "commit", "commit")
+        clocks.around(stack, decoder.lineup, "tell", "observe")
+        yield
