@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from racer import vocab
+from racer.noise import gumbel
 from racer.request import Request, StepView, Verdict
 from racer.tree import DraftTree
 from racer.verifiers.base import Verifier, last_of, longest_path
@@ -94,4 +95,4 @@ class Sampling(ExactVerifier):
         return super().walks(view) or view.device.type == "cpu"
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        return (scores + vocab.gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+        return (scores + gumbel(seeds, positions, scores.shape[1])).argmax(-1)
