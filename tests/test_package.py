@@ -13,7 +13,7 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {"tree", "config", "costs", "errors", "vocab", "noise", "builder"},
+    {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder"},
     {"hookspecs", "plugins", "request"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "refusals", "strategies", "verifiers", "lineup"},
     {"core"},
