@@ -120,7 +120,6 @@ class Decoder:
         with phase("forward"):
             logits = lane.forward(view, tree, self.lineup.verifies_alone)
         with phase("verify"):
-            logits = vocab.wide(logits)
             verdict = self.lineup.verify(view, tree, logits)
             host = lane.settle(view, tree, faults, verdict, logits)  # the step's only host synchronisation
         with phase("commit"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
-from racer import vocab
+from racer import narrow, vocab
+from racer.noise import gumbel_at
 
 CONTEXT_FREE = tuple(
     getattr(hf, name)
@@ -54,6 +55,13 @@ ROW_FREE = (
 )
 """Processors that read the prefix, but hold nothing by batch row."""
 
+FILTERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    hf.TopKLogitsWarper: lambda step, scores: narrow.top_k(scores, step.top_k),
+    hf.TopPLogitsWarper: lambda step, scores: narrow.top_p(scores, step.top_p, step.min_tokens_to_keep),
+    hf.MinPLogitsWarper: lambda step, scores: narrow.min_p(scores, step.min_p, step.min_tokens_to_keep),
+}
+"""Processors that only drop tokens, and by scores alone: from one and scores ``[V]`` the ids that are kept."""
+
 
 class ProcessorPipeline:
     """A list of processors behind :class:`racer.request.LogitsPipeline`.
@@ -68,6 +76,7 @@ class ProcessorPipeline:
         free = all(type(step) in (*CONTEXT_FREE, *ROW_FREE, hf.PrefixConstrainedLogitsProcessor) for step in processors)
         # others may hold something by row (padding lengths, say), so rows keep their numbers
         self._copies = 1 if free else batch_size
+        self._narrows = _narrows(processors)
 
     @property
     def signature(self) -> Hashable | None:
@@ -77,12 +86,39 @@ class ProcessorPipeline:
         return tuple((type(step).__name__, *sorted(vars(step).items())) for step in self._processors)
 
     def batch(self, logits: Tensor) -> Tensor:
-        """Processed scores ``[M, V]``; for context-free pipelines."""
-        wide = logits.float()  # as generate does, so that ties at this precision are ties here too
+        """Processed scores ``[M, V]``; for context-free pipelines.
+
+        Without processors these are the logits, bf16 and fp16 as they are: a wider copy would cost more than the search
+        in it. float64 is narrowed as ``generate`` does, so that ties at that precision are ties here too.
+        """
         if not self._processors:
-            return wide
+            return logits.float() if logits.dtype == torch.float64 else logits
+        wide = logits.float()
         scores: Tensor = self._processors(None, wide)
         return scores
+
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """``[M]`` the tokens of largest processed score plus noise, for ``logits [M, V]``; for context-free pipelines.
+
+        Each row is drawn on its own, so its token cannot depend on the rows beside it, and the vocabulary is not
+        sorted. On an accelerator this would synchronise: how many tokens a filter leaves is not known to the host.
+
+        :param seeds: ``[M]`` int64.
+        :param positions: ``[M]`` int64: those of the tokens to draw.
+        """
+        rows = zip(logits, seeds.tolist(), positions.tolist(), strict=True)
+        return torch.cat([self._draw_row(row[None], seed, position) for row, seed, position in rows])
+
+    def _draw_row(self, logits: Tensor, seed: int, position: int) -> Tensor:
+        """``[1]`` the token of ``logits [1, V]``; behind a filter, work is done for the tokens that it leaves."""
+        scores, tokens = logits.float(), torch.arange(logits.shape[1], device=logits.device)
+        for step in self._processors:
+            if self._narrows and type(step) in FILTERS:
+                kept = FILTERS[type(step)](step, scores[0])
+                scores, tokens = scores[:, kept], tokens[kept]
+            else:
+                scores = step(None, scores)
+        return tokens[(scores + gumbel_at(seed, position, tokens)).argmax(-1)]
 
     def likely(self, logits: Tensor, values: Tensor) -> Tensor:
         """``[M, k]`` about how likely the k best tokens of each row (best first) are to be drawn.
@@ -120,6 +156,15 @@ class ProcessorPipeline:
                 step = _for_row(step, row)  # its function must not be asked about rows with another row's prefix
             wide = step(ids, wide)
         return wide[row if self._copies > 1 else 0]
+
+
+def _narrows(processors: Sequence[Any]) -> bool:
+    """Whether there is a filter, and nothing from the first one on would notice that dropped tokens are gone."""
+    first = next((place for place, step in enumerate(processors) if type(step) in FILTERS), len(processors))
+    return first < len(processors) and all(
+        type(step) is hf.TemperatureLogitsWarper or (type(step) in FILTERS and step.filter_value == -math.inf)
+        for step in processors[first:]
+    )
 
 
 def _for_row(step: Any, row: int) -> Any:

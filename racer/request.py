@@ -60,6 +60,15 @@ class LogitsPipeline(Protocol):
     def batch(self, logits: Tensor) -> Tensor:
         """Processed scores ``[M, V]`` of ``logits [M, V]``; for context-free pipelines."""
 
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """``[M]`` sampled tokens of ``logits [M, V]``, each a function of its row, seed and position alone.
+
+        For context-free pipelines, on a CPU.
+
+        :param seeds: ``[M]`` int64.
+        :param positions: ``[M]`` int64: those of the tokens to draw.
+        """
+
     def likely(self, logits: Tensor, values: Tensor) -> Tensor:
         """``[M, k]`` about how likely each row's k best tokens are to be drawn; for drafters.
 

@@ -13,7 +13,7 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {"tree", "config", "costs", "errors", "vocab", "builder", "buckets", "graphs", "sheet"},
+    {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
     {"static_cache"},

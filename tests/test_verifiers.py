@@ -18,6 +18,7 @@ from racer.request import Request
 from racer.testing import decode, draft_trees, toy_model
 from racer.verifiers import Sampling
 from racer.verifiers.base import last_of, longest_path
+from racer.verifiers.exact import ExactVerifier
 
 
 @given(draft_trees(), st.data())
@@ -54,7 +55,8 @@ def test_sampled_siblings_have_their_softmax_probabilities(walk: bool) -> None:
     runs = 8000
     tokens = torch.tensor([[2, 0, 1, 3, 4]]).expand(runs, -1)  # root 2; every token but 2 is a sibling under it
     tree = DraftTree(tokens, torch.tensor([[-1, 0, 0, 0, 0]]).expand(runs, -1), torch.full((runs,), 5))
-    verifier = type("Forced", (Sampling,), {"walks": lambda self, view: walk})()
+    route = {} if walk else {"targets": ExactVerifier.targets}  # as on an accelerator
+    verifier = type("Forced", (Sampling,), {"walks": lambda self, view: walk, **route})()
     view = make_view(2, list(range(runs)), 5)
     verdict = verifier.verify(view, tree, logits.expand(runs, 5, 5))
     second = tree.tokens.gather(1, verdict.path[:, 1:2])[:, 0]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from racer import vocab
 from racer.bench.settings import Settings
 from racer.loaded import LoadedModel, top2_gap
+from racer.noise import gumbel
 from racer.pipeline import ProcessorPipeline
 
 Talk = list[dict[str, str]]
@@ -36,4 +36,4 @@ def choice_scores(loaded: LoadedModel, settings: Settings, talk: Talk, common: l
     warpers = [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p)]
     scores = ProcessorPipeline(warpers, 1).batch(scores[None])[0]
     seeds, positions = (torch.tensor([number], device=scores.device) for number in (seed, len(ids)))
-    return scores + vocab.gumbel(seeds, positions, len(scores))[0]
+    return scores + gumbel(seeds, positions, len(scores))[0]

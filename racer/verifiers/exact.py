@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from racer import vocab
+from racer.noise import gumbel
 from racer.request import Request, StepView, Verdict
 from racer.tree import DraftTree
 from racer.verifiers.base import Verifier, last_of, longest_path
@@ -25,6 +26,10 @@ class ExactVerifier(Verifier):
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         """``[M]`` tokens from processed ``scores [M, V]``; ``positions [M]`` are those of the tokens to pick."""
         raise NotImplementedError
+
+    def targets(self, view: StepView, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """The same from ``logits [M, V]``, where no processor reads the prefix."""
+        return self.pick(view.pipeline.batch(logits), seeds, positions)
 
     def walks(self, view: StepView) -> bool:
         """Whether to process only the nodes on the accepted path, one after the other, on the host."""
@@ -42,9 +47,8 @@ class ExactVerifier(Verifier):
         """All nodes at once."""
         batch, width, _ = logits.shape
         positions = view.position[:, None] + tree.depth + 1
-        scores = view.pipeline.batch(logits.flatten(0, 1))
-        seeds = view.seeds[:, None].expand(-1, width)
-        targets = self.pick(scores, seeds.flatten(), positions.flatten()).view(batch, width)
+        seeds = view.seeds[:, None].expand(-1, width).flatten()
+        targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
         hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
         path, length = longest_path(tree, hit)
         next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
@@ -73,9 +77,12 @@ class ExactVerifier(Verifier):
         nodes, prefix = [0], [*request.padding, *request.tokens]
         seed = view.seeds[row : row + 1]
         while True:
-            scores = view.pipeline.one(prefix, logits[nodes[-1]], row)
             position = torch.tensor([len(prefix) - len(request.padding)], device=logits.device)
-            target = int(self.pick(scores[None], seed, position))
+            if view.pipeline.context_free:
+                target = int(self.targets(view, logits[nodes[-1], None], seed, position))
+            else:
+                scores = view.pipeline.one(prefix, logits[nodes[-1]], row)
+                target = int(self.pick(scores[None], seed, position))
             child = edges.get((nodes[-1], target))
             if child is None or target in view.stop_tokens or len(nodes) >= request.remaining:
                 return nodes, target
@@ -108,4 +115,10 @@ class Sampling(ExactVerifier):
         return self._batch_key(view) if type(self) is Sampling else None
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        return (scores + vocab.gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+        return (scores + gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+
+    def targets(self, view: StepView, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """On an accelerator all rows at once, sorted where a processor sorts: less would need the host's answer."""
+        if view.device.type == "cpu":
+            return view.pipeline.draw(logits, seeds, positions)
+        return super().targets(view, logits, seeds, positions)

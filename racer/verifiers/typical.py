@@ -6,8 +6,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer import vocab
 from racer.errors import ConfigError
+from racer.noise import gumbel
 from racer.request import StepView, Verdict
 from racer.tree import DraftTree
 from racer.verifiers.base import Verifier, last_of, longest_path
@@ -41,7 +41,7 @@ class Typical(Verifier):
         path, length = longest_path(tree, chance > bar.gather(1, parent))
         last = scores[rows, last_of(path, length)]
         if view.do_sample:
-            last = last + vocab.gumbel(view.seeds, view.position + length, last.shape[1])
+            last = last + gumbel(view.seeds, view.position + length, last.shape[1])
         return Verdict(path=path, length=length, next_token=last.argmax(-1))
 
     def _scores(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
