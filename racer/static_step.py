@@ -109,7 +109,7 @@ class StaticStep:
         stage, sheet, self.runner.doing = self.stage, self.sheet, FORWARD
         drafted, kinds = sheet.drafted()
         faults = drafted.faults(stage.root, self.view.vocab_size, kinds)
-        tree = drafted.sound(faults, stage.root)
+        tree = drafted.sound(faults, stage.root, look=False)
         sheet.put(tree, faults)
         logits = sheet.hold(self._forward(tree), fixed=self.runner.machine.captures)
         ids, probs = cues(self.needs, self.view.pipeline, self.view.do_sample, logits) if self.shows else (None, None)

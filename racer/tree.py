@@ -112,9 +112,12 @@ class DraftTree:
         arrays = [None if part is None else part.numpy() for part in parts]  # numpy takes half the time for so little
         return torch.from_numpy(_faults(arrays, np.arange(self.width), vocab_size, sources))
 
-    def sound(self, faults: Tensor, root: Tensor) -> DraftTree:
-        """The same trees with every faulty row (``faults [B]`` non-zero) cut back to its root."""
-        if faults.device.type == "cpu" and not faults.any() and bool((self.count == self.width).all()):
+    def sound(self, faults: Tensor, root: Tensor, *, look: bool = True) -> DraftTree:
+        """The same trees with every faulty row (``faults [B]`` non-zero) cut back to its root.
+
+        :param look: whether the host may look first if there is anything to do, where the trees are on the host.
+        """
+        if look and faults.device.type == "cpu" and not faults.any() and bool((self.count == self.width).all()):
             return self  # nothing to cut, and no padding to blank
         good = (faults == 0)[:, None] & self.real
         tokens = torch.where(good, self.tokens, 0)
