@@ -90,7 +90,7 @@ def main(lengths: tuple[int, ...], budget: int, questions: int, new: int, output
     for length in (lengths[0], *lengths):  # the first one twice: once to warm up
         drafter = Timed()
         for text in made_up(length, loaded.model.config.vocab_size):
-            history.append(drafter.memory.past, np.append(text, NO_TOKEN).astype(np.int32))
+            history.append(drafter.memory.past, np.append(text, NO_TOKEN).astype(np.int32), history.GRAM)
         figures[length] = measure(loaded, drafter, budget, questions, new)
     for length, part in figures.items():
         table.add_row(f"{length:,}", *(f"{part[name]:.3f}" for name in ("draft", "observe", "both")))

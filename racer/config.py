@@ -90,7 +90,7 @@ class DecodeConfig:
     compile: str = attrs.field(default="auto", validator=_check_compile)
     """How steps reach the device: ``graphs`` captures them as CUDA graphs; ``inductor`` compiles the model's forward
     too (and captures it on CUDA); ``static`` keeps the shapes of both and does neither, to find out who is at fault;
-    ``off`` gives every step its own shape. ``auto`` is ``graphs`` on CUDA and ``off`` elsewhere."""
+    ``off`` gives every step its own shape. ``auto`` is ``off``, as long as graphs have not been measured on a GPU."""
     plugins: tuple[object, ...] = attrs.field(default=(), eq=_identities, converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 
