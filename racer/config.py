@@ -77,7 +77,8 @@ class DecodeConfig:
     seed: int | None = attrs.field(default=None, validator=_check_seed)
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
-    """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``."""
+    """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``.
+    Four times as many where no drafter looks at them, as then only the last ones are made."""
     plugins: tuple[object, ...] = attrs.field(default=(), eq=_identities, converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 
