@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import racer
+from racer import lanes
 from racer.bench.meters import now
 from racer.cache import TreeCache
 from racer.request import Verdict
@@ -81,7 +82,7 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
         clocks.around(stack, decoder.core, "forward", "mask")
         clocks.inside(stack, decoder.model, "forward")
         clocks.around(stack, decoder.lineup, "verify", "verify")
-        clocks.around(stack, decoder, "_add_cues", "top-k")
+        clocks.around(stack, lanes, "cues", "top-k")
         clocks.around(stack, Verdict, "to_host", "sync")
         clocks.around(stack, TreeCache, "commit", "commit")
         clocks.around(stack, decoder.lineup, "tell", "observe")
