@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.cues import Ids, Probs
+from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
+from racer.strategies.context.table import HEAD, TAG, Ids, Probs, Reals, Words, empty_table, middle, slot_if
 
 FROM = np.array([0, 0, 0, 1])
 """A blend's key is ``context[FROM:TO]``: nothing at all, the last token, the last two, the last two but one."""
@@ -22,24 +22,20 @@ KEPT = np.array([0.99, 0.5, 0.5, 0.5], np.float32)
 class Blends(NamedTuple):
     """Hashed tables like :class:`racer.strategies.context.cues.Cues`, a region for each kind of key."""
 
-    tags: NDArray[np.uint32]
-    """``[BLENDS * slots]``, 0 where a slot is empty."""
-    ids: Ids
-    """``[BLENDS * slots, k]`` best first; -1 where there are fewer."""
-    probs: Probs
-    """``[BLENDS * slots, k]``"""
+    words: Words
+    """``[(BLENDS - 1) * slots + 1, 2 + 2 k]``"""
+    reals: Reals
 
     @classmethod
     def of(cls, slots: int, k: int) -> Blends:
-        """An empty one of ``slots`` (a power of two) a kind, in ``4 + 8 k`` bytes a slot; one kind takes one slot."""
-        rows = (BLENDS - 1) * slots + 1
-        return cls(np.zeros(rows, np.uint32), np.full((rows, k), NO_TOKEN, np.int32), np.zeros((rows, k), np.float32))
+        """An empty one of ``slots`` (a power of two) a kind, in ``8 + 8 k`` bytes a slot; one kind takes one slot."""
+        return cls(*empty_table((BLENDS - 1) * slots + 1, k))
 
 
 @compiled
 def _place(blends: Blends, kind: int, found: np.uint64) -> Number:
-    slots = (len(blends.tags) - 1) // (BLENDS - 1)
-    return len(blends.tags) - 1 if kind == 0 else (kind - 1) * slots + slot_of(found, slots)
+    slots = (len(blends.words) - 1) // (BLENDS - 1)
+    return len(blends.words) - 1 if kind == 0 else (kind - 1) * slots + slot_of(found, slots)
 
 
 @compiled
@@ -48,13 +44,20 @@ def find(blends: Blends, context: Context, kind: int) -> Number:
     if kind > 0 and context[TO[kind] - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, FROM[kind], TO[kind])
-    slot = _place(blends, kind, found)
-    return slot if blends.tags[slot] == tag_of(found) else -1
+    return slot_if(blends.words, _place(blends, kind, found), tag_of(found))
+
+
+@compiled
+def expect(blends: Blends, context: Context) -> None:
+    """The table will be asked about ``context`` soon."""
+    for kind in range(1, BLENDS):
+        fetch(blends.words, _place(blends, kind, hash_of(context, FROM[kind], TO[kind])))
 
 
 @compiled
 def stir_in(blends: Blends, context: Context, ids: Ids, probs: Probs, accepted: bool) -> None:
     """Average the best next tokens after ``context`` into its blends; rejected guesses tell nothing of the text."""
+    split = middle(blends.words)
     for kind in range(BLENDS):
         if kind == 0 and not accepted:
             continue
@@ -62,41 +65,52 @@ def stir_in(blends: Blends, context: Context, ids: Ids, probs: Probs, accepted: 
             break
         found = hash_of(context, FROM[kind], TO[kind])
         slot = _place(blends, kind, found)
-        if blends.tags[slot] != tag_of(found):
-            blends.tags[slot] = tag_of(found)
-            blends.ids[slot], blends.probs[slot] = NO_TOKEN, 0
-            average(blends.ids[slot], blends.probs[slot], np.float32(0), ids, probs)
-        else:
-            average(blends.ids[slot], blends.probs[slot], KEPT[kind], ids, probs)
+        kept_ids, kept_probs = blends.words[slot, HEAD:split], blends.reals[slot, split:]
+        weight = KEPT[kind]
+        if blends.words[slot, TAG] != tag_of(found):
+            blends.words[slot, TAG] = tag_of(found)
+            kept_ids[:], kept_probs[:] = NO_TOKEN, 0
+            weight = np.float32(0)
+        average(kept_ids, kept_probs, weight, ids, probs)
 
 
 @compiled
 def average(kept_ids: Ids, kept_probs: Probs, weight: Number, ids: Ids, probs: Probs) -> None:
-    """``weight`` of what was kept, the rest of ``probs``; the best of both stay, best first."""
-    size, more = len(kept_ids), 1 - weight
+    """``weight`` of what was kept, the rest of ``probs``; the best of both stay, best first. At most 16 ids each."""
+    size, more, used = len(kept_ids), 1 - weight, 0
     for i in range(size):
         kept_probs[i] *= weight
-    used = 0
-    while used < size and kept_ids[used] != NO_TOKEN:
-        used += 1
-    for j in range(len(ids)):
-        at = _position(kept_ids, ids[j])
-        if ids[j] != NO_TOKEN and at >= 0:
-            kept_probs[at] += more * probs[j]
+        used += kept_ids[i] != NO_TOKEN
+    fresh, places = 0, np.uint64(0)  # which of the ids are new here, four bits for each
     for j in range(len(ids)):
         if ids[j] == NO_TOKEN:
             break
-        if _position(kept_ids, ids[j]) >= 0:
-            continue
-        if used < size:
-            at = used
-            used += 1
+        at = _position(kept_ids, ids[j])
+        if at >= 0:
+            kept_probs[at] += more * probs[j]
         else:
-            at = np.argmin(kept_probs)
-            if kept_probs[at] >= more * probs[j]:
-                break  # so are the others, which come best first
-        kept_ids[at], kept_probs[at] = ids[j], more * probs[j]
+            places |= np.uint64(j) << np.uint64(4 * fresh)
+            fresh += 1
     _sort(kept_ids, kept_probs, used)
+    old, new = 0, 0  # how many of each stay
+    for _ in range(min(size, used + fresh)):
+        takes_new = new < fresh and (old == used or more * probs[_place_of(places, new)] > kept_probs[old])
+        old, new = old + (not takes_new), new + takes_new
+    for i in range(old + new - 1, -1, -1):
+        if new == 0:
+            break
+        j = _place_of(places, new - 1)
+        if old > 0 and kept_probs[old - 1] < more * probs[j]:
+            old -= 1
+            kept_ids[i], kept_probs[i] = kept_ids[old], kept_probs[old]
+        else:
+            new -= 1
+            kept_ids[i], kept_probs[i] = ids[j], more * probs[j]
+
+
+@compiled
+def _place_of(places: np.uint64, number: int) -> Number:
+    return np.int64(places >> np.uint64(4 * number)) & 15
 
 
 @compiled

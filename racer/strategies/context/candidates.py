@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.cues import Ids, Probs
+from racer.strategies.context.odds import SIZE, Floats, Odds
+from racer.strategies.context.table import Ids, Probs
 from racer.strategies.context.voices import SILENT, VOICES, prob_bin
 
 MOST = 192
@@ -28,8 +29,12 @@ class Candidates(NamedTuple):
     """``[MOST]`` no candidate is thought likelier: so much for the faith that any voice has in it."""
     cells: NDArray[np.int16]
     """``[MOST, VOICES]`` what each voice says (:mod:`racer.strategies.context.voices`)."""
+    totals: Floats
+    """``[SIZE, MOST]`` sum of the vectors of its cells (:mod:`racer.strategies.context.odds`)."""
     unnamed: NDArray[np.int16]
-    """``[VOICES]`` what it says of all that it does not name."""
+    """``[VOICES]`` what each voice says of all that it does not name."""
+    base: Floats
+    """``[SIZE]`` sum of the vectors of these."""
     used: NDArray[np.int64]
     """``[1]``"""
     bucket: NDArray[np.int16]
@@ -42,7 +47,9 @@ class Candidates(NamedTuple):
             np.empty(MOST, np.int32),
             np.empty(MOST, np.float32),
             np.empty((MOST, VOICES), np.int16),
+            np.zeros((SIZE, MOST), np.float32),
             np.empty(VOICES, np.int16),
+            np.empty(SIZE, np.float32),
             np.zeros(1, np.int64),
             np.empty(BUCKETS, np.int16),
         )
@@ -72,7 +79,7 @@ def find(candidates: Candidates, token: int) -> Number:
 def add(candidates: Candidates, token: int, most: Number) -> None:
     """Make ``token`` a candidate if it is none, and let it be as likely as ``most``.
 
-    All voices that speak have said what they say of the unnamed.
+    All voices that speak have said what they say of the unnamed, and ``base`` is its sum.
     """
     bucket = token & (BUCKETS - 1)
     while candidates.bucket[bucket] >= 0:
@@ -87,9 +94,21 @@ def add(candidates: Candidates, token: int, most: Number) -> None:
     candidates.bucket[bucket] = at
     candidates.tokens[at] = token
     candidates.most[at] = most
+    for i in range(SIZE):
+        candidates.totals[i, at] = candidates.base[i]
     for voice in range(VOICES):
         candidates.cells[at, voice] = candidates.unnamed[voice]
     candidates.used[0] = at + 1
+
+
+@compiled
+def tell(candidates: Candidates, odds: Odds, at: int, voice: int, cell: Number) -> None:
+    """Note what a voice says of a candidate. Some voices speak twice; the first word counts."""
+    unnamed = candidates.unnamed[voice]
+    if candidates.cells[at, voice] == unnamed:
+        candidates.cells[at, voice] = cell
+        for i in range(SIZE):
+            candidates.totals[i, at] += odds.vectors[cell, i] - odds.vectors[unnamed, i]
 
 
 @compiled
@@ -104,12 +123,9 @@ def nominate(candidates: Candidates, ids: Ids, probs: Probs, least: Number, voca
 
 
 @compiled
-def describe(candidates: Candidates, voice: int, cell: int, ids: Ids, probs: Probs) -> None:
-    """Note what a voice says of the candidates that it names, in the cells from ``cell`` on.
-
-    A recent prediction may speak twice; the first word counts.
-    """
+def describe(candidates: Candidates, odds: Odds, voice: int, cell: int, ids: Ids, probs: Probs) -> None:
+    """Note what a voice says of the candidates that it names, in the cells from ``cell`` on."""
     for j in range(len(ids)):
         at = find(candidates, ids[j])
-        if at >= 0 and candidates.cells[at, voice] == candidates.unnamed[voice]:
-            candidates.cells[at, voice] = cell + prob_bin(probs[j])
+        if at >= 0:
+            tell(candidates, odds, at, voice, cell + prob_bin(probs[j]))

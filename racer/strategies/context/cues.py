@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
+from racer.strategies.context.table import HEAD, NOTE, TAG, Ids, Probs, Reals, Words, empty_table, middle, slot_if
 
 LONGEST = 4
 """Tokens of the longest context that has cues of its own."""
@@ -17,64 +19,50 @@ KEPT_TRUSTS = 8
 was asked about a token that stayed rather than about a rejected guess."""
 TRUSTS = 2 * KEPT_TRUSTS
 """The same, and as many more if that was in the request that asks now."""
-
-Ids = NDArray[np.int32]
-Probs = NDArray[np.float32]
+ASKERS = 2**16
+"""Requests that a slot tells apart; their numbers wrap."""
 
 
 class Cues(NamedTuple):
     """A hashed table of fixed size, a region for each context length, so that long contexts, of which there are many,
     cannot push out short ones. A newer context takes the slot of an older one; a tag tells them apart."""
 
-    tags: NDArray[np.uint32]
-    """``[LONGEST * slots]``, 0 where a slot is empty."""
-    ids: Ids
-    """``[LONGEST * slots, k]`` best first; -1 where there are fewer."""
-    probs: Probs
-    """``[LONGEST * slots, k]``"""
-    trust: NDArray[np.uint8]
-    """``[LONGEST * slots]`` see :data:`KEPT_TRUSTS`."""
-    asker: NDArray[np.uint16]
-    """``[LONGEST * slots]`` number of the request in which the model was asked; it wraps."""
+    words: Words
+    """``[LONGEST * slots, 2 + 2 k]``; noted is ``KEPT_TRUSTS`` times the number of the request in which the model was
+    asked, plus how far the first token may be trusted."""
+    reals: Reals
     asked: NDArray[np.int64]
     """``[1]`` requests so far."""
 
     @classmethod
     def of(cls, slots: int, k: int) -> Cues:
-        """An empty one of ``slots`` (a power of two) a context length, in ``7 + 8 k`` bytes a slot."""
-        rows = LONGEST * slots
-        return cls(
-            np.zeros(rows, np.uint32),
-            np.full((rows, k), NO_TOKEN, np.int32),
-            np.zeros((rows, k), np.float32),
-            np.zeros(rows, np.uint8),
-            np.zeros(rows, np.uint16),
-            np.zeros(1, np.int64),
-        )
+        """An empty one of ``slots`` (a power of two) a context length, in ``8 + 8 k`` bytes a slot."""
+        return cls(*empty_table(LONGEST * slots, k), np.zeros(1, np.int64))
 
 
 @compiled
 def _place(cues: Cues, n: int, found: np.uint64) -> Number:
-    slots = len(cues.tags) // LONGEST
+    slots = len(cues.words) // LONGEST
     return (n - 1) * slots + slot_of(found, slots)
 
 
 @compiled
 def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: bool, asker: int) -> None:
     """Keep the best next tokens after the last 1, 2, ... tokens of ``context``."""
+    split = middle(cues.words)
     for n in range(1, LONGEST + 1):
         if context[n - 1] == NO_TOKEN:
             break
         found = hash_of(context, 0, n)
         slot = _place(cues, n, found)
-        again = cues.tags[slot] == tag_of(found) and cues.ids[slot, 0] == ids[0]
-        agreed: Number = min((cues.trust[slot] & 3) + 1, 3) if again else 0
-        cues.trust[slot] = agreed + 4 * accepted
-        cues.tags[slot] = tag_of(found)
-        cues.asker[slot] = asker
-        for j in range(cues.ids.shape[1]):
-            cues.ids[slot, j] = ids[j] if j < len(ids) else NO_TOKEN
-            cues.probs[slot, j] = probs[j] if j < len(ids) else 0
+        line, kept_ids, kept_probs = cues.words[slot], cues.words[slot, HEAD:split], cues.reals[slot, split:]
+        again = line[TAG] == tag_of(found) and kept_ids[0] == ids[0]
+        agreed: Number = min((line[NOTE] & 3) + 1, 3) if again else 0
+        line[TAG] = tag_of(found)
+        line[NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
+        for j in range(len(kept_ids)):
+            kept_ids[j] = ids[j] if j < len(ids) else NO_TOKEN
+            kept_probs[j] = probs[j] if j < len(ids) else 0
 
 
 @compiled
@@ -83,11 +71,18 @@ def find(cues: Cues, context: Context, n: int) -> Number:
     if context[n - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, 0, n)
-    slot = _place(cues, n, found)
-    return slot if cues.tags[slot] == tag_of(found) else -1
+    return slot_if(cues.words, _place(cues, n, found), tag_of(found))
+
+
+@compiled
+def expect(cues: Cues, context: Context) -> None:
+    """The table will be asked about ``context`` soon."""
+    for n in range(1, LONGEST + 1):
+        fetch(cues.words, _place(cues, n, hash_of(context, 0, n)))
 
 
 @compiled
 def trust(cues: Cues, slot: int, asker: int) -> Number:
     """0 to ``TRUSTS - 1``, for a request of number ``asker``."""
-    return cues.trust[slot] + KEPT_TRUSTS * (cues.asker[slot] == asker)
+    note = cues.words[slot, NOTE]
+    return note % KEPT_TRUSTS + KEPT_TRUSTS * (note // KEPT_TRUSTS == asker)

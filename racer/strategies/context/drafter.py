@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from racer.errors import ConfigError
 from racer.request import HostVerdict, Needs, Request, StepView, Verdict
@@ -15,13 +17,13 @@ from racer.strategies.base import Drafter
 from racer.strategies.context import history, state, voices
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues
-from racer.strategies.context.growth import Desk, Growth, grow
-from racer.strategies.context.hashing import NO_TOKEN, context_of
+from racer.strategies.context.growth import Desk, Growth
+from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import calibrate, observe
+from racer.strategies.context.learning import Lesson
 from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import SIZE, Odds
+from racer.strategies.context.odds import Odds
 from racer.strategies.context.ready import make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
@@ -37,12 +39,17 @@ class _Open:
     """A request that is being decoded."""
 
     row: Row
-    read: int
+    growth: Growth
+    """The last tree."""
+    read: int = 0
     """Tokens of it that stand in ``row.text``."""
-    drafted: Growth | None = None
-    """The last tree, until its verdict is known, ..."""
-    count: int = 0
-    """... and its nodes."""
+    drafted: int = 0
+    """Nodes of the last tree, until its verdict is known; else 0."""
+
+    def unread(self, request: Request, end: int) -> NDArray[np.int32]:
+        """The tokens before ``end`` that are to be read; they count as read."""
+        new, self.read = request.tokens[self.read : end], max(self.read, end)
+        return np.array(new, np.int32)
 
 
 class Racer(Drafter):
@@ -55,10 +62,10 @@ class Racer(Drafter):
     goes on, and mixed into one estimate per candidate. The tree takes the candidates in the order of their estimated
     acceptance probability, which is its ``score``.
 
-    Memory is constant: ``4 s (7 + 8 k) + (3 s / 2 + 1) (4 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and
-    h = ``history`` (54 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
+    Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
+    (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
 
-    :param top_k: next tokens kept of each scored position.
+    :param top_k: next tokens kept of each scored position, up to 16; 15 of them fill a slot of 128 bytes.
     :param slots: places for cues of each context length, a power of two from 2.
     :param history: tokens of ended texts that are kept, a power of two from 16.
     :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
@@ -71,7 +78,7 @@ class Racer(Drafter):
     def __init__(
         self,
         *,
-        top_k: int = 16,
+        top_k: int = 15,
         slots: int = 2**16,
         history: int = 2**19,
         odds: Odds | None = None,
@@ -82,7 +89,7 @@ class Racer(Drafter):
                 raise ConfigError(f"{name} must be a power of two from {least}, not {size}")
         if not 1 <= top_k <= 16:
             raise ConfigError(f"top_k must be from 1 to 16, not {top_k}")
-        make_ready()
+        self._machine = make_ready()
         heard = np.ones(voices.VOICES, np.bool_)
         heard[list(silent)] = False
         self.needs = Needs(top_k=top_k, probs=True, prompt=True)
@@ -94,97 +101,66 @@ class Racer(Drafter):
             heard,
         )
         self._top_k = top_k
-        self._total = np.empty(SIZE, np.float32)
         self._open: dict[int, _Open] = {}
-        self._desks: dict[int, Desk] = {}
+        self._desk = Desk.of(1, top_k)
+        self._lesson = Lesson.of(1, top_k)
 
     def opened(self, request: Request) -> None:
         text = History.of(min(len(request.prompt) + min(request.limit, OWN_TOKENS), OWN_TOKENS))
-        self._open[request.id] = _Open(
-            Row(text, History.of(len(text.tokens)), Hints.of(self._top_k, int(self.memory.cues.asked[0]))), 0
-        )
+        hints = Hints.of(self._top_k, int(self.memory.cues.asked[0]))
+        self._open[request.id] = _Open(Row(text, History.of(len(text.tokens)), hints), Growth.of(1))
         self.memory.cues.asked[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
-        counts = [
-            self._grow(request, budget, view.vocab_size) if active else 1
-            for request, active in zip(view.requests, view.active, strict=True)
-        ]
-        shape = len(counts), max(counts)
-        tokens, parent, score = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        for row, (request, count) in enumerate(zip(view.requests, counts, strict=True)):
-            tokens[row, 0] = request.tokens[-1]
-            if count > 1:
-                drafted = self._open[request.id].drafted
-                assert drafted is not None
-                tokens[row, :count] = drafted.tokens[:count]
-                parent[row, :count] = drafted.parent[:count]
-                score[row, :count] = drafted.score[:count]
+        integers = np.zeros((3, len(view.requests), budget), np.int64)  # tokens, parents, sources
+        score, counts = np.zeros((len(view.requests), budget), np.float32), [1] * len(view.requests)
+        for row, request in enumerate(view.requests):
+            integers[0, row, 0] = request.tokens[-1]
+            if view.active[row] and budget > 1:
+                counts[row] = self._grow(request, budget, view.vocab_size, integers, score, row)
+        if (width := max(counts)) < budget:
+            integers, score = integers[:, :, :width], score[:, :width]
+        tokens, parent, source = [torch.from_numpy(part) for part in integers]
         return DraftTree(
-            tokens=torch.from_numpy(tokens),
-            parent=torch.from_numpy(parent),
-            count=torch.tensor(counts),
-            score=torch.from_numpy(score),
-            source=torch.zeros(shape, dtype=torch.long),
-            sources=(self.name,),
+            tokens, parent, torch.from_numpy(np.array(counts)), torch.from_numpy(score), source, (self.name,)
         )
 
-    def _grow(self, request: Request, budget: int, vocab_size: int) -> int:
-        """Grow one row's tree and keep it until its verdict; its nodes."""
+    def _grow(self, request: Request, budget: int, vocab_size: int, *out: Any) -> int:
+        """Grow one row's tree; its nodes."""
         entry = self._open[request.id]
-        self._read(entry, request)
-        if budget not in self._desks:
-            self._desks = {budget: Desk.of(budget, self._top_k)}
-        entry.drafted = Growth.of(budget)
-        root = context_of(request.tokens, len(request.tokens))
-        entry.count = grow(self.memory, entry.row, root, vocab_size, LEAST, entry.drafted, self._desks[budget])
-        return entry.count
-
-    def _read(self, entry: _Open, request: Request) -> None:
-        """Append the tokens that are new since the last step to the row's own text."""
-        if new := request.tokens[entry.read :]:
-            history.append(entry.row.text, np.array(new, np.int32), GRAM)
-            history.append(entry.row.singles, np.array(new, np.int32), 1)
-            entry.read += len(new)
+        if budget > len(entry.growth.tokens):
+            entry.growth = Growth.of(budget)
+        if budget > len(self._desk.depth):
+            self._desk = Desk.of(budget, self._top_k)
+        new = entry.unread(request, len(request.tokens))
+        memory, growth, desk = self.memory, entry.growth, self._desk
+        entry.drafted = self._machine.grow(memory, entry.row, new, budget, vocab_size, LEAST, growth, desk, *out)
+        return entry.drafted
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
-        host, positions = verdict.host, view.places
+        host = verdict.host
         assert host is not None
-        for row, (request, active) in enumerate(zip(view.requests, view.active, strict=True)):
-            if active and host.count[row]:
-                self._learn(request, host, row, positions[row])
+        for row, (request, place) in enumerate(zip(view.requests, view.places, strict=True)):
+            if view.active[row] and host.count[row]:
+                self._learn(request, host, row, place)
 
-    def _learn(self, request: Request, host: HostVerdict, row: int, position: int) -> None:
+    def _learn(self, request: Request, host: HostVerdict, row: int, place: int) -> None:
+        """Learn from one row, whose root stands at ``place``."""
         entry, nodes = self._open[request.id], int(host.count[row])
-        drafted, entry.drafted = entry.drafted, None
-        tokens, parent = host.tokens[row, :nodes], host.parent[row, :nodes]
-        accepted = np.zeros(nodes, np.bool_)
-        path = host.path[row, : host.length[row]]
-        accepted[path] = True
-        score = np.ones(nodes, np.float32)
-        if drafted is not None and _is_head(drafted, tokens, parent):
-            calibrate(
-                self.memory.odds,
-                entry.row.hints,
-                drafted,
-                entry.count,
-                accepted,
-                int(path[-1]),
-                int(host.next_token[row]),
-                self._total,
-            )
-            score = drafted.score[:nodes]
         assert host.top_probs is not None
-        observe(
-            self.memory,
-            entry.row.hints,
-            context_of(request.tokens, position + 1),
-            np.ascontiguousarray(tokens),
-            np.ascontiguousarray(parent),
-            score,
-            accepted,
-            host.top_ids[row, :nodes, : self._top_k].astype(np.int32),
-            np.ascontiguousarray(host.top_probs[row, :nodes, : self._top_k]),
+        if nodes > len(self._lesson.depth):
+            self._lesson = Lesson.of(nodes, self._top_k)
+        new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
+        tokens, parent, path, ids, probs = (  # machine code takes these types, and no others
+            np.ascontiguousarray(host.tokens[row, :nodes], np.int64),
+            np.ascontiguousarray(host.parent[row, :nodes], np.int64),
+            np.ascontiguousarray(host.path[row, : host.length[row]], np.int64),
+            np.ascontiguousarray(host.top_ids[row, :nodes], np.int64),
+            np.ascontiguousarray(host.top_probs[row, :nodes], np.float32),
+        )
+        following, growth = int(host.next_token[row]), entry.growth
+        self._machine.learn(
+            self.memory, entry.row, new, growth, drafted, tokens, parent, path, following, ids, probs, self._lesson
         )
 
     def save(self, path: str | Path, fingerprint: str) -> None:
@@ -198,12 +174,3 @@ class Racer(Drafter):
     def closed(self, request: Request) -> None:
         if self._open.pop(request.id, None):
             history.append(self.memory.past, np.array([*request.tokens, NO_TOKEN], np.int32), GRAM)
-
-
-def _is_head(drafted: Growth, tokens: np.ndarray, parent: np.ndarray) -> bool:
-    """Whether the scored tree is the beginning of the drafted one; a plugin may have changed it."""
-    nodes = len(tokens)
-    if nodes > len(drafted.tokens):
-        return False
-    same = (drafted.tokens[:nodes] == tokens).all() and (drafted.parent[1:nodes] == parent[1:]).all()
-    return bool(same)

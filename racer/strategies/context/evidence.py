@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 
 from racer.strategies.context import blends, cues
 from racer.strategies.context.blends import BLENDS
-from racer.strategies.context.candidates import Candidates, add, clear, describe, find, nominate
+from racer.strategies.context.candidates import Candidates, add, clear, describe, find, nominate, tell
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.cues import LONGEST, Ids, Probs
+from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.hashing import NO_TOKEN, Context
 from racer.strategies.context.hints import DEPTHS, RECENT, Hints
 from racer.strategies.context.history import next_token
 from racer.strategies.context.matches import MOST as MOST_MATCHES
 from racer.strategies.context.matches import Matches
 from racer.strategies.context.memory import Memory, Row
+from racer.strategies.context.odds import Odds, add_up
+from racer.strategies.context.table import HEAD, Ids, Probs, middle
 from racer.strategies.context.voices import (
     ALIGNED,
     BLENDED,
@@ -63,6 +65,8 @@ class Evidence(NamedTuple):
     """``[STATEMENTS, k]``"""
     spoken: NDArray[np.int64]
     """``[1]`` statements."""
+    slots: NDArray[np.int64]
+    """``[LONGEST + BLENDS]`` where the tables know the node's context; -1 where they do not."""
     following: NDArray[np.int32]
     """``[MOST_MATCHES]`` how each match goes on."""
 
@@ -77,6 +81,7 @@ class Evidence(NamedTuple):
             np.empty((STATEMENTS, k), np.int32),
             np.empty((STATEMENTS, k), np.float32),
             np.zeros(1, np.int64),
+            np.empty(LONGEST + BLENDS, np.int64),
             np.empty(MOST_MATCHES, np.int32),
         )
 
@@ -110,6 +115,7 @@ def collect(
     _hear_cues(evidence, memory, context, row.hints.asker[0])
     longest_match = _hear_matches(evidence, matches, node, memory, row)
     _hear_hints(evidence, memory, row.hints, depth)
+    add_up(memory.odds, candidates.unnamed, candidates.base)
     for i in range(evidence.spoken[0]):
         named = evidence.named[i]
         nominate(candidates, evidence.ids[i, :named], evidence.probs[i, :named], np.float32(least), vocab_size)
@@ -118,18 +124,24 @@ def collect(
             add(candidates, evidence.following[i], 1)
     for i in range(evidence.spoken[0]):
         named = evidence.named[i]
-        describe(candidates, evidence.voice[i], evidence.cell[i], evidence.ids[i, :named], evidence.probs[i, :named])
-    _describe_matches(evidence, matches, node, longest_match)
-    for i in range(candidates.used[0]):
-        candidates.cells[i, ECHO] = echo_cell(context, candidates.tokens[i])
+        describe(
+            candidates,
+            memory.odds,
+            evidence.voice[i],
+            evidence.cell[i],
+            evidence.ids[i, :named],
+            evidence.probs[i, :named],
+        )
+    _describe_matches(evidence, memory.odds, matches, node, longest_match)
+    _describe_echoes(candidates, memory.odds, context)
 
 
 @compiled
-def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs, most: int) -> Number:
+def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs) -> Number:
     """Note one statement: it is copied, so that all can be treated alike. The probability of all that it names."""
     at, named, mass = evidence.spoken[0], 0, np.float32(0)
     evidence.voice[at], evidence.cell[at] = voice, cell
-    while named < min(most, len(ids)) and ids[named] != NO_TOKEN and probs[named] > FAINT:
+    while named < len(ids) and ids[named] != NO_TOKEN and probs[named] > FAINT:
         evidence.ids[at, named] = ids[named]
         evidence.probs[at, named] = probs[named]
         mass += probs[named]
@@ -142,37 +154,39 @@ def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs, most
 @compiled
 def _hear_cues(evidence: Evidence, memory: Memory, context: Context, asker: int) -> None:
     """The cues and blends of a context."""
-    unnamed, k = evidence.candidates.unnamed, evidence.ids.shape[1]
-    for n in range(LONGEST):
-        slot = cues.find(memory.cues, context, n + 1)
-        if slot >= 0 and memory.heard[LATEST + n]:
-            cell = FIRST[LATEST + n] + cues.trust(memory.cues, slot, asker) * SAID
-            mass = _say(evidence, LATEST + n, cell, memory.cues.ids[slot], memory.cues.probs[slot], k)
-            unnamed[LATEST + n] = cell + nameless_bin(mass)
+    unnamed, split, slots = evidence.candidates.unnamed, middle(memory.cues.words), evidence.slots
+    for n in range(LONGEST):  # first all are looked for, so that the memory is waited for once
+        slots[LATEST + n] = cues.find(memory.cues, context, n + 1) if memory.heard[LATEST + n] else -1
     for kind in range(BLENDS):
-        slot = blends.find(memory.blends, context, kind)
-        if slot >= 0 and memory.heard[BLENDED + kind]:
-            cell = FIRST[BLENDED + kind]
-            mass = _say(evidence, BLENDED + kind, cell, memory.blends.ids[slot], memory.blends.probs[slot], k)
-            unnamed[BLENDED + kind] = cell + nameless_bin(mass)
+        slots[BLENDED + kind] = blends.find(memory.blends, context, kind) if memory.heard[BLENDED + kind] else -1
+    for voice in range(LATEST, LATEST + LONGEST):
+        slot = slots[voice]
+        if slot >= 0:
+            cell = FIRST[voice] + cues.trust(memory.cues, slot, asker) * SAID
+            mass = _say(evidence, voice, cell, memory.cues.words[slot, HEAD:split], memory.cues.reals[slot, split:])
+            unnamed[voice] = cell + nameless_bin(mass)
+    for voice in range(BLENDED, BLENDED + BLENDS):
+        slot, cell = slots[voice], FIRST[voice]
+        if slot >= 0:
+            mass = _say(evidence, voice, cell, memory.blends.words[slot, HEAD:split], memory.blends.reals[slot, split:])
+            unnamed[voice] = cell + nameless_bin(mass)
 
 
 @compiled
 def _hear_hints(evidence: Evidence, memory: Memory, hints: Hints, depth: int) -> None:
     """What the latest predictions and the rejected guesses say of the children of a node at ``depth``."""
-    unnamed, k = evidence.candidates.unnamed, evidence.ids.shape[1]
+    unnamed = evidence.candidates.unnamed
     recents = hints.recents[0] if memory.heard[NEAR] else 0
     if recents > 0:
         unnamed[NEAR], unnamed[FAR] = FIRST[NEAR], FIRST[FAR]
     for recent in range(min(recents, REACH - depth)):
         voice = NEAR if recent == 0 else FAR
         cell = FIRST[voice] + 1 + (depth + recent) * PROB_BINS
-        _say(
-            evidence, voice, cell, hints.recent_ids[recent], hints.recent_probs[recent], k if recent == 0 else FAR_HEARD
-        )
+        heard = len(hints.recent_ids[0]) if recent == 0 else FAR_HEARD
+        _say(evidence, voice, cell, hints.recent_ids[recent, :heard], hints.recent_probs[recent, :heard])
     if depth < DEPTHS and hints.aligned_ids[depth, 0] != NO_TOKEN and memory.heard[ALIGNED]:
         cell = FIRST[ALIGNED] + depth * SAID
-        mass = _say(evidence, ALIGNED, cell, hints.aligned_ids[depth], hints.aligned_probs[depth], k)
+        mass = _say(evidence, ALIGNED, cell, hints.aligned_ids[depth], hints.aligned_probs[depth])
         unnamed[ALIGNED] = cell + nameless_bin(mass)
 
 
@@ -192,7 +206,7 @@ def _hear_matches(evidence: Evidence, matches: Matches, node: int, memory: Memor
 
 
 @compiled
-def _describe_matches(evidence: Evidence, matches: Matches, node: int, longest: int) -> None:
+def _describe_matches(evidence: Evidence, odds: Odds, matches: Matches, node: int, longest: int) -> None:
     """Give each match's candidate the cells of its longest match and of its votes."""
     candidates, count = evidence.candidates, matches.found[node]
     for i in range(count):
@@ -206,5 +220,14 @@ def _describe_matches(evidence: Evidence, matches: Matches, node: int, longest: 
                 own = own or matches.own[node, j]
                 length = max(length, matches.length[node, j])
         of_all = LENGTH_BINS if length == longest else length_bin(length)
-        candidates.cells[at, MATCH] = FIRST[MATCH] + length_bin(longest) * LENGTHS + of_all
-        candidates.cells[at, VOTES] = FIRST[VOTES] + (own * (MOST_VOTES + 1) + count) * (MOST_VOTES + 1) + votes
+        tell(candidates, odds, at, MATCH, FIRST[MATCH] + length_bin(longest) * LENGTHS + of_all)
+        tell(candidates, odds, at, VOTES, FIRST[VOTES] + (own * (MOST_VOTES + 1) + count) * (MOST_VOTES + 1) + votes)
+
+
+@compiled
+def _describe_echoes(candidates: Candidates, odds: Odds, context: Context) -> None:
+    """Give the candidates that were just said the cells of :data:`ECHO`."""
+    for i in range(len(context)):
+        at = find(candidates, context[i])
+        if at >= 0:
+            tell(candidates, odds, at, ECHO, echo_cell(i + 1))

@@ -7,13 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.strategies.context.candidates import MOST
 from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.evidence import Evidence, collect
 from racer.strategies.context.frontier import Frontier, bar, clear, offer, take
-from racer.strategies.context.hashing import WIDTH, Context
+from racer.strategies.context.hashing import WIDTH
 from racer.strategies.context.matches import Matches, follow, look_up
-from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import SIZE, SUREST, Floats, add_up, add_up_from, chance
+from racer.strategies.context.memory import Memory, Row, expect, last_context, read
+from racer.strategies.context.odds import SUREST, Floats, chances
 from racer.strategies.context.voices import MATCH, VOICES
 
 
@@ -30,13 +32,13 @@ class Growth(NamedTuple):
     """``[N, VOICES]`` what the voices said of it."""
 
     @classmethod
-    def of(cls, budget: int) -> Growth:
-        """Room for ``budget`` nodes."""
+    def of(cls, size: int) -> Growth:
+        """Room for ``size`` nodes."""
         return cls(
-            np.zeros(budget, np.int64),
-            np.full(budget, -1, np.int64),
-            np.ones(budget, np.float32),
-            np.zeros((budget, VOICES), np.int16),
+            np.zeros(size, np.int64),
+            np.full(size, -1, np.int64),
+            np.ones(size, np.float32),
+            np.zeros((size, VOICES), np.int16),
         )
 
 
@@ -52,43 +54,60 @@ class Desk(NamedTuple):
     matches: Matches
     frontier: Frontier
     evidence: Evidence
-    sums: Floats
-    """``[2, SIZE]`` of vectors: of what the voices say of the unnamed, and of a candidate."""
+    child: NDArray[np.int32]
+    """``[LONGEST]`` the tokens up to a candidate."""
+    found: Floats
+    """``[MOST]`` estimated probabilities of the candidates."""
 
     @classmethod
-    def of(cls, budget: int, k: int) -> Desk:
-        """For trees of ``budget`` nodes, from statements that name up to ``k`` tokens."""
+    def of(cls, size: int, k: int) -> Desk:
+        """For trees of up to ``size`` nodes, from statements that name up to ``k`` tokens."""
         return cls(
-            np.empty((budget, WIDTH), np.int32),
-            np.empty(budget, np.int32),
-            np.empty(budget, np.float32),
-            Matches.of(budget),
-            Frontier.of(budget),
+            np.empty((size, WIDTH), np.int32),
+            np.empty(size, np.int32),
+            np.empty(size, np.float32),
+            Matches.of(size),
+            Frontier.of(size),
             Evidence.of(k),
-            np.empty((2, SIZE), np.float32),
+            np.zeros(LONGEST, np.int32),
+            np.zeros(MOST, np.float32),
         )
 
 
 @compiled
-def grow(memory: Memory, row: Row, root: Context, vocab_size: int, least: Number, growth: Growth, desk: Desk) -> int:
+def grow(
+    memory: Memory,
+    row: Row,
+    new: NDArray[np.int32],
+    budget: int,
+    vocab_size: int,
+    least: Number,
+    growth: Growth,
+    desk: Desk,
+    integers: NDArray[np.int64],
+    score: Floats,
+    at: int,
+) -> int:
     """The tree of most expected accepted tokens for its size, among all trees over the candidates.
 
     A node's score is its parent's times its own estimated chance, so it never rises along a path; then taking the best
     of the frontier, again and again, gives the best tree of every size at once.
 
-    :param root: the tokens up to the root, the latest first.
+    :param new: what the row's text has not got yet; the text ends with the root.
+    :param budget: nodes, the root included.
     :param least: no node is scored below it.
-    :param growth: receives the tree; its size is the budget.
-    :param desk: of the same size; what lies on it is overwritten.
-    :return: its nodes, the root included.
+    :param growth: receives the tree; of ``budget`` nodes or more, as is ``desk``.
+    :param desk: what lies on it is overwritten.
+    :param integers, score: ``[2 or more, B, N]`` and ``[B, N]`` row ``at`` receives the tree's tokens, parents and
+        scores once more.
+    :return: the tree's nodes.
     """
-    budget = len(growth.tokens)
-    contexts, depth, own, matches, frontier, evidence, sums = desk
+    contexts, depth, own, matches, frontier, evidence = desk[:6]
+    read(row, new)
+    last_context(row, contexts[0])
     clear(frontier)
     matches.found[0], depth[0], own[0] = 0, 0, 1
-    for i in range(len(root)):
-        contexts[0, i] = root[i]
-    growth.tokens[0], growth.parent[0], growth.score[0] = root[0], -1, 1
+    growth.tokens[0], growth.parent[0], growth.score[0] = contexts[0, 0], -1, 1
     node, count = 0, 1
     while count < budget:
         room, floor = budget - count, bar(frontier, budget - count, least)
@@ -97,7 +116,7 @@ def grow(memory: Memory, row: Row, root: Context, vocab_size: int, least: Number
                 look_up(matches, node, contexts[node], row.text, row.singles, memory.past)
             wanted = floor / growth.score[node]
             collect(evidence, memory, row, matches, node, contexts[node], depth[node], own[node], vocab_size, wanted)
-            _weigh(frontier, memory, evidence, room, least, node, growth.score[node], sums)
+            _weigh(memory, desk, room, least, node, growth.score[node])
         if frontier.size[0] == 0:
             break
         place = take(frontier)
@@ -106,33 +125,30 @@ def grow(memory: Memory, row: Row, root: Context, vocab_size: int, least: Number
         for i in range(VOICES):
             growth.notes[node, i] = frontier.notes[place, i]
         contexts[node, 0] = token
-        for i in range(1, len(root)):
+        for i in range(1, WIDTH):
             contexts[node, i] = contexts[parent, i - 1]
         depth[node], matches.found[node] = depth[parent] + 1, 0
         own[node] = growth.score[node] / growth.score[parent]
         follow(matches, parent, node, token, row.text, memory.past)
         count += 1
+    for node in range(1, count):
+        integers[0, at, node], integers[1, at, node] = growth.tokens[node], growth.parent[node]
+        score[at, node] = growth.score[node]
     return count
 
 
 @compiled
-def _weigh(
-    frontier: Frontier,
-    memory: Memory,
-    evidence: Evidence,
-    room: int,
-    least: Number,
-    node: int,
-    score: Number,
-    sums: Floats,
-) -> None:
+def _weigh(memory: Memory, desk: Desk, room: int, least: Number, node: int, score: Number) -> None:
     """Estimate every candidate, and offer it to the frontier."""
-    candidates = evidence.candidates
-    add_up(memory.odds, candidates.unnamed, sums[0])
+    frontier, candidates, found = desk.frontier, desk.evidence.candidates, desk.found
+    for i in range(1, LONGEST):
+        desk.child[i] = desk.contexts[node, i - 1]
+    chances(memory.odds, candidates.used[0], candidates.totals, found)
     for i in range(candidates.used[0]):
-        add_up_from(memory.odds, candidates.unnamed, sums[0], candidates.cells[i], sums[1])
-        estimate = score * min(chance(memory.odds, sums[1]), candidates.most[i])
+        estimate = score * min(found[i], candidates.most[i])
         if estimate > bar(frontier, room, least):
             place = offer(frontier, room, estimate, node, candidates.tokens[i])
             for voice in range(VOICES):
                 frontier.notes[place, voice] = candidates.cells[i, voice]
+            desk.child[0] = candidates.tokens[i]
+            expect(memory, desk.child)

@@ -55,6 +55,6 @@ def slot_of(found: np.uint64, slots: int) -> Number:
 
 
 @compiled
-def tag_of(found: np.uint64) -> np.uint32:
+def tag_of(found: np.uint64) -> np.int32:
     """What tells the hashes of one slot apart: the high bits, never 0."""
-    return np.uint32(found >> np.uint64(32)) | np.uint32(1)
+    return np.int32(found >> np.uint64(33)) | np.int32(1)

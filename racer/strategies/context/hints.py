@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from racer.strategies.context.blends import average
 from racer.strategies.context.compiled import compiled
-from racer.strategies.context.cues import Ids, Probs
+from racer.strategies.context.cues import ASKERS
 from racer.strategies.context.hashing import NO_TOKEN
+from racer.strategies.context.table import Ids, Probs
 
 RECENT = 4
 """Latest scored positions of the text that are kept."""
@@ -39,7 +40,7 @@ class Hints(NamedTuple):
     hung: a draft that got one word wrong may be right about the words behind it."""
     aligned_probs: Probs
     """``[DEPTHS, EXPECTED]`` weighted by the nodes' scores."""
-    asker: NDArray[np.uint16]
+    asker: NDArray[np.int32]
     """``[1]`` the request's number."""
     success: NDArray[np.float32]
     """``[1]`` running average of the drafted tokens that a step keeps, at most :data:`MOST_SUCCESS` of one step."""
@@ -53,7 +54,7 @@ class Hints(NamedTuple):
             np.zeros(1, np.int64),
             np.full((DEPTHS, EXPECTED), NO_TOKEN, np.int32),
             np.zeros((DEPTHS, EXPECTED), np.float32),
-            np.full(1, asker % 2**16, np.uint16),
+            np.full(1, asker % ASKERS, np.int32),
             np.full(1, 2, np.float32),
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hashed, slot_of
 
 GRAM = 2
@@ -59,11 +60,18 @@ def append(history: History, tokens: NDArray[np.int32], gram: int) -> None:
 
 
 @compiled
+def token_at(history: History, position: int) -> Number:
+    """:data:`NO_TOKEN` before the beginning, behind the end, and where the ring has been overwritten."""
+    length, size = history.length[0], len(history.tokens)
+    if position < 0 or position >= length or position < length - size:
+        return NO_TOKEN
+    return history.tokens[position & (size - 1)]
+
+
+@compiled
 def next_token(history: History, end: int) -> Number:
     """What came after position ``end``; :data:`NO_TOKEN` where nothing did."""
-    if end + 1 >= history.length[0]:
-        return NO_TOKEN
-    return history.tokens[(end + 1) & (len(history.tokens) - 1)]
+    return token_at(history, end + 1)
 
 
 @compiled
@@ -91,6 +99,15 @@ def latest_end(history: History, context: Context, gram: int) -> Number:
         found = hashed(found, context[i])
     end = history.latest[slot_of(found, len(history.latest))]
     return end if end >= history.length[0] - len(history.tokens) else -1
+
+
+@compiled
+def expect(history: History, context: Context, gram: int) -> None:
+    """It will soon be asked where it had the last tokens of ``context``."""
+    found = np.uint64(0)
+    for i in range(gram):
+        found = hashed(found, context[i])
+    fetch(history.latest, slot_of(found, len(history.latest)))
 
 
 @compiled

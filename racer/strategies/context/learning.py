@@ -2,25 +2,108 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.blends import stir_in
-from racer.strategies.context.compiled import compiled
-from racer.strategies.context.cues import LONGEST, Ids, Probs, remember
+from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.cues import LONGEST, remember
 from racer.strategies.context.growth import Growth
-from racer.strategies.context.hashing import NO_TOKEN, Context
-from racer.strategies.context.hints import RECENT, Hints, note_recent, note_rejected, note_success
-from racer.strategies.context.memory import Memory
-from racer.strategies.context.odds import Floats, Odds, count
+from racer.strategies.context.hashing import NO_TOKEN
+from racer.strategies.context.hints import RECENT, note_recent, note_rejected, note_success
+from racer.strategies.context.memory import Memory, Row, expect, last_context, read
+from racer.strategies.context.odds import SIZE, Floats, Odds, count
+from racer.strategies.context.table import Ids, Probs
 
 Nodes = NDArray[np.int64]
+
+
+class Lesson(NamedTuple):
+    """Where a scored tree is learned from; used again for the next."""
+
+    contexts: NDArray[np.int32]
+    """``[N, LONGEST]`` the tokens up to each node, the latest first."""
+    depth: NDArray[np.int32]
+    """``[N]``"""
+    accepted: NDArray[np.bool_]
+    """``[N]``"""
+    score: Probs
+    """``[N]`` 1 where nobody knows what the drafter thought."""
+    ids: Ids
+    """``[N, k]``"""
+    total: Floats
+    """``[SIZE]`` of vectors."""
+
+    @classmethod
+    def of(cls, size: int, k: int) -> Lesson:
+        """For trees of up to ``size`` nodes."""
+        return cls(
+            np.empty((size, LONGEST), np.int32),
+            np.empty(size, np.int32),
+            np.empty(size, np.bool_),
+            np.empty(size, np.float32),
+            np.empty((size, k), np.int32),
+            np.empty(SIZE, np.float32),
+        )
+
+
+@compiled
+def learn(
+    memory: Memory,
+    row: Row,
+    new: NDArray[np.int32],
+    growth: Growth,
+    drafted: int,
+    tokens: Nodes,
+    parent: Nodes,
+    path: Nodes,
+    next_token: int,
+    top_ids: NDArray[np.int64],
+    top_probs: Probs,
+    lesson: Lesson,
+) -> None:
+    """Count right and wrong guesses, and remember what the model thought at every node of a scored tree.
+
+    :param new: what the row's text has not got yet; the text ends with the root.
+    :param growth: the tree as it was drafted, ``drafted`` nodes (0: there is none). If a plugin has changed it, nothing
+        is counted.
+    :param tokens, parent: ``[N]`` the scored tree; parents stand before their children.
+    :param path: its accepted nodes, the root first.
+    :param next_token: what came after them.
+    :param top_ids, top_probs: ``[N, k]`` best next tokens of every node; those of a node that starts with -1 are
+        unknown.
+    :param lesson: of N nodes or more; overwritten.
+    """
+    read(row, new)
+    nodes, known = len(tokens), _is_head(growth, drafted, tokens, parent)
+    for node in range(nodes):
+        lesson.accepted[node] = False
+        lesson.score[node] = growth.score[node] if known else np.float32(1)
+    for node in path:
+        lesson.accepted[node] = True
+    if known:
+        note_success(row.hints, len(path) - 1)
+        last: Number = path[len(path) - 1]
+        calibrate(memory.odds, growth, drafted, lesson.accepted[:nodes], last, next_token, lesson.total)
+    _remember_all(memory, row, tokens, parent, len(path), top_ids, top_probs, lesson)
+
+
+@compiled
+def _is_head(growth: Growth, drafted: int, tokens: Nodes, parent: Nodes) -> bool:
+    """Whether the scored tree is the beginning of the drafted one; a plugin may have changed it."""
+    if len(tokens) > drafted or tokens[0] != growth.tokens[0]:
+        return False
+    same = True
+    for node in range(1, len(tokens)):
+        same = same and growth.tokens[node] == tokens[node] and growth.parent[node] == parent[node]
+    return same
 
 
 @compiled
 def calibrate(
     odds: Odds,
-    hints: Hints,
     growth: Growth,
     drafted: int,
     accepted: NDArray[np.bool_],
@@ -39,7 +122,6 @@ def calibrate(
     :param total: ``[SIZE]`` is overwritten.
     """
     scored = len(accepted)
-    note_success(hints, accepted.sum() - 1)
     for node in range(1, drafted):
         parent = growth.parent[node]
         if parent < scored and accepted[parent]:
@@ -47,59 +129,38 @@ def calibrate(
             count(odds, growth.notes[node], right, total)
 
 
-def observe(
-    memory: Memory,
-    hints: Hints,
-    root: Context,
-    tokens: Nodes,
-    parent: Nodes,
-    score: Probs,
-    accepted: NDArray[np.bool_],
-    ids: Ids,
-    probs: Probs,
-) -> None:
-    """Remember what the model thought at every node of a tree, rejected ones too, accepted ones last.
-
-    :param root: the tokens up to the root, the latest first.
-    :param tokens, parent, score, accepted: ``[N]``; parents stand before their children.
-    :param ids, probs: ``[N, k]`` best next tokens of every node; those of a node that starts with -1 are unknown.
-    """
-    contexts, depth = np.empty((len(tokens), LONGEST), np.int32), np.empty(len(tokens), np.int32)
-    _observe(memory, hints, root, tokens, parent, score, accepted, ids, probs, contexts, depth)
-
-
 @compiled
-def _observe(
+def _remember_all(
     memory: Memory,
-    hints: Hints,
-    root: Context,
+    row: Row,
     tokens: Nodes,
     parent: Nodes,
-    score: Probs,
-    accepted: NDArray[np.bool_],
-    ids: Ids,
+    length: int,
+    top_ids: NDArray[np.int64],
     probs: Probs,
-    contexts: NDArray[np.int32],
-    depth: NDArray[np.int32],
+    lesson: Lesson,
 ) -> None:
-    """``contexts [N, LONGEST]`` and ``depth [N]`` are filled in here."""
-    nodes, length = len(tokens), 0
+    """Remember what the model thought at every node, rejected ones too, accepted ones (``length`` of them) last."""
+    contexts, depth, accepted, _, ids, _ = lesson
+    nodes, hints = len(tokens), row.hints
+    last_context(row, contexts[0])
     depth[0] = 0
-    for i in range(LONGEST):
-        contexts[0, i] = root[i]
+    for node in range(nodes):
+        for j in range(ids.shape[1]):
+            ids[node, j] = top_ids[node, j]
     for node in range(1, nodes):
         contexts[node, 0] = tokens[node]
         for i in range(1, LONGEST):
             contexts[node, i] = contexts[parent[node], i - 1]
         depth[node] = depth[parent[node]] + 1
+    for node in range(nodes):
+        expect(memory, contexts[node])
     for turn in range(2):
         for node in range(nodes):
             if accepted[node] == (turn == 1) and ids[node, 0] != NO_TOKEN:
                 remember(memory.cues, contexts[node], ids[node], probs[node], accepted[node], hints.asker[0])
                 stir_in(memory.blends, contexts[node], ids[node], probs[node], accepted[node])
     for node in range(nodes):
-        length += accepted[node]
-    for node in range(nodes):
         if accepted[node] and depth[node] >= length - RECENT and ids[node, 0] != NO_TOKEN:
             note_recent(hints, ids[node], probs[node])
-    note_rejected(hints, depth, score, length, ids, probs)
+    note_rejected(hints, depth[:nodes], lesson.score, length, ids, probs)

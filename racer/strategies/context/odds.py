@@ -29,6 +29,7 @@ SUREST = 0.995
 FINE = 24
 """Bins of the last correction, over log-odds of -9 to 9."""
 BOUND = np.float32(9)
+LANES = 16
 
 Floats = NDArray[np.float32]
 
@@ -87,19 +88,6 @@ def add_up(odds: Odds, cells: NDArray[np.int16], total: Floats) -> None:
 
 
 @compiled
-def add_up_from(
-    odds: Odds, known: NDArray[np.int16], known_total: Floats, cells: NDArray[np.int16], total: Floats
-) -> None:
-    """The same, from the sum for ``known`` cells: few differ."""
-    for i in range(SIZE):
-        total[i] = known_total[i]
-    for voice in range(VOICES):
-        if cells[voice] != known[voice]:
-            for i in range(SIZE):
-                total[i] += odds.vectors[cells[voice], i] - odds.vectors[known[voice], i]
-
-
-@compiled
 def _log_odds(odds: Odds, total: Floats) -> Number:
     found = total[0] + odds.outward[HIDDEN]
     for j in range(HIDDEN):
@@ -116,12 +104,26 @@ def _fine(found: Number) -> Number:
 
 
 @compiled
-def chance(odds: Odds, total: Floats) -> Number:
-    """Estimated probability that a candidate is right if its parent is, by the sum of its vectors."""
-    found = _log_odds(odds, total)
-    fine = _fine(found)
-    counted = odds.final_hits[fine] / odds.final_seen[fine]
-    return min(np.float32(0.5) * (squash(found) + counted), np.float32(SUREST))
+def chances(odds: Odds, used: int, totals: Floats, found: Floats) -> None:
+    """Estimated probabilities that candidates are right if their parent is.
+
+    :param totals: ``[SIZE, MOST]`` sums of the vectors of ``used`` candidates.
+    :param found: ``[MOST]`` receives them.
+    """
+    lanes = (used + LANES - 1) // LANES * LANES  # the machine takes so many at once, or else one by one
+    for at in range(lanes):
+        found[at] = totals[0, at] + odds.outward[HIDDEN]
+    for j in range(HIDDEN):
+        bias, weights, outward = odds.biases[j], odds.weights[j], odds.outward[j]
+        for at in range(lanes):
+            hidden = bias
+            for i in range(SIZE):
+                hidden += weights[i] * totals[i, at]
+            found[at] += outward * max(hidden, np.float32(0))
+    for at in range(used):
+        fine = _fine(found[at])
+        counted = odds.final_hits[fine] / odds.final_seen[fine]
+        found[at] = min(np.float32(0.5) * (squash(found[at]) + counted), np.float32(SUREST))
 
 
 @compiled

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from racer.strategies.context import history, voices
 from racer.strategies.context.blends import Blends
-from racer.strategies.context.compiled import is_kept
+from racer.strategies.context.compiled import direct, is_kept
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth, grow
-from racer.strategies.context.hashing import context_of
 from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import calibrate, observe
+from racer.strategies.context.learning import Lesson, learn
 from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import SIZE
 from racer.strategies.context.start import fitted_odds
 
 log = logging.getLogger(__name__)
 
 
+class Machine(NamedTuple):
+    """The inner loops as machine code."""
+
+    grow: Callable[..., int]
+    """:func:`racer.strategies.context.growth.grow`"""
+    learn: Callable[..., None]
+    """:func:`racer.strategies.context.learning.learn`"""
+
+
 @cache
-def make_ready() -> None:
+def make_ready() -> Machine:
     """Compile the drafter's inner loops, or load them from the disk; only the first call in a process does anything.
 
     They compile as they are called, so this draws and learns one tree, in a memory of the smallest size, with
@@ -34,12 +43,11 @@ def make_ready() -> None:
         log.warning("compiling the drafter for this machine: about 20 seconds, once")
     heard = np.ones(voices.VOICES, np.bool_)
     memory = Memory(Cues.of(2, 1), Blends.of(2, 1), History.of(16), fitted_odds(), heard)
-    row, growth = Row(History.of(16), History.of(16), Hints.of(1)), Growth.of(2)
-    history.append(row.text, np.zeros(2, np.int32), GRAM)
-    root = context_of([0, 0], 2)
-    drafted = grow(memory, row, root, 2, 0.0, growth, Desk.of(2, 1))
-    accepted, scored = np.ones(1, np.bool_), slice(0, 1)
-    calibrate(memory.odds, row.hints, growth, drafted, accepted, 0, 0, np.empty(SIZE, np.float32))
-    ids, probs = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
-    tokens, parent = growth.tokens[scored].astype(np.int64), growth.parent[scored].astype(np.int64)
-    observe(memory, row.hints, root, tokens, parent, growth.score[scored], accepted, ids, probs)
+    row, growth, said = Row(History.of(16), History.of(16), Hints.of(1)), Growth.of(2), np.zeros(2, np.int32)
+    integers, score = np.zeros((3, 1, 2), np.int64), np.zeros((1, 2), np.float32)
+    drafted = grow(memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), integers, score, 0)
+    tokens, parent, path = (np.zeros(1, np.int64) for _ in range(3))
+    ids, probs = np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32)
+    learn(memory, row, said, growth, drafted, tokens, parent, path, 0, ids, probs, Lesson.of(1, 1))
+    history.append(memory.past, said, GRAM)
+    return Machine(direct(grow), direct(learn))

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from racer.errors import StateError
-from racer.strategies.context.cues import KEPT_TRUSTS
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.memory import Memory
+from racer.strategies.context.table import HEAD, Words, middle
 
 FORMAT = "racer-state"
-VERSION = "1"
+VERSION = "2"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -77,8 +77,14 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
 
 
 def _arrays(memory: Memory) -> Arrays:
+    """Everything that is saved; a table's ``reals`` are its ``words``."""
     parts: dict[str, Any] = {"cues": memory.cues, "blends": memory.blends, "past": memory.past, "odds": memory.odds}
-    return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays._asdict().items()}
+    return {
+        f"{part}.{name}": array
+        for part, arrays in parts.items()
+        for name, array in arrays._asdict().items()
+        if name != "reals"
+    }
 
 
 def _digest(arrays: Arrays) -> str:
@@ -92,10 +98,16 @@ def _digest(arrays: Arrays) -> str:
 
 def _sane(found: Arrays) -> bool:
     """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
-    ids = all((found[name] >= NO_TOKEN).all() for name in ("cues.ids", "blends.ids", "past.tokens", "past.latest"))
+    tables = all(_sane_table(found[name]) for name in ("cues.words", "blends.words"))
+    ids = bool((found["past.tokens"] >= NO_TOKEN).all())
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
-    trust = bool((found["cues.trust"] < KEPT_TRUSTS).all())
+    asked = bool(found["cues.asked"][0] >= 0)
     numbers = all(np.isfinite(found[name]).all() for name in found if found[name].dtype == np.float32)
     counted = bool((found["odds.final_seen"] > 0).all())
-    return ids and length and links and trust and numbers and counted
+    return tables and ids and length and links and asked and numbers and counted
+
+
+def _sane_table(words: Words) -> bool:
+    ids, probs = words[:, HEAD : middle(words)], words[:, middle(words) :].view(np.float32)
+    return bool((words[:, :HEAD] >= 0).all() and (ids >= NO_TOKEN).all() and np.isfinite(probs).all())

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST, TRUSTS
-from racer.strategies.context.hashing import Context
 from racer.strategies.context.hints import DEPTHS
 
 LATEST = 0
@@ -104,17 +103,14 @@ def length_bin(length: int) -> Number:
 
 
 @compiled
-def echo_cell(context: Context, token: int) -> Number:
-    """The cell of :data:`ECHO`: when ``token`` was last said, by powers of two up to 32 tokens ago."""
-    found = 0
-    for i in range(len(context) - 1, -1, -1):  # no early end: so the machine compares many at once
-        found = i + 1 if context[i] == token else found
-    return FIRST[ECHO] + (found > 0) + (found > 1) + (found > 2) + (found > 4) + (found > 8) + (found > 16)
+def echo_cell(ago: int) -> Number:
+    """The cell of :data:`ECHO` for a token last said ``ago`` tokens ago, by powers of two; 0: not in the context."""
+    return FIRST[ECHO] + (ago > 0) + (ago > 1) + (ago > 2) + (ago > 4) + (ago > 8) + (ago > 16)
 
 
 @compiled
 def note_circumstances(cells: NDArray[np.int16], success: Number, depth: int, chance: Number) -> None:
-    """Write the cells of what is the same for all children of a node.
+    """Write the cells of what is the same for all children of a node, but for those that echo its context.
 
     :param cells: ``[VOICES]``
     :param success: running average of the drafted tokens that the row's steps kept.
@@ -122,6 +118,7 @@ def note_circumstances(cells: NDArray[np.int16], success: Number, depth: int, ch
     :param chance: the node's own estimated chance.
     """
     cells[SUCCESS] = FIRST[SUCCESS] + _bin(SUCCESS_EDGES, success)
+    cells[ECHO] = echo_cell(0)
     cells[DEPTH] = FIRST[DEPTH] + min(depth, DEPTH_BINS - 1)
     if depth > 0:
         cells[PARENT] = FIRST[PARENT] + prob_bin(chance)

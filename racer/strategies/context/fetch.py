@@ -1,0 +1,33 @@
+"""A hint to the processor that a line of an array will be wanted soon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LINE = 64
+"""Bytes that come at once."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch(context: Any, array: Any, index: Any) -> Any:
+    """Let 128 bytes from ``array[index]`` on (1 or 2 dimensions, C order) come into the cache, without waiting."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, _ = signature.args
+        whole, zero = target.make_array(kind)(target, builder, arguments[0]), ir.Constant(ir.IntType(64), 0)
+        place = cgutils.get_item_pointer(target, builder, kind, whole, [arguments[1], zero][: kind.ndim])
+        first = builder.bitcast(place, ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        hint = builder.module.declare_intrinsic(
+            "llvm.prefetch", (first.type,), ir.FunctionType(ir.VoidType(), [first.type, number, number, number])
+        )
+        for offset in (0, LINE):
+            line = builder.gep(first, [ir.Constant(number, offset)])
+            builder.call(hint, [line, *(ir.Constant(number, part) for part in (0, 3, 1))])  # for reading; keep it; data
+        return target.get_dummy_value()
+
+    return types.void(array, types.int64), generate
