@@ -45,11 +45,11 @@ class Recording(racer.Racer):
         super().__init__()
         self.cells, self.right = cells, right
 
-    def _learn(self, request: Request, host: HostVerdict, row: int, position: int) -> None:
+    def _learn(self, request: Request, host: HostVerdict, row: int, place: int) -> None:
         entry, path = self._open[request.id], host.path[row, : host.length[row]]
-        if entry.drafted is not None:
-            desk, score = Desk.of(len(path), self._top_k), entry.drafted.score
-            text = list(request.tokens[: position + 1])
+        if entry.drafted:
+            desk, score = Desk.of(len(path), self._top_k), entry.growth.score
+            text = list(request.tokens[: place + 1])
             tokens = [*host.tokens[row, path].tolist(), int(host.next_token[row])]
             for depth, node in enumerate(path):
                 chance = score[node] / score[path[depth - 1]] if depth else 1.0
@@ -57,7 +57,7 @@ class Recording(racer.Racer):
                     text.append(tokens[depth])
                     follow(desk.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
                 self._note(entry.row, desk, text, depth, float(chance), tokens[depth + 1])
-        super()._learn(request, host, row, position)
+        super()._learn(request, host, row, place)
 
     def _note(self, row: Any, desk: Desk, text: list[int], depth: int, chance: float, then: int) -> None:
         context, found = context_of(text, len(text)), desk.evidence.candidates

@@ -14,11 +14,11 @@ from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.frontier import Frontier
 from racer.strategies.context.growth import Desk, Growth, grow
-from racer.strategies.context.hashing import context_of
 from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import observe
+from racer.strategies.context.learning import Lesson, learn
 from racer.strategies.context.memory import Memory, Row
+from racer.strategies.context.memory import read as remember_text
 from racer.strategies.context.start import fitted_odds
 from racer.strategies.context.voices import VOICES
 
@@ -38,15 +38,22 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
     ids = np.array([noise.permutation(VOCAB)[:K] for _ in text], np.int32)
     probs = -np.sort(-noise.dirichlet(np.full(K, 0.4), len(text)), axis=1).astype(np.float32)
     tokens = np.array(text, np.int64)
-    chain, ones = np.arange(-1, len(text) - 1), np.ones(len(text), np.float32)
-    observe(memory, row.hints, context_of(text, 1), tokens, chain, ones, ones > 0, ids, probs)
-    past.append(row.text, tokens.astype(np.int32), GRAM)
-    past.append(row.singles, tokens.astype(np.int32), 1)
+    chain = np.arange(-1, len(text) - 1)
+    first, rest = tokens[:1].astype(np.int32), tokens[1:].astype(np.int32)
+    nodes, unused = np.arange(len(text)), Growth.of(1)
+    learn(memory, row, first, unused, 0, tokens, chain, nodes, 0, ids.astype(np.int64), probs, Lesson.of(len(text), K))
+    remember_text(row, rest)
 
 
-def grown(memory: Memory, row: Row, text: list[int], budget: int, least: float) -> Growth:
-    growth, desk = Growth.of(budget), Desk.of(budget, K)
-    count = grow(memory, row, context_of(text, len(text)), VOCAB, least, growth, desk)
+def grown(memory: Memory, row: Row, budget: int, least: float) -> Growth:
+    """The tree below the end of the row's text."""
+    growth, desk = Growth.of(budget + 1), Desk.of(budget + 2, K)
+    integers, score = np.zeros((2, 3, budget), np.int64), np.zeros((3, budget), np.float32)
+    count = grow(memory, row, np.empty(0, np.int32), budget, VOCAB, least, growth, desk, integers, score, 1)
+    assert np.array_equal(integers[0, 1, 1:count], growth.tokens[1:count])
+    assert np.array_equal(integers[1, 1, 1:count], growth.parent[1:count])
+    assert np.array_equal(score[1, 1:count], growth.score[1:count])
+    assert not integers[:, ::2].any()
     return Growth(*(part[:count] for part in growth))
 
 
@@ -60,8 +67,8 @@ def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], 
     read(memory, a_row(), earlier, noise)
     past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
     read(memory, row, text, noise)
-    every = grown(memory, row, text, 14, 1e-5)  # all that may stand in a small tree, and more
-    tree = grown(memory, row, text, budget, 1e-5)
+    every = grown(memory, row, 14, 1e-5)  # all that may stand in a small tree, and more
+    tree = grown(memory, row, budget, 1e-5)
     best = max(
         sum(float(every.score[node]) for node in (0, *nodes))
         for nodes in combinations(range(1, len(every.tokens)), len(tree.tokens) - 1)
@@ -74,7 +81,7 @@ def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], 
 def test_trees_are_well_formed(text: list[int], seed: int, budget: int, least: float) -> None:
     memory, row = a_memory(slots=2), a_row()
     read(memory, row, text, np.random.default_rng(seed))
-    tree = grown(memory, row, text, budget, least)
+    tree = grown(memory, row, budget, least)
     assert tree.tokens[0] == text[-1]
     assert 1 <= len(tree.tokens) <= budget
     assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all()
@@ -107,7 +114,7 @@ def test_a_frontier_keeps_the_best(offers: list[list[int]], room: int) -> None:
 def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
     memory, row = a_memory(), a_row()
     read(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], np.random.default_rng(0))
-    tree = grown(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], 40, 1e-5)
+    tree = grown(memory, row, 40, 1e-5)
     path, node = [], 0
     for token in (4, 5, 1):
         node = next(i for i in range(len(tree.tokens)) if tree.parent[i] == node and tree.tokens[i] == token)

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from racer.strategies.context import odds as weighing
-from racer.strategies.context.hashing import context_of
+from racer.strategies.context.candidates import MOST, Candidates, add, clear, tell
 from racer.strategies.context.odds import BOUND, FINE, HIDDEN, RATE, SIZE, SUREST, Odds
 from racer.strategies.context.start import fitted_odds
 from racer.strategies.context.voices import ECHO, FIRST, VOICES, echo_cell
@@ -27,19 +27,27 @@ def some_cells(seed: int) -> np.ndarray:
 
 @given(seed=st.integers(0, 2**32), other=st.integers(0, 2**32))
 def test_an_estimate_is_that_of_the_network_and_of_the_last_table(seed: int, other: int) -> None:
-    odds, cells = fitted_odds(), some_cells(seed)
-    total, from_others = np.empty(SIZE, np.float32), np.empty((2, SIZE), np.float32)
+    odds, cells, candidates = fitted_odds(), some_cells(seed), Candidates.empty()
+    clear(candidates)
+    candidates.unnamed[:] = some_cells(other)
+    weighing.add_up(odds, candidates.unnamed, candidates.base)
+    add(candidates, 7, 1.0)
+    add(candidates, 8, 1.0)
+    for voice in range(VOICES):
+        tell(candidates, odds, 1, voice, cells[voice])
+        tell(candidates, odds, 1, voice, candidates.unnamed[voice])  # the first word counts
+    total, estimates = np.empty(SIZE, np.float32), np.empty(MOST, np.float32)
     weighing.add_up(odds, cells, total)
-    weighing.add_up(odds, some_cells(other), from_others[0])
-    weighing.add_up_from(odds, some_cells(other), from_others[0], cells, from_others[1])
-    assert from_others[1] == pytest.approx(total, abs=1e-4)
+    assert candidates.totals[:, 1] == pytest.approx(total, abs=1e-4)
+    assert candidates.totals[:, 0] == pytest.approx(candidates.base)
+    weighing.chances(odds, 2, candidates.totals, estimates)
     found = log_odds(odds, odds.vectors.astype(float), cells)
     bins = {min(max(int((found + shift + BOUND) * FINE / 18), 0), FINE - 1) for shift in (-1e-3, 0, 1e-3)}
     expected = [
         min((1 / (1 + np.exp(-np.clip(found, -9, 9))) + odds.final_hits[fine] / odds.final_seen[fine]) / 2, SUREST)
         for fine in bins
     ]
-    assert min(abs(weighing.chance(odds, total) - value) for value in expected) < 1e-3
+    assert min(abs(estimates[1] - value) for value in expected) < 1e-3
 
 
 @given(seed=st.integers(0, 2**32), right=st.booleans())
@@ -63,8 +71,5 @@ def test_it_learns_down_the_gradient_of_coding_cost(seed: int, right: bool) -> N
 
 
 def test_an_echo_is_told_by_powers_of_two() -> None:
-    text = list(range(100, 132))
-    cells = [echo_cell(context_of(text, 32), text[-ago]) - FIRST[ECHO] for ago in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)]
-    assert cells == [1, 2, 3, 3, 4, 4, 5, 5, 6, 6]
-    assert echo_cell(context_of(text, 32), 7) == FIRST[ECHO]
-    assert echo_cell(context_of([5, 6, 5], 3), 5) - FIRST[ECHO] == 1  # the latest one counts
+    cells = [echo_cell(ago) - FIRST[ECHO] for ago in (0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32)]
+    assert cells == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6]

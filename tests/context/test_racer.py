@@ -15,7 +15,6 @@ from racer.guard import PluginWarning
 from racer.request import StepView
 from racer.strategies.context import Racer
 from racer.strategies.context.growth import Growth
-from racer.strategies.context.hints import Hints
 from racer.strategies.context.learning import calibrate
 from racer.strategies.context.odds import SIZE
 from racer.strategies.context.start import fitted_odds, unknowing_odds
@@ -39,12 +38,13 @@ def test_any_start_and_any_voices_change_nothing() -> None:
 
 
 def memory_bytes(drafter: Racer) -> int:
-    return sum(array.nbytes for part in drafter.memory[:4] for array in part)
+    parts = [part._asdict() for part in drafter.memory[:4]]
+    return sum(array.nbytes for part in parts for name, array in part.items() if name != "reals")
 
 
 def test_memory_is_what_its_formula_says_and_stays_so() -> None:
     drafter = Racer(slots=64, history=128, top_k=8)
-    tables = 4 * 64 * (7 + 8 * 8) + (3 * 32 + 1) * (4 + 8 * 8) + 16 * 128
+    tables = (4 * 64 + 3 * 32 + 1) * (8 + 8 * 8) + 16 * 128
     before = memory_bytes(drafter)
     assert 0 <= before - tables - 16 < 2**16  # the odds
     decoder = Decoder(toy_model(50, 6.0), DecodeConfig(drafter=drafter, budget=16))
@@ -106,7 +106,7 @@ def test_a_cut_tree_teaches_what_the_whole_one_does() -> None:
     growth.tokens[:], growth.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
     growth.notes[:] = rng.integers(0, CELLS, growth.notes.shape)
     total = np.empty(SIZE, np.float32)
-    calibrate(whole, Hints.of(4), growth, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
-    calibrate(cut, Hints.of(4), growth, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
+    calibrate(whole, growth, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
+    calibrate(cut, growth, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
     assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
     assert not np.array_equal(whole.vectors, fitted_odds().vectors)

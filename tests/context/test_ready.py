@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 CODE = """
+from racer.strategies.context import compiled, history, learning
+compiled.direct = lambda function: function  # numba looks at all types, and would compile for other ones
 from racer import Racer
-from racer.strategies.context import history, learning
 from racer.strategies.context.growth import grow
 from racer.testing import check_drafter
 
 Racer()
-kernels = grow, learning.calibrate, learning._observe, history.append
+kernels = grow, learning.learn, history.append
 before = [kernel.signatures for kernel in kernels]
 check_drafter(Racer, max_examples=3)
-assert [kernel.signatures for kernel in kernels] == before and all(len(types) == 1 for types in before), before
+assert [kernel.signatures for kernel in kernels] == before and all(len(types) == 1 for types in before[:2]), before
 """
 
 

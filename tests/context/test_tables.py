@@ -31,6 +31,10 @@ def as_dict(ids: np.ndarray, probs: np.ndarray) -> dict[int, float]:
     return named
 
 
+def line(table: Cues | Blends, slot: int) -> tuple[np.ndarray, np.ndarray]:
+    return table.words[slot, :K], table.reals[slot, K:]
+
+
 class TablesAgainstDictionaries(RuleBasedStateMachine):
     """What a table finds is what was last put under this very context, or nothing."""
 
@@ -48,7 +52,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
         context, (ids, probs) = context_of(text, len(text)), as_arrays(prediction)
         for n in range(1, min(len(text), LONGEST) + 1):
             key, was = tuple(text[-n:]), cues.find(self.cues, context, n)
-            again = was >= 0 and next(iter(as_dict(self.cues.ids[was], self.cues.probs[was]))) == ids[0]
+            again = was >= 0 and next(iter(as_dict(*line(self.cues, was)))) == ids[0]
             self.agreed[key] = min(self.agreed[key] % 4 + 1, 3) if again else 0
             self.agreed[key] += 4 * accepted
             self.latest[key], self.asker[key] = prediction, asker
@@ -57,7 +61,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             if len(text) < TO[kind] or (kind == 0 and not accepted):
                 continue
             slot = blends.find(self.blends, context, kind)
-            old = as_dict(self.blends.ids[slot], self.blends.probs[slot]) if slot >= 0 else {}
+            old = as_dict(*line(self.blends, slot)) if slot >= 0 else {}
             share = float(blends.KEPT[kind]) if slot >= 0 else 0.0
             mixed = {token: share * prob for token, prob in old.items()}
             for token, prob in prediction.items():
@@ -77,7 +81,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             slot = cues.find(self.cues, context, n)
             assert slot >= 0 or n > len(text) or not must_hit
             if slot >= 0:
-                assert as_dict(self.cues.ids[slot], self.cues.probs[slot]) == self.latest[tuple(text[-n:])]
+                assert as_dict(*line(self.cues, slot)) == self.latest[tuple(text[-n:])]
                 agreed, asker = self.agreed[tuple(text[-n:])], self.asker[tuple(text[-n:])]
                 assert [cues.trust(self.cues, slot, i) for i in range(3)] == [
                     agreed + 8 * (i == asker) for i in range(3)
@@ -86,7 +90,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             slot = blends.find(self.blends, context, kind)
             if slot >= 0:
                 expected = self.averaged[kind, tuple(context[FROM[kind] : TO[kind]])]
-                kept = as_dict(self.blends.ids[slot], self.blends.probs[slot])
+                kept = as_dict(*line(self.blends, slot))
                 best = sorted(expected.values(), reverse=True)[:K]
                 assert list(kept.values()) == pytest.approx(best, rel=1e-5)
                 assert {token: expected[token] for token in kept} == pytest.approx(kept, rel=1e-5)

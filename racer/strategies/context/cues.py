@@ -8,9 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
-from racer.strategies.context.table import HEAD, NOTE, TAG, Ids, Probs, Reals, Words, empty_table, middle, slot_if
+from racer.strategies.context.table import (
+    NOTE,
+    TAG,
+    Heads,
+    Ids,
+    Probs,
+    Reals,
+    Words,
+    empty_table,
+    expect_slot,
+    middle,
+    slot_if,
+)
 
 LONGEST = 4
 """Tokens of the longest context that has cues of its own."""
@@ -27,9 +38,11 @@ class Cues(NamedTuple):
     """A hashed table of fixed size, a region for each context length, so that long contexts, of which there are many,
     cannot push out short ones. A newer context takes the slot of an older one; a tag tells them apart."""
 
+    heads: Heads
+    """``[LONGEST * slots, 2]``; noted is ``KEPT_TRUSTS`` times the number of the request in which the model was asked,
+    plus how far the first token may be trusted."""
     words: Words
-    """``[LONGEST * slots, 2 + 2 k]``; noted is ``KEPT_TRUSTS`` times the number of the request in which the model was
-    asked, plus how far the first token may be trusted."""
+    """``[LONGEST * slots, 2 k]``"""
     reals: Reals
     asked: NDArray[np.int64]
     """``[1]`` requests so far."""
@@ -55,11 +68,11 @@ def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: boo
             break
         found = hash_of(context, 0, n)
         slot = _place(cues, n, found)
-        line, kept_ids, kept_probs = cues.words[slot], cues.words[slot, HEAD:split], cues.reals[slot, split:]
-        again = line[TAG] == tag_of(found) and kept_ids[0] == ids[0]
-        agreed: Number = min((line[NOTE] & 3) + 1, 3) if again else 0
-        line[TAG] = tag_of(found)
-        line[NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
+        head, kept_ids, kept_probs = cues.heads[slot], cues.words[slot, :split], cues.reals[slot, split:]
+        again = head[TAG] == tag_of(found) and kept_ids[0] == ids[0]
+        agreed: Number = min((head[NOTE] & 3) + 1, 3) if again else 0
+        head[TAG] = tag_of(found)
+        head[NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
         for j in range(len(kept_ids)):
             kept_ids[j] = ids[j] if j < len(ids) else NO_TOKEN
             kept_probs[j] = probs[j] if j < len(ids) else 0
@@ -71,18 +84,18 @@ def find(cues: Cues, context: Context, n: int) -> Number:
     if context[n - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, 0, n)
-    return slot_if(cues.words, _place(cues, n, found), tag_of(found))
+    return slot_if(cues.heads, _place(cues, n, found), tag_of(found))
 
 
 @compiled
 def expect(cues: Cues, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
     for n in range(1, LONGEST + 1):
-        fetch(cues.words, _place(cues, n, hash_of(context, 0, n)))
+        expect_slot(cues.heads, cues.words, _place(cues, n, hash_of(context, 0, n)))
 
 
 @compiled
 def trust(cues: Cues, slot: int, asker: int) -> Number:
     """0 to ``TRUSTS - 1``, for a request of number ``asker``."""
-    note = cues.words[slot, NOTE]
+    note = cues.heads[slot, NOTE]
     return note % KEPT_TRUSTS + KEPT_TRUSTS * (note // KEPT_TRUSTS == asker)

@@ -63,9 +63,9 @@ class Racer(Drafter):
     acceptance probability, which is its ``score``.
 
     Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
-    (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
+    (55 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
 
-    :param top_k: next tokens kept of each scored position, up to 16; 15 of them fill a slot of 128 bytes.
+    :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
     :param history: tokens of ended texts that are kept, a power of two from 16.
     :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
@@ -78,7 +78,7 @@ class Racer(Drafter):
     def __init__(
         self,
         *,
-        top_k: int = 15,
+        top_k: int = 16,
         slots: int = 2**16,
         history: int = 2**19,
         odds: Odds | None = None,

@@ -19,7 +19,7 @@ from racer.strategies.context.matches import MOST as MOST_MATCHES
 from racer.strategies.context.matches import Matches
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds, add_up
-from racer.strategies.context.table import HEAD, Ids, Probs, middle
+from racer.strategies.context.table import Ids, Probs, middle
 from racer.strategies.context.voices import (
     ALIGNED,
     BLENDED,
@@ -163,12 +163,12 @@ def _hear_cues(evidence: Evidence, memory: Memory, context: Context, asker: int)
         slot = slots[voice]
         if slot >= 0:
             cell = FIRST[voice] + cues.trust(memory.cues, slot, asker) * SAID
-            mass = _say(evidence, voice, cell, memory.cues.words[slot, HEAD:split], memory.cues.reals[slot, split:])
+            mass = _say(evidence, voice, cell, memory.cues.words[slot, :split], memory.cues.reals[slot, split:])
             unnamed[voice] = cell + nameless_bin(mass)
     for voice in range(BLENDED, BLENDED + BLENDS):
         slot, cell = slots[voice], FIRST[voice]
         if slot >= 0:
-            mass = _say(evidence, voice, cell, memory.blends.words[slot, HEAD:split], memory.blends.reals[slot, split:])
+            mass = _say(evidence, voice, cell, memory.blends.words[slot, :split], memory.blends.reals[slot, split:])
             unnamed[voice] = cell + nameless_bin(mass)
 
 

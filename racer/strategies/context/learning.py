@@ -32,7 +32,7 @@ class Lesson(NamedTuple):
     score: Probs
     """``[N]`` 1 where nobody knows what the drafter thought."""
     ids: Ids
-    """``[N, k]``"""
+    """``[N, k]`` of the best next tokens."""
     total: Floats
     """``[SIZE]`` of vectors."""
 
@@ -72,7 +72,7 @@ def learn(
     :param tokens, parent: ``[N]`` the scored tree; parents stand before their children.
     :param path: its accepted nodes, the root first.
     :param next_token: what came after them.
-    :param top_ids, top_probs: ``[N, k]`` best next tokens of every node; those of a node that starts with -1 are
+    :param top_ids, top_probs: ``[N, any]`` best next tokens of every node; those of a node that starts with -1 are
         unknown.
     :param lesson: of N nodes or more; overwritten.
     """
@@ -137,16 +137,17 @@ def _remember_all(
     parent: Nodes,
     length: int,
     top_ids: NDArray[np.int64],
-    probs: Probs,
+    top_probs: Probs,
     lesson: Lesson,
 ) -> None:
     """Remember what the model thought at every node, rejected ones too, accepted ones (``length`` of them) last."""
-    contexts, depth, accepted, _, ids, _ = lesson
-    nodes, hints = len(tokens), row.hints
+    contexts, depth, accepted, nodes, hints = lesson.contexts, lesson.depth, lesson.accepted, len(tokens), row.hints
+    named = min(lesson.ids.shape[1], top_ids.shape[1])  # a small vocabulary has fewer, other drafters may want more
+    ids, probs = lesson.ids[:, :named], top_probs[:, :named]
     last_context(row, contexts[0])
     depth[0] = 0
     for node in range(nodes):
-        for j in range(ids.shape[1]):
+        for j in range(named):
             ids[node, j] = top_ids[node, j]
     for node in range(1, nodes):
         contexts[node, 0] = tokens[node]

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from racer.errors import StateError
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.memory import Memory
-from racer.strategies.context.table import HEAD, Words, middle
+from racer.strategies.context.table import Heads, Words, middle
 
 FORMAT = "racer-state"
 VERSION = "2"
@@ -98,7 +98,7 @@ def _digest(arrays: Arrays) -> str:
 
 def _sane(found: Arrays) -> bool:
     """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
-    tables = all(_sane_table(found[name]) for name in ("cues.words", "blends.words"))
+    tables = all(_sane_table(found[f"{name}.heads"], found[f"{name}.words"]) for name in ("cues", "blends"))
     ids = bool((found["past.tokens"] >= NO_TOKEN).all())
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
@@ -108,6 +108,6 @@ def _sane(found: Arrays) -> bool:
     return tables and ids and length and links and asked and numbers and counted
 
 
-def _sane_table(words: Words) -> bool:
-    ids, probs = words[:, HEAD : middle(words)], words[:, middle(words) :].view(np.float32)
-    return bool((words[:, :HEAD] >= 0).all() and (ids >= NO_TOKEN).all() and np.isfinite(probs).all())
+def _sane_table(heads: Heads, words: Words) -> bool:
+    ids, probs = words[:, : middle(words)], words[:, middle(words) :].view(np.float32)
+    return bool((heads >= 0).all() and (ids >= NO_TOKEN).all() and np.isfinite(probs).all())
