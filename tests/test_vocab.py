@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -74,6 +75,23 @@ def test_pieces_are_searched_as_the_whole_is(
         softmax = (scores.float() / temperature).softmax(-1).gather(1, ids)
         torch.testing.assert_close(vocab.probabilities(scores, values, temperature), softmax)
     assert torch.equal(scores, before)
+
+
+def test_buffers_serve_in_and_out_of_inference_mode() -> None:
+    def look(rows: int, dtype: torch.dtype) -> None:
+        logits = torch.randn(rows, 1000).to(dtype)
+        values, ids = vocab.top(logits, 3)
+        expected = logits.float().softmax(-1).gather(1, ids)
+        torch.testing.assert_close(vocab.probabilities(logits, values), expected)
+
+    def alone() -> None:  # a new thread has no buffers yet
+        with torch.inference_mode():
+            look(2, torch.bfloat16)
+        look(3, torch.bfloat16)
+        look(2, torch.float64)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(alone).result()
 
 
 def test_no_second_copy_of_the_logits_is_made() -> None:
