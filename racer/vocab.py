@@ -56,7 +56,7 @@ def _top(blocks: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(scores: Tensor) -> Iterator[Tensor]:
-    """``scores [M, V]`` as ``[m, V / BLOCK, BLOCK]``, a few rows at a time; a piece lasts until the next one.
+    """``scores [M, V]`` as ``[m, V / BLOCK, BLOCK]``, a few rows at a time; a piece lasts until the thread's next one.
 
     At least float32 (its maxima are vectorised, those of bf16 are not), and filled up with -inf.
     """

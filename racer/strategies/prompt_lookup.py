@@ -11,7 +11,8 @@ from racer.strategies.base import Drafter
 
 
 class PromptLookup(Drafter):
-    """One chain: the continuation of the latest earlier occurrence of the longest matching n-gram of this request.
+    """One chain: the continuation of the latest earlier occurrence of the longest matching n-gram of this request,
+    repeated where it reaches the end of the text.
 
     :param max_ngram: longest suffix to look for, in tokens.
     :param max_tokens: longest chain.
@@ -33,5 +34,6 @@ class PromptLookup(Drafter):
             starts = np.flatnonzero((windows == tokens[-size:]).all(axis=1))
             if starts.size:
                 follow = int(starts[-1]) + size
-                tree.add_chain(tokens[follow : follow + self.max_tokens].tolist())
+                # where the text ends before the chain does, it is taken to repeat itself
+                tree.add_chain(np.resize(tokens[follow:], self.max_tokens).tolist())
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,3 +121,16 @@ def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
         node = next(i for i in range(len(tree.tokens)) if tree.parent[i] == node and tree.tokens[i] == token)
         path.append(node)
     assert any(tree.parent[i] in path and i not in path for i in range(len(tree.tokens)))
+
+
+@pytest.mark.parametrize("path", [[], [0, 2], [0, 2000], [-1]])
+def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
+    """Machine code would write to wherever it points."""
+    memory, row = a_memory(), a_row()
+    tokens, parent = np.array([1, 2]), np.array([-1, 0])
+    ids, probs = np.array([[3, 4], [4, 5]]), np.full((2, 2), 0.5, np.float32)
+    new, unused, lesson = np.array([1], np.int32), Growth.of(1), Lesson.of(2, K)
+    assert not learn(memory, row, new, unused, 0, tokens, parent, np.array(path, np.int64), 0, ids, probs, lesson)
+    assert not memory.cues.heads.any()
+    assert learn(memory, row, new[:0], unused, 0, tokens, parent, np.array([0]), 0, ids, probs, lesson)
+    assert memory.cues.heads.any()

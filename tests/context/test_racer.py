@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from racer.request import StepView
 from racer.strategies.context import Racer
 from racer.strategies.context.growth import Growth
 from racer.strategies.context.learning import calibrate
-from racer.strategies.context.odds import SIZE
+from racer.strategies.context.odds import SIZE, Odds
 from racer.strategies.context.start import fitted_odds, unknowing_odds
 from racer.strategies.context.voices import CELLS
 from racer.testing import check_drafter, decode, decode_plainly, toy_model
@@ -35,6 +38,11 @@ def test_collisions_change_nothing() -> None:
 
 def test_any_start_and_any_voices_change_nothing() -> None:
     check_drafter(lambda: Racer(**TINY, odds=unknowing_odds(), silent=range(0, 13, 2), top_k=3), max_examples=15)
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 16])
+def test_any_number_of_next_tokens_changes_nothing(top_k: int) -> None:
+    check_drafter(lambda: Racer(**TINY, top_k=top_k), max_examples=15)
 
 
 def memory_bytes(drafter: Racer) -> int:
@@ -92,6 +100,28 @@ def test_a_plugin_may_change_the_tree(plugin: object) -> None:
         warnings.simplefilter("error", PluginWarning)
         got, _ = decode(decoder, prompts, 30)
     assert got == decode_plainly(model, prompts, 30)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda drafter: pickle.loads(pickle.dumps(drafter))])
+def test_a_copy_goes_its_own_way(copied: Callable[[Racer], Racer]) -> None:
+    model, drafter = toy_model(20, 6.0), Racer(slots=8, history=32)
+    decode(Decoder(model, DecodeConfig(drafter=drafter, budget=12)), [[1, 2, 3]], 30)
+    twin = copied(drafter)
+    assert np.shares_memory(twin.memory.cues.words, twin.memory.cues.reals)
+    assert not np.shares_memory(twin.memory.cues.words, drafter.memory.cues.words)
+    lengths = []
+    for each in (drafter, twin):
+        _, stats = decode(Decoder(model, DecodeConfig(drafter=each, budget=12)), [[1, 2, 3]], 30)
+        lengths.append(stats.accept_lengths)
+    assert lengths[0] == lengths[1]
+    assert np.array_equal(twin.memory.blends.reals, drafter.memory.blends.reals, equal_nan=True)
+
+
+def test_odds_are_copied_whatever_their_order() -> None:
+    strange = {name: np.asfortranarray(part) for name, part in fitted_odds()._asdict().items()}
+    drafter = Racer(**TINY, odds=Odds(**strange))
+    assert all(part.flags.c_contiguous for part in drafter.memory.odds)
+    assert not np.shares_memory(drafter.memory.odds.vectors, strange["vectors"])
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"history": 8}, {"history": 100}, {"top_k": 0}])

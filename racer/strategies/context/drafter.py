@@ -24,7 +24,7 @@ from racer.strategies.context.history import GRAM, History
 from racer.strategies.context.learning import Lesson
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds
-from racer.strategies.context.ready import make_ready
+from racer.strategies.context.ready import Machine, make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
 
@@ -48,8 +48,9 @@ class _Open:
 
     def unread(self, request: Request, end: int) -> NDArray[np.int32]:
         """The tokens before ``end`` that are to be read; they count as read."""
-        new, self.read = request.tokens[self.read : end], max(self.read, end)
-        return np.array(new, np.int32)
+        new = np.array(request.tokens[self.read : end], np.int32)
+        self.read = max(self.read, end)
+        return new
 
 
 class Racer(Drafter):
@@ -71,6 +72,7 @@ class Racer(Drafter):
     :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
     :param silent: voices that are not listened to (:mod:`racer.strategies.context.voices`), for ablations.
     :raises ConfigError: a size is out of range.
+    :raises ValueError: ``odds`` of other shapes.
     """
 
     name = "racer"
@@ -89,7 +91,7 @@ class Racer(Drafter):
                 raise ConfigError(f"{name} must be a power of two from {least}, not {size}")
         if not 1 <= top_k <= 16:
             raise ConfigError(f"top_k must be from 1 to 16, not {top_k}")
-        self._machine = make_ready()
+        make_ready()
         heard = np.ones(voices.VOICES, np.bool_)
         heard[list(silent)] = False
         self.needs = Needs(top_k=top_k, probs=True, prompt=True)
@@ -97,13 +99,26 @@ class Racer(Drafter):
             Cues.of(slots, top_k),
             Blends.of(slots // 2, top_k),
             History.of(history),
-            fitted_odds() if odds is None else odds,
+            fitted_odds() if odds is None else Odds.of(**odds._asdict()),
             heard,
         )
         self._top_k = top_k
         self._open: dict[int, _Open] = {}
         self._desk = Desk.of(1, top_k)
         self._lesson = Lesson.of(1, top_k)
+
+    @property
+    def _machine(self) -> Machine:
+        return make_ready()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: a table's ``reals`` are its ``words`` again."""
+        cues, blends = state["memory"].cues, state["memory"].blends
+        state["memory"] = state["memory"]._replace(
+            cues=cues._replace(reals=cues.words.view(np.float32)),
+            blends=blends._replace(reals=blends.words.view(np.float32)),
+        )
+        self.__dict__.update(state)
 
     def opened(self, request: Request) -> None:
         text = History.of(min(len(request.prompt) + min(request.limit, OWN_TOKENS), OWN_TOKENS))
@@ -122,7 +137,7 @@ class Racer(Drafter):
             integers, score = integers[:, :, :width], score[:, :width]
         tokens, parent, source = [torch.from_numpy(part) for part in integers]
         return DraftTree(
-            tokens, parent, torch.from_numpy(np.array(counts)), torch.from_numpy(score), source, (self.name,)
+            tokens, parent, torch.from_numpy(np.array(counts, np.int64)), torch.from_numpy(score), source, (self.name,)
         )
 
     def _grow(self, request: Request, budget: int, vocab_size: int, *out: Any) -> int:
@@ -130,10 +145,10 @@ class Racer(Drafter):
         entry = self._open[request.id]
         if budget > len(entry.growth.tokens):
             entry.growth = Growth.of(budget)
-        if budget > len(self._desk.depth):
-            self._desk = Desk.of(budget, self._top_k)
-        new = entry.unread(request, len(request.tokens))
-        memory, growth, desk = self.memory, entry.growth, self._desk
+        desk = self._desk
+        if budget > len(desk.depth):
+            desk = self._desk = Desk.of(budget, self._top_k)  # another thread may put a smaller one there
+        new, memory, growth = entry.unread(request, len(request.tokens)), self.memory, entry.growth
         entry.drafted = self._machine.grow(memory, entry.row, new, budget, vocab_size, LEAST, growth, desk, *out)
         return entry.drafted
 
@@ -148,8 +163,9 @@ class Racer(Drafter):
         """Learn from one row, whose root stands at ``place``."""
         entry, nodes = self._open[request.id], int(host.count[row])
         assert host.top_probs is not None
-        if nodes > len(self._lesson.depth):
-            self._lesson = Lesson.of(nodes, self._top_k)
+        lesson = self._lesson
+        if nodes > len(lesson.depth):
+            lesson = self._lesson = Lesson.of(nodes, self._top_k)
         new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
         tokens, parent, path, ids, probs = (  # machine code takes these types, and no others
             np.ascontiguousarray(host.tokens[row, :nodes], np.int64),
@@ -158,10 +174,12 @@ class Racer(Drafter):
             np.ascontiguousarray(host.top_ids[row, :nodes], np.int64),
             np.ascontiguousarray(host.top_probs[row, :nodes], np.float32),
         )
-        following, growth = int(host.next_token[row]), entry.growth
-        self._machine.learn(
-            self.memory, entry.row, new, growth, drafted, tokens, parent, path, following, ids, probs, self._lesson
+        following, memory, growth = int(host.next_token[row]), self.memory, entry.growth
+        learned = self._machine.learn(
+            memory, entry.row, new, growth, drafted, tokens, parent, path, following, ids, probs, lesson
         )
+        if not learned:
+            raise ValueError(f"accepted are the columns {path.tolist()}, of a tree of {nodes} nodes")
 
     def save(self, path: str | Path, fingerprint: str) -> None:
         """Write what was learned to a file; see :func:`racer.strategies.context.state.save`."""

@@ -139,9 +139,9 @@ def collect(
 @compiled
 def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs) -> Number:
     """Note one statement: it is copied, so that all can be treated alike. The probability of all that it names."""
-    at, named, mass = evidence.spoken[0], 0, np.float32(0)
+    at, named, mass, most = evidence.spoken[0], 0, np.float32(0), min(len(ids), evidence.ids.shape[1])
     evidence.voice[at], evidence.cell[at] = voice, cell
-    while named < len(ids) and ids[named] != NO_TOKEN and probs[named] > FAINT:
+    while named < most and ids[named] != NO_TOKEN and probs[named] > FAINT:
         evidence.ids[at, named] = ids[named]
         evidence.probs[at, named] = probs[named]
         mass += probs[named]

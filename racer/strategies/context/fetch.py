@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -12,9 +13,8 @@ LINE = 64
 """Bytes that come at once."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def fetch(context: Any, array: Any, index: Any) -> Any:
-    """Let 128 bytes from ``array[index]`` on (1 or 2 dimensions, C order) come into the cache, without waiting."""
+def _fetch(context: Any, array: Any, index: Any) -> Any:
+    """What numba makes of ``fetch(array, index)``."""
 
     def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind, _ = signature.args
@@ -31,3 +31,12 @@ def fetch(context: Any, array: Any, index: Any) -> Any:
         return target.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+def _nothing(array: Any, index: Any) -> None:
+    """Without machine code there is nobody to give a hint to."""
+
+
+fetch = _nothing if numba.config.DISABLE_JIT else intrinsic(_fetch)
+"""``fetch(array, index)``: let 128 bytes from ``array[index]`` on (1 or 2 dimensions, C order) come into the cache,
+without waiting for them."""

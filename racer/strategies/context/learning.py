@@ -63,7 +63,7 @@ def learn(
     top_ids: NDArray[np.int64],
     top_probs: Probs,
     lesson: Lesson,
-) -> None:
+) -> bool:
     """Count right and wrong guesses, and remember what the model thought at every node of a scored tree.
 
     :param new: what the row's text has not got yet; the text ends with the root.
@@ -75,9 +75,15 @@ def learn(
     :param top_ids, top_probs: ``[N, any]`` best next tokens of every node; those of a node that starts with -1 are
         unknown.
     :param lesson: of N nodes or more; overwritten.
+    :return: whether ``path`` is one of this tree; else nothing is learned.
     """
     read(row, new)
     nodes, known = len(tokens), _is_head(growth, drafted, tokens, parent)
+    sound = len(path) > 0
+    for node in path:
+        sound = sound and 0 <= node < nodes
+    if not sound:
+        return False
     for node in range(nodes):
         lesson.accepted[node] = False
         lesson.score[node] = growth.score[node] if known else np.float32(1)
@@ -88,6 +94,7 @@ def learn(
         last: Number = path[len(path) - 1]
         calibrate(memory.odds, growth, drafted, lesson.accepted[:nodes], last, next_token, lesson.total)
     _remember_all(memory, row, tokens, parent, len(path), top_ids, top_probs, lesson)
+    return True
 
 
 @compiled

@@ -30,6 +30,7 @@ FINE = 24
 """Bins of the last correction, over log-odds of -9 to 9."""
 BOUND = np.float32(9)
 LANES = 16
+"""Candidates that are weighed at once; there is room for a multiple of it."""
 
 Floats = NDArray[np.float32]
 
@@ -59,7 +60,7 @@ class Odds(NamedTuple):
         shapes = {name: part.shape for name, part in parts.items()}
         if shapes != SHAPES:
             raise ValueError(f"odds of shapes {shapes}, expected {SHAPES}")
-        return cls(**{name: np.array(part, np.float32) for name, part in parts.items()})
+        return cls(**{name: np.array(part, np.float32, order="C") for name, part in parts.items()})
 
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -100,7 +101,8 @@ def _log_odds(odds: Odds, total: Floats) -> Number:
 
 @compiled
 def _fine(found: Number) -> Number:
-    return min(max(int((found + BOUND) * np.float32(FINE / 18)), 0), FINE - 1)
+    within = min(max(found, -BOUND), BOUND)
+    return min(max(int((within + BOUND) * np.float32(FINE / 18)), 0), FINE - 1)
 
 
 @compiled

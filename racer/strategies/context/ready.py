@@ -28,7 +28,7 @@ class Machine(NamedTuple):
 
     grow: Callable[..., int]
     """:func:`racer.strategies.context.growth.grow`"""
-    learn: Callable[..., None]
+    learn: Callable[..., bool]
     """:func:`racer.strategies.context.learning.learn`"""
 
 
@@ -45,9 +45,11 @@ def make_ready() -> Machine:
     memory = Memory(Cues.of(2, 1), Blends.of(2, 1), History.of(16), fitted_odds(), heard)
     row, growth, said = Row(History.of(16), History.of(16), Hints.of(1)), Growth.of(2), np.zeros(2, np.int32)
     integers, score = np.zeros((3, 1, 2), np.int64), np.zeros((1, 2), np.float32)
-    drafted = grow(memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), integers, score, 0)
+    growing = memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), integers, score, 0
+    drafted = grow(*growing)
     tokens, parent, path = (np.zeros(1, np.int64) for _ in range(3))
     ids, probs = np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32)
-    learn(memory, row, said, growth, drafted, tokens, parent, path, 0, ids, probs, Lesson.of(1, 1))
+    learning = memory, row, said, growth, drafted, tokens, parent, path, 0, ids, probs, Lesson.of(1, 1)
+    learn(*learning)
     history.append(memory.past, said, GRAM)
-    return Machine(direct(grow), direct(learn))
+    return Machine(direct(grow, *growing), direct(learn, *learning))
