@@ -1,0 +1,119 @@
+"""Mean accepted tokens of drafters, and of ``racer`` without each of its parts, in real decoding.
+
+    python benchmarks/acceptance.py                                  # the ablation, on the built-in questions
+    python benchmarks/acceptance.py --questions spec_bench/question.jsonl --cold --drafter racer-paper --drafter racer
+
+What is accepted does not depend on how busy the machine is, so no plain decoding is measured beside it; for speed there
+is ``racer bench``. All turns, each after the drafter's own answers; state is kept from prompt to prompt, or not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import racer
+from racer import models
+from racer.bench.questions import Question, draw, load_questions
+from racer.bench.settings import Settings
+from racer.loaded import LoadedModel
+from racer.strategies.context.blends import BLENDS
+from racer.strategies.context.cues import LONGEST
+from racer.strategies.context.start import unknowing_odds
+from racer.strategies.context.voices import ALIGNED, BLENDED, LATEST, MATCH, NEAR
+
+CUES = range(LATEST, LATEST + LONGEST)
+AVERAGES = range(BLENDED, BLENDED + BLENDS)
+PARTS: dict[str, Callable[[], racer.Racer]] = {
+    "racer": racer.Racer,
+    "no cues": lambda: racer.Racer(silent=CUES),
+    "cues of the last token only": lambda: racer.Racer(silent=CUES[1:]),
+    "no averages": lambda: racer.Racer(silent=AVERAGES),
+    "no matches": lambda: racer.Racer(silent=[MATCH]),
+    "no hints of the latest steps": lambda: racer.Racer(silent=[NEAR, ALIGNED]),
+    "matches only": lambda: racer.Racer(silent=[*CUES, *AVERAGES, NEAR, ALIGNED]),
+    "odds not fitted": lambda: racer.Racer(odds=unknowing_odds()),
+}
+"""How ``racer`` is made without a part, by what is missing."""
+
+
+def measure(
+    loaded: LoadedModel, drafter: str, questions: Sequence[Question], budget: int, settings: Settings
+) -> dict[str, list[int]]:
+    """New tokens of every step, by group."""
+
+    def decoder() -> racer.Decoder:
+        made: Any = PARTS[drafter]() if drafter in PARTS else drafter
+        return racer.Decoder(loaded.model, racer.DecodeConfig(drafter=made, budget=budget))
+
+    kept, lengths = decoder(), defaultdict(list)
+    for number, question in enumerate(questions):
+        talk: list[dict[str, str]] = []
+        for turn in question.turns:
+            talk.append({"role": "user", "content": turn})
+            inputs = loaded.encode(talk)
+            torch.manual_seed(number)  # the same noise for all drafters
+            output = (decoder() if settings.cold else kept).generate(
+                **inputs,
+                **settings.arguments(),
+                max_new_tokens=settings.max_new_tokens,
+                pad_token_id=loaded.pad_token_id,
+                return_dict_in_generate=True,
+            )
+            lengths[question.group] += output.racer_stats.accept_lengths[0]
+            answer = output.sequences[0, inputs["input_ids"].shape[1] :]
+            talk.append({"role": "assistant", "content": loaded.tokenizer.decode(answer, skip_special_tokens=True)})
+    return dict(lengths)
+
+
+@click.command(help=__doc__)
+@click.option("--questions", multiple=True, default=("builtin",), show_default=True)
+@click.option("--limit", default=2, show_default=True, help="Questions of each group.")
+@click.option("--seed", default=0, show_default=True, help="Which ones.")
+@click.option("--drafter", "drafters", multiple=True, default=tuple(PARTS), help="By name.  [default: the ablation]")
+@click.option("--budget", default=64, show_default=True, help="Nodes.")
+@click.option("--max-new-tokens", "new", default=128, show_default=True)
+@click.option("--temperature", default=0.0, show_default=True)
+@click.option("--top-p", default=1.0, show_default=True)
+@click.option("--cold", is_flag=True, help="Fresh state for every prompt.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def main(
+    questions: tuple[str, ...],
+    limit: int,
+    seed: int,
+    drafters: tuple[str, ...],
+    budget: int,
+    new: int,
+    temperature: float,
+    top_p: float,
+    cold: bool,
+    output: Path | None,
+) -> None:
+    settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
+    loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
+    for name in track(drafters, "drafters", console=Console(stderr=True)):
+        lengths = measure(loaded, name, chosen, budget, settings)
+        every = [length for part in lengths.values() for length in part]
+        groups = {group: sum(part) / len(part) for group, part in lengths.items()}
+        figures[name] = {"mean accepted tokens": sum(every) / len(every), "steps": len(every), "by group": groups}
+    table = Table("drafter", "mean accepted tokens", "of the first", box=None, header_style="bold")
+    first = figures[drafters[0]]["mean accepted tokens"]
+    for name, part in figures.items():
+        table.add_row(name, f"{part['mean accepted tokens']:.3f}", f"{part['mean accepted tokens'] / first:.3f}x")
+    Console(highlight=False).print(table)
+    if output:
+        report = {"questions": len(chosen), "budget": budget, "cold": cold, "drafters": figures}
+        output.write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
