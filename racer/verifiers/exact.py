@@ -49,9 +49,6 @@ class ExactVerifier(Verifier):
         positions = view.position[:, None] + tree.depth + 1
         seeds = view.seeds[:, None].expand(-1, width).flatten()
         targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
-        if width == 1:  # plain decoding: there is nothing to look for
-            alone = torch.zeros_like(tree.tokens)
-            return Verdict(path=alone, length=torch.ones_like(tree.count), next_token=targets[:, 0])
         hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
         path, length = longest_path(tree, hit)
         next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
