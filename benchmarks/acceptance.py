@@ -9,6 +9,7 @@ is ``racer bench``. All turns, each after the drafter's own answers; state is ke
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import racer
 from racer import models
+from racer.bench.ours import Racer as Answering
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
 from racer.loaded import LoadedModel
@@ -51,27 +52,21 @@ def measure(
 ) -> dict[str, list[int]]:
     """New tokens of every step, by group."""
 
-    def decoder() -> racer.Decoder:
-        made: Any = PARTS[drafter]() if drafter in PARTS else drafter
-        return racer.Decoder(loaded.model, racer.DecodeConfig(drafter=made, budget=budget))
+    made: Any = PARTS[drafter]() if drafter in PARTS else drafter
 
-    kept, lengths = decoder(), defaultdict(list)
+    def answering() -> Answering:
+        return Answering(loaded, settings.arguments(), racer.DecodeConfig(drafter=copy.deepcopy(made), budget=budget))
+
+    kept, lengths = answering(), defaultdict(list)
     for number, question in enumerate(questions):
         talk: list[dict[str, str]] = []
         for turn in question.turns:
             talk.append({"role": "user", "content": turn})
-            inputs = loaded.encode(talk)
-            torch.manual_seed(number)  # the same noise for all drafters
-            output = (decoder() if settings.cold else kept).generate(
-                **inputs,
-                **settings.arguments(),
-                max_new_tokens=settings.max_new_tokens,
-                pad_token_id=loaded.pad_token_id,
-                return_dict_in_generate=True,
-            )
-            lengths[question.group] += output.racer_stats.accept_lengths[0]
-            answer = output.sequences[0, inputs["input_ids"].shape[1] :]
-            talk.append({"role": "assistant", "content": loaded.tokenizer.decode(answer, skip_special_tokens=True)})
+            who = answering() if settings.cold else kept
+            measured = who.answer(loaded.encode(talk), settings.max_new_tokens, seed=number)
+            lengths[question.group] += measured.accept_lengths[0]
+            answer = loaded.tokenizer.decode(measured.tokens[0], skip_special_tokens=True)
+            talk.append({"role": "assistant", "content": answer})
     return dict(lengths)
 
 

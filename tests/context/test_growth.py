@@ -13,9 +13,10 @@ from racer.strategies.context import frontier as front
 from racer.strategies.context import history as past
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues
+from racer.strategies.context.evidence import STATEMENTS, Evidence, _say
 from racer.strategies.context.frontier import Frontier
 from racer.strategies.context.growth import Desk, Growth, grow
-from racer.strategies.context.hints import Hints
+from racer.strategies.context.hints import EXPECTED, Hints
 from racer.strategies.context.history import GRAM, History
 from racer.strategies.context.learning import Lesson, learn
 from racer.strategies.context.memory import Memory, Row
@@ -121,6 +122,19 @@ def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
         node = next(i for i in range(len(tree.tokens)) if tree.parent[i] == node and tree.tokens[i] == token)
         path.append(node)
     assert any(tree.parent[i] in path and i not in path for i in range(len(tree.tokens)))
+
+
+@pytest.mark.parametrize("k", [1, 4, EXPECTED])
+def test_a_statement_keeps_to_its_row(k: int) -> None:
+    """The hints expect 8 tokens, whatever ``top_k`` is; machine code would write them behind the last row."""
+    ids, probs = np.full((STATEMENTS + 8, k), 77, np.int32), np.full((STATEMENTS + 8, k), 0.5, np.float32)
+    evidence = Evidence.of(k)._replace(ids=ids[:STATEMENTS], probs=probs[:STATEMENTS])
+    evidence.spoken[0] = STATEMENTS - 1
+    mass = _say(evidence, 0, 0, np.arange(EXPECTED, dtype=np.int32), np.full(EXPECTED, 0.1, np.float32))
+    assert (evidence.named[-1], mass) == (k, pytest.approx(0.1 * k))
+    assert ids[STATEMENTS - 1].tolist() == list(range(k))
+    assert (ids[STATEMENTS:] == 77).all()
+    assert (probs[STATEMENTS:] == 0.5).all()
 
 
 @pytest.mark.parametrize("path", [[], [0, 2], [0, 2000], [-1]])

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from racer.strategies.context import odds as weighing
 from racer.strategies.context.candidates import MOST, Candidates, add, clear, tell
+from racer.strategies.context.evidence import _describe_echoes
+from racer.strategies.context.hashing import context_of
 from racer.strategies.context.odds import BOUND, FINE, HIDDEN, RATE, SIZE, SUREST, Odds
 from racer.strategies.context.start import fitted_odds
-from racer.strategies.context.voices import ECHO, FIRST, VOICES, echo_cell
+from racer.strategies.context.voices import ECHO, FIRST, VOICES, echo_cell, note_circumstances
 
 
 def log_odds(odds: Odds, vectors: np.ndarray, cells: np.ndarray) -> float:
@@ -73,3 +75,14 @@ def test_it_learns_down_the_gradient_of_coding_cost(seed: int, right: bool) -> N
 def test_an_echo_is_told_by_powers_of_two() -> None:
     cells = [echo_cell(ago) - FIRST[ECHO] for ago in (0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32)]
     assert cells == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+def test_an_echo_is_that_of_the_latest_time() -> None:
+    text, candidates, odds = list(range(100, 132)), Candidates.empty(), fitted_odds()
+    for said, token, ago in ((text, 131, 1), (text, 100, 32), ([99, *text], 99, 0), (text, 7, 0), ([5, 6, 5], 5, 1)):
+        clear(candidates)
+        note_circumstances(candidates.unnamed, 0.0, 0, 1.0)
+        weighing.add_up(odds, candidates.unnamed, candidates.base)
+        add(candidates, token, 1.0)
+        _describe_echoes(candidates, odds, context_of(said, len(said)))
+        assert candidates.cells[0, ECHO] == echo_cell(ago)

@@ -107,7 +107,8 @@ def test_a_crash_while_saving_leaves_the_old_file(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("cues.heads", -1), ("cues.words", -7), ("past.older", -1), ("odds.final_seen", 0)]
+    ("name", "value"),
+    [("cues.heads", -1), ("cues.words", -7), ("past.older", -1), ("past.latest", -2), ("odds.final_seen", 0)],
 )
 def test_crafted_values_are_refused(
     taught: Racer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int

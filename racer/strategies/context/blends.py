@@ -6,20 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from racer.strategies.context import table
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
-from racer.strategies.context.table import (
-    TAG,
-    Heads,
-    Ids,
-    Probs,
-    Reals,
-    Words,
-    empty_table,
-    expect_slot,
-    middle,
-    slot_if,
-)
+from racer.strategies.context.table import Heads, Ids, Probs, Reals, Words
 
 FROM = np.array([0, 0, 0, 1])
 """A blend's key is ``context[FROM:TO]``: nothing at all, the last token, the last two, the last two but one."""
@@ -41,7 +31,7 @@ class Blends(NamedTuple):
     @classmethod
     def of(cls, slots: int, k: int) -> Blends:
         """An empty one of ``slots`` (a power of two) a kind, in ``8 + 8 k`` bytes a slot; one kind takes one slot."""
-        return cls(*empty_table((BLENDS - 1) * slots + 1, k))
+        return cls(*table.empty((BLENDS - 1) * slots + 1, k))
 
 
 @compiled
@@ -56,20 +46,20 @@ def find(blends: Blends, context: Context, kind: int) -> Number:
     if kind > 0 and context[TO[kind] - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, FROM[kind], TO[kind])
-    return slot_if(blends.heads, _place(blends, kind, found), tag_of(found))
+    return table.slot_if(blends.heads, _place(blends, kind, found), tag_of(found))
 
 
 @compiled
 def expect(blends: Blends, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
     for kind in range(1, BLENDS):
-        expect_slot(blends.heads, blends.words, _place(blends, kind, hash_of(context, FROM[kind], TO[kind])))
+        table.expect(blends.heads, blends.words, _place(blends, kind, hash_of(context, FROM[kind], TO[kind])))
 
 
 @compiled
 def stir_in(blends: Blends, context: Context, ids: Ids, probs: Probs, accepted: bool) -> None:
     """Average the best next tokens after ``context`` into its blends; rejected guesses tell nothing of the text."""
-    split = middle(blends.words)
+    split = table.middle(blends.words)
     for kind in range(BLENDS):
         if kind == 0 and not accepted:
             continue
@@ -79,8 +69,8 @@ def stir_in(blends: Blends, context: Context, ids: Ids, probs: Probs, accepted: 
         slot = _place(blends, kind, found)
         kept_ids, kept_probs = blends.words[slot, :split], blends.reals[slot, split:]
         weight = KEPT[kind]
-        if blends.heads[slot, TAG] != tag_of(found):
-            blends.heads[slot, TAG] = tag_of(found)
+        if blends.heads[slot, table.TAG] != tag_of(found):
+            blends.heads[slot, table.TAG] = tag_of(found)
             kept_ids[:], kept_probs[:] = NO_TOKEN, 0
             weight = np.float32(0)
         average(kept_ids, kept_probs, weight, ids, probs)

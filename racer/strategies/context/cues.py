@@ -7,21 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.strategies.context import table
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
-from racer.strategies.context.table import (
-    NOTE,
-    TAG,
-    Heads,
-    Ids,
-    Probs,
-    Reals,
-    Words,
-    empty_table,
-    expect_slot,
-    middle,
-    slot_if,
-)
+from racer.strategies.context.table import Heads, Ids, Probs, Reals, Words
 
 LONGEST = 4
 """Tokens of the longest context that has cues of its own."""
@@ -50,7 +39,7 @@ class Cues(NamedTuple):
     @classmethod
     def of(cls, slots: int, k: int) -> Cues:
         """An empty one of ``slots`` (a power of two) a context length, in ``8 + 8 k`` bytes a slot."""
-        return cls(*empty_table(LONGEST * slots, k), np.zeros(1, np.int64))
+        return cls(*table.empty(LONGEST * slots, k), np.zeros(1, np.int64))
 
 
 @compiled
@@ -62,17 +51,17 @@ def _place(cues: Cues, n: int, found: np.uint64) -> Number:
 @compiled
 def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: bool, asker: int) -> None:
     """Keep the best next tokens after the last 1, 2, ... tokens of ``context``."""
-    split = middle(cues.words)
+    split = table.middle(cues.words)
     for n in range(1, LONGEST + 1):
         if context[n - 1] == NO_TOKEN:
             break
         found = hash_of(context, 0, n)
         slot = _place(cues, n, found)
         head, kept_ids, kept_probs = cues.heads[slot], cues.words[slot, :split], cues.reals[slot, split:]
-        again = head[TAG] == tag_of(found) and kept_ids[0] == ids[0]
-        agreed: Number = min((head[NOTE] & 3) + 1, 3) if again else 0
-        head[TAG] = tag_of(found)
-        head[NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
+        again = head[table.TAG] == tag_of(found) and kept_ids[0] == ids[0]
+        agreed: Number = min((head[table.NOTE] & 3) + 1, 3) if again else 0
+        head[table.TAG] = tag_of(found)
+        head[table.NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
         for j in range(len(kept_ids)):
             kept_ids[j] = ids[j] if j < len(ids) else NO_TOKEN
             kept_probs[j] = probs[j] if j < len(ids) else 0
@@ -84,18 +73,18 @@ def find(cues: Cues, context: Context, n: int) -> Number:
     if context[n - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, 0, n)
-    return slot_if(cues.heads, _place(cues, n, found), tag_of(found))
+    return table.slot_if(cues.heads, _place(cues, n, found), tag_of(found))
 
 
 @compiled
 def expect(cues: Cues, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
     for n in range(1, LONGEST + 1):
-        expect_slot(cues.heads, cues.words, _place(cues, n, hash_of(context, 0, n)))
+        table.expect(cues.heads, cues.words, _place(cues, n, hash_of(context, 0, n)))
 
 
 @compiled
 def trust(cues: Cues, slot: int, asker: int) -> Number:
     """0 to ``TRUSTS - 1``, for a request of number ``asker``."""
-    note = cues.heads[slot, NOTE]
+    note = cues.heads[slot, table.NOTE]
     return note % KEPT_TRUSTS + KEPT_TRUSTS * (note // KEPT_TRUSTS == asker)

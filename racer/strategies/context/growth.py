@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.strategies.context import history
 from racer.strategies.context.candidates import MOST
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.evidence import Evidence, collect
 from racer.strategies.context.frontier import Frontier, bar, clear, offer, take
-from racer.strategies.context.hashing import WIDTH
+from racer.strategies.context.hashing import WIDTH, lengthen
+from racer.strategies.context.history import GRAM
 from racer.strategies.context.matches import Matches, follow, look_up
 from racer.strategies.context.memory import Memory, Row, expect, last_context, read
 from racer.strategies.context.odds import SUREST, Floats, chances
@@ -98,11 +100,11 @@ def grow(
     :param least: no node is scored below it.
     :param growth: receives the tree; of ``budget`` nodes or more, as is ``desk``.
     :param desk: what lies on it is overwritten.
-    :param integers, score: ``[2 or more, B, N]`` and ``[B, N]`` row ``at`` receives the tree's tokens, parents and
-        scores once more.
+    :param integers: ``[2 or more, B, N]``, whose row ``at`` receives the tree's tokens and parents as well, ...
+    :param score: ``[B, N]`` ... and its scores: the batch that goes out, while ``growth`` waits for the verdict.
     :return: the tree's nodes.
     """
-    contexts, depth, own, matches, frontier, evidence = desk[:6]
+    contexts, depth, own, matches, frontier, evidence, _, _ = desk
     read(row, new)
     last_context(row, contexts[0])
     clear(frontier)
@@ -124,9 +126,7 @@ def grow(
         growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
         for i in range(VOICES):
             growth.notes[node, i] = frontier.notes[place, i]
-        contexts[node, 0] = token
-        for i in range(1, WIDTH):
-            contexts[node, i] = contexts[parent, i - 1]
+        lengthen(contexts[node], contexts[parent], token)
         depth[node], matches.found[node] = depth[parent] + 1, 0
         own[node] = growth.score[node] / growth.score[parent]
         follow(matches, parent, node, token, row.text, memory.past)
@@ -141,8 +141,6 @@ def grow(
 def _weigh(memory: Memory, desk: Desk, room: int, least: Number, node: int, score: Number) -> None:
     """Estimate every candidate, and offer it to the frontier."""
     frontier, candidates, found = desk.frontier, desk.evidence.candidates, desk.found
-    for i in range(1, LONGEST):
-        desk.child[i] = desk.contexts[node, i - 1]
     chances(memory.odds, candidates.used[0], candidates.totals, found)
     for i in range(candidates.used[0]):
         estimate = score * min(found[i], candidates.most[i])
@@ -150,5 +148,6 @@ def _weigh(memory: Memory, desk: Desk, room: int, least: Number, node: int, scor
             place = offer(frontier, room, estimate, node, candidates.tokens[i])
             for voice in range(VOICES):
                 frontier.notes[place, voice] = candidates.cells[i, voice]
-            desk.child[0] = candidates.tokens[i]
+            lengthen(desk.child, desk.contexts[node], candidates.tokens[i])
             expect(memory, desk.child)
+            history.expect(memory.past, desk.child, GRAM)

@@ -26,6 +26,14 @@ def context_of(tokens: Sequence[int], end: int) -> Context:
 
 
 @compiled
+def lengthen(longer: Context, context: Context, token: Number) -> None:
+    """Fill ``longer`` with ``context`` and one more token."""
+    longer[0] = token
+    for i in range(1, len(longer)):
+        longer[i] = context[i - 1]
+
+
+@compiled
 def _mix(x: np.uint64) -> np.uint64:
     """A 64-bit finaliser: bijective, full avalanche (after MurmurHash3's)."""
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)

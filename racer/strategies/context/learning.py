@@ -11,7 +11,7 @@ from racer.strategies.context.blends import stir_in
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST, remember
 from racer.strategies.context.growth import Growth
-from racer.strategies.context.hashing import NO_TOKEN
+from racer.strategies.context.hashing import NO_TOKEN, lengthen
 from racer.strategies.context.hints import RECENT, note_recent, note_rejected, note_success
 from racer.strategies.context.memory import Memory, Row, expect, last_context, read
 from racer.strategies.context.odds import SIZE, Floats, Odds, count
@@ -157,9 +157,7 @@ def _remember_all(
         for j in range(named):
             ids[node, j] = top_ids[node, j]
     for node in range(1, nodes):
-        contexts[node, 0] = tokens[node]
-        for i in range(1, LONGEST):
-            contexts[node, i] = contexts[parent[node], i - 1]
+        lengthen(contexts[node], contexts[parent[node]], tokens[node])
         depth[node] = depth[parent[node]] + 1
     for node in range(nodes):
         expect(memory, contexts[node])

@@ -40,13 +40,12 @@ class Row(NamedTuple):
 
 @compiled
 def expect(memory: Memory, context: Context) -> None:
-    """All will be asked about ``context`` soon: so they need not be waited for then.
+    """The tables will be asked about ``context`` soon: so they need not be waited for then.
 
-    A forward pass leaves nothing of these tables in the caches; in between, that costs a third of drafting.
+    A forward pass leaves nothing of them in the processor's caches.
     """
     cues.expect(memory.cues, context)
     blends.expect(memory.blends, context)
-    history.expect(memory.past, context, GRAM)
 
 
 @compiled

@@ -99,7 +99,7 @@ def _digest(arrays: Arrays) -> str:
 def _sane(found: Arrays) -> bool:
     """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
     tables = all(_sane_table(found[f"{name}.heads"], found[f"{name}.words"]) for name in ("cues", "blends"))
-    ids = bool((found["past.tokens"] >= NO_TOKEN).all())
+    ids = all((found[name] >= NO_TOKEN).all() for name in ("past.tokens", "past.latest"))
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
     asked = bool(found["cues.asked"][0] >= 0)

@@ -26,7 +26,7 @@ TAG = 0
 NOTE = 1
 
 
-def empty_table(slots: int, k: int) -> tuple[Heads, Words, Reals]:
+def empty(slots: int, k: int) -> tuple[Heads, Words, Reals]:
     """An empty one, in ``8 + 8 k`` bytes a slot; a page of memory is taken when it is first written to."""
     size, spare = slots * 2 * k, LINE // 4
     memory = np.zeros(size + spare, np.int32)
@@ -49,7 +49,7 @@ def slot_if(heads: Heads, slot: Number, tag: Number) -> Number:
 
 
 @compiled
-def expect_slot(heads: Heads, words: Words, slot: Number) -> None:
+def expect(heads: Heads, words: Words, slot: Number) -> None:
     """The slot will be looked at soon."""
     fetch(heads, slot)
     fetch(words, slot)

@@ -1,0 +1,39 @@
+"""The smaller benchmark scripts run, on the embedded model, and their figures are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+
+
+def figures(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(SCRIPTS / name), *arguments, "--output", str(folder / "figures.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("cold", [(), ("--cold",)])
+def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ...]) -> None:
+    (tmp_path / "prompt.txt").write_text("Count to ten, twice.", encoding="utf-8")
+    drafters = "--drafter", "none", "--drafter", "no matches"
+    sizes = "--max-new-tokens", "12", "--budget", "8"
+    report = figures("acceptance.py", tmp_path, "--questions", str(tmp_path / "prompt.txt"), *drafters, *sizes, *cold)
+    assert report["drafters"]["none"]["mean accepted tokens"] == 1
+    assert report["drafters"]["none"]["steps"] == 11  # the prefill gives the first token
+    assert 1 <= report["drafters"]["no matches"]["mean accepted tokens"] <= 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_call(tmp_path: Path) -> None:
+    report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")
+    assert report["MiB"]["none"]["peak"] > report["MiB"]["none"]["before"] > 200
