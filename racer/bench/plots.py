@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from racer.bench.markup import number, percent, plain
+from racer.bench.markup import DASH, number, percent, plain
 from racer.bench.reading import PLAIN, STEP_PHASES, Run, filled
 from racer.bench.svg import INK, MUTED, PAPER, WIDTH, render, style
 from racer.bench.verdict import SPEEDUP
@@ -107,24 +107,32 @@ def _axes(figure: Figure, width: float, height: float) -> Axes:
     return figure.add_axes((0, 0, 1, 1))
 
 
-def _legend(axes: Axes, columns: int = 4) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, handlelength=1.4)
+def _name(text: Any) -> str:
+    return plain(text, LABEL) or DASH
+
+
+def _legend(axes: Axes, shown: Sequence[tuple[str, Any]], columns: int = 4) -> None:
+    """Names are given here and not as an artist's label: matplotlib hides a label that starts with an underscore."""
+    names, artists = zip(*shown, strict=True)
+    axes.legend(
+        artists, names, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, handlelength=1.4
+    )
 
 
 def _paint_speedups(run: Run, figure: Figure) -> None:
     gains, look, columns = _gains(run), colours(run), run.columns
     axes = _axes(figure, min(WIDTH, max(4.5, 0.17 * (len(gains) + 1) * len(columns))), 3)
-    width = 0.84 / len(gains)
+    width, shown = 0.84 / len(gains), []
     for nth, (method, bars) in enumerate(gains.items()):
         offset = (nth - (len(gains) - 1) / 2) * width
         places = [place + offset for place, _, _ in bars]
         heights = [value for _, value, _ in bars]
-        axes.bar(places, heights, width * 0.9, color=look[method], label=plain(method, LABEL))
+        shown.append((_name(method), axes.bar(places, heights, width * 0.9, color=look[method])))
         whiskers = [(at, *ends) for at, (_, _, ends) in zip(places, bars, strict=True) if ends]
         for at, low, high in whiskers:
             axes.vlines(at, low, high, color=INK, linewidth=0.9)
     axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    names = ["all" if group is None else plain(group, LABEL) for group in columns]
+    names = ["all" if group is None else _name(group) for group in columns]
     upright = 5.2 * max(map(len, names)) <= 72 * figure.get_figwidth() / len(names)  # points of a character
     turn: dict[str, Any] = {} if upright else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), names, **turn)
@@ -133,17 +141,17 @@ def _paint_speedups(run: Run, figure: Figure) -> None:
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("speed against plain decoding")
-    _legend(axes)
+    _legend(axes, shown)
 
 
 def _lines(run: Run, axes: Axes, points: dict[str, Points]) -> None:
-    look = colours(run)
+    look, shown = colours(run), []
     for method, marker in zip(run.methods, cycle(MARKERS), strict=False):
         if method in points:
             x, y = zip(*points[method], strict=True)
-            label = plain(method, LABEL)
-            axes.plot(x, y, color=look[method], marker=marker, label=label, markeredgecolor=PAPER, markeredgewidth=0.5)
-    _legend(axes)
+            (line,) = axes.plot(x, y, color=look[method], marker=marker, markeredgecolor=PAPER, markeredgewidth=0.5)
+            shown.append((_name(method), line))
+    _legend(axes, shown)
 
 
 def _paint_depths(run: Run, figure: Figure) -> None:
@@ -162,20 +170,20 @@ def _paint_splits(run: Run, figure: Figure) -> None:
     splits = _splits(run)
     axes = _axes(figure, WIDTH, 0.5 + 0.32 * len(splits))
     rows = range(len(splits))
-    left = [0.0] * len(splits)
+    left, shown = [0.0] * len(splits), []
     for phase, colour in zip(STEP_PHASES, PHASE_COLOURS, strict=True):
         spent = [split.get(phase, 0.0) for split in splits.values()]
-        axes.barh(rows, spent, 0.68, left=left, color=colour, label=phase)
+        shown.append((phase, axes.barh(rows, spent, 0.68, left=left, color=colour)))
         left = [a + b for a, b in zip(left, spent, strict=True)]
     for row, whole in enumerate(left):
         axes.annotate(f"{number(whole)} ms", (whole, row), (5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(rows, [plain(method, LABEL) for method in splits])
+    axes.set_yticks(rows, [_name(method) for method in splits])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(left) or 1)
     axes.set_xlabel("milliseconds of a step")
-    _legend(axes, 6)
+    _legend(axes, shown, 6)
 
 
 def _paint_costs(run: Run, figure: Figure) -> None:
@@ -214,7 +222,7 @@ def _paint_reliabilities(run: Run, figure: Figure) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.tick_params(labelleft=column == 0)
-        axes.set_title(plain(method, LABEL), loc="left", fontweight="bold")
+        axes.set_title(_name(method), loc="left", fontweight="bold")
         axes.set_xlabel("predicted")
         axes.set_ylabel("accepted" if column == 0 else "")
         axes.legend(loc="upper left", fontsize=7.5, handletextpad=0.2)

@@ -159,6 +159,13 @@ def test_plots_know_dark_pages_and_keep_text() -> None:
     assert ">$a$</text>" in picture
 
 
+@pytest.mark.parametrize("name", [" ", "_fast", "none"])
+def test_a_plot_names_every_method(name: str) -> None:
+    run = Run(example(methods=(name,)))
+    for plot in set(plots.available(run)) - {"time"}:
+        assert f">{name.strip() or DASH}</text>" in plots.draw(run, plot)
+
+
 @settings(max_examples=6, deadline=None)
 @given(runs)
 def test_any_results_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, results: dict[str, Any]) -> None:
