@@ -25,10 +25,6 @@ from racer.stats import DecodeStats, Stopwatch
 from racer.traits import examine
 from racer.tree import DraftTree
 
-UNSEEN = 4
-"""Larger pieces of a prompt where only the last logits are made: a prompt of 2,000 tokens in pieces of 512 cost 1 to
-6 % more than in one, as transformers scores it."""
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Task:
@@ -185,13 +181,12 @@ class Decoder:
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
         task, needs = run.task, self.lineup.needs
-        shown = needs.prompt and needs.top_k > 0
+        shown = needs.prompt if needs.top_k else 0
         prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
-        first = follow = prompts[:, -1]
+        first = prompts[:, -1]
         with run.watch.phase("prefill"):
-            spare = not shown and self.core.plan.takes_logits_to_keep  # else all logits are made
-            chunk = max(1, self.config.prefill_chunk * (UNSEEN if spare else 1) // len(prompts))
-            for piece in self.core.prefill(prompts, run.cache, chunk, all_logits=shown):
+            chunk = max(1, self.config.prefill_chunk // len(prompts))
+            for piece in self.core.prefill(prompts, run.cache, chunk, keep=max(shown, 1)):
                 end = piece.start + piece.tokens.shape[1]
                 if end < prompts.shape[1]:
                     follow = prompts[:, end]

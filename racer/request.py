@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import attrs
 import numpy as np
@@ -144,16 +145,24 @@ class StepView:
         return max((request.remaining for request in self.requests if not request.done), default=0)
 
 
+def _whole_number(_: Any, field: attrs.Attribute[int], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{field.name} must be a whole number of positions (Needs.ALL for all), not {value!r}")
+
+
 @attrs.frozen
 class Needs:
     """What a drafter wants to see of each scored node. The core computes the union over all drafters once."""
+
+    ALL: ClassVar[int] = sys.maxsize
 
     top_k: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     """Ids of the k best next tokens of every node."""
     probs: bool = False
     """Also their probabilities (costs a log-sum-exp over the vocabulary)."""
-    prompt: bool = False
-    """For the prompt's positions too."""
+    prompt: int = attrs.field(default=0, validator=[_whole_number, attrs.validators.ge(0)])
+    """For so many of the prompt's last positions too, ``Needs.ALL`` for all. Each costs about what a node of a tree
+    costs in the model's head: a fifth of a small model's arithmetic."""
     host: bool = True
     """Observes numpy arrays (they travel in the step's one copy); False: reads the device tensors."""
 
@@ -161,7 +170,7 @@ class Needs:
         return Needs(
             top_k=max(self.top_k, other.top_k),
             probs=self.probs or other.probs,
-            prompt=self.prompt or other.prompt,
+            prompt=max(self.prompt, other.prompt),
             host=self.host or other.host,
         )
 

@@ -133,7 +133,7 @@ def _tree_error(core: Core, vocab_size: int) -> float:
     parent = torch.tensor([[-1, 0, 0, 1, 1, 2, 4]], device=device)  # 0 -> (1 -> (3, 4 -> 6), 2 -> 5)
     tree = DraftTree(tokens, parent, torch.tensor([7], device=device))
     cache = core.open([0], 64)
-    list(core.prefill(prompt, cache, chunk=3, all_logits=True))
+    list(core.prefill(prompt, cache, chunk=3, keep=prompt.shape[1]))
     first = core.forward(tree, cache, 10**6)[0]
     cache.commit(torch.tensor([[0, 1, 4, 6]], device=device), [4])
     committed = torch.cat([prompt, tokens[:, [0, 1, 4, 6]]], dim=1)

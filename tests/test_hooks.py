@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Needs, Request, StepView, Verdict, hookimpl, hookspecs
 from racer.request import StepStats
@@ -43,7 +45,7 @@ def test_all_hooks_are_there() -> None:
 class Diary:
     """Observes everything."""
 
-    needs = Needs(top_k=2, probs=True, prompt=True)
+    needs = Needs(top_k=2, probs=True, prompt=Needs.ALL)
 
     def __init__(self) -> None:
         self.opened: list[Request] = []
@@ -103,6 +105,43 @@ def test_opened_step_and_closed_tell_the_whole_story() -> None:
         assert view.root.tolist() == [
             request.tokens[int(at)] for request, at in zip(view.requests, view.position, strict=True)
         ]
+
+
+@settings(max_examples=60)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=40), min_size=1, max_size=3),
+    shown=st.integers(0, 45),
+    chunk=st.integers(1, 30),
+)
+def test_as_much_of_the_prompt_is_shown_as_somebody_needs(prompts: list[list[int]], shown: int, chunk: int) -> None:
+    def pieces(needs: Needs, chunk: int) -> list[tuple[int, int, list[int]]]:
+        """Row, token and best next tokens of every position that was shown."""
+        diary = Diary()
+        diary.needs = needs
+        decode(Decoder(MODEL, DecodeConfig(drafter="none", plugins=(diary,), prefill_chunk=chunk)), prompts, 2)
+        found = []
+        for _, tree, verdict, bill in diary.steps:
+            if not bill.nodes:
+                assert tree.tokens.numel() <= max(chunk, len(prompts)), "what is held at once"
+                for row in range(len(prompts)):
+                    for column in range(int(tree.count[row])):
+                        ids = verdict.host.top_ids[row, column].tolist()
+                        found.append((row, int(tree.tokens[row, column]), ids))
+        return found
+
+    everything = pieces(Needs(top_k=3, prompt=Needs.ALL), 10**4)
+    wanted = []
+    for row, prompt in enumerate(prompts):
+        held = [entry for entry in everything if entry[0] == row]
+        assert [token for _, token, _ in held] == prompt
+        wanted += held[max(len(held) - shown, 0) :]
+    assert sorted(pieces(Needs(top_k=3, prompt=shown), chunk), key=lambda entry: entry[0]) == wanted
+
+
+@pytest.mark.parametrize("prompt", [True, 1.5, "all"])
+def test_the_need_of_a_prompt_is_a_number_of_positions(prompt: Any) -> None:
+    with pytest.raises(TypeError, match="whole number of positions"):
+        Needs(prompt=prompt)
 
 
 def test_budget_can_be_answered_by_a_plugin() -> None:

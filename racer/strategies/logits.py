@@ -34,7 +34,7 @@ class Logits(Drafter):
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, not {top_k}")
         self.top_k = top_k
-        self.needs = Needs(top_k=top_k, prompt=True)
+        self.needs = Needs(top_k=top_k, prompt=Needs.ALL)
         self.table: NDArray[np.int32] = np.empty((0, top_k), dtype=np.int32)
         """``[V, top_k]``; rows of tokens that were never scored hold -1."""
 

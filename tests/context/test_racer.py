@@ -124,7 +124,9 @@ def test_odds_are_copied_whatever_their_order() -> None:
     assert not np.shares_memory(drafter.memory.odds.vectors, strange["vectors"])
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"history": 8}, {"history": 100}, {"top_k": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"slots": 3}, {"slots": 0}, {"history": 8}, {"history": 100}, {"top_k": 0}, {"prompt": -1}]
+)
 def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Racer(**wrong)

@@ -69,6 +69,8 @@ class Racer(Drafter):
     :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
     :param history: tokens of ended texts that are kept, a power of two from 16.
+    :param prompt: of so many of a prompt's last positions cues are kept. Of older ones they are worth 1 to 2 % of
+        accepted tokens, less than scoring them takes on a CPU; as text, all of the prompt is searched.
     :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
     :param silent: voices that are not listened to (:mod:`racer.strategies.context.voices`), for ablations.
     :raises ConfigError: a size is out of range.
@@ -83,6 +85,7 @@ class Racer(Drafter):
         top_k: int = 16,
         slots: int = 2**16,
         history: int = 2**19,
+        prompt: int = 64,
         odds: Odds | None = None,
         silent: Iterable[int] = (),
     ) -> None:
@@ -91,10 +94,12 @@ class Racer(Drafter):
                 raise ConfigError(f"{name} must be a power of two from {least}, not {size}")
         if not 1 <= top_k <= 16:
             raise ConfigError(f"top_k must be from 1 to 16, not {top_k}")
+        if prompt < 0:
+            raise ConfigError(f"prompt must be a number of positions from 0, not {prompt}")
         make_ready()
         heard = np.ones(voices.VOICES, np.bool_)
         heard[list(silent)] = False
-        self.needs = Needs(top_k=top_k, probs=True, prompt=True)
+        self.needs = Needs(top_k=top_k, probs=True, prompt=prompt)
         self.memory = Memory(
             Cues.of(slots, top_k),
             Blends.of(slots // 2, top_k),
