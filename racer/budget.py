@@ -12,8 +12,6 @@ from racer.tree import DraftTree
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""
-SURVEY = (64, 1, 16, 4, 32, 8, 48)
-"""Sizes of the first steps with a model, twice over, so that the cost curve is known where it bends."""
 
 
 class Budget:
@@ -87,11 +85,11 @@ class ByScore(Budget):
         before = self._gains if self._average is None else self._average
         self._average = self._decay * before + (1 - self._decay) * self._gains
         honesty = min(self._kept / self._promised, 2.0)
-        costs = np.array([view.step_cost(size) for size in SIZES])
+        costs = view.step_cost.hopeful(SIZES)
         of_latest, of_this = (
             SIZES[int(np.argmax((1 + gains * honesty) / costs))] for gains in (self._average, self._gains)
         )
-        self._resting = self._rest if of_latest == of_this == 1 else 0
+        self._resting = self._rest if of_latest == of_this == 1 and np.isfinite(costs[1]) else 0
         return tree.head(of_latest)
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
@@ -124,7 +122,7 @@ class ByRecord(Budget):
         """Milliseconds saved up for trying larger trees."""
 
     def nodes(self, view: StepView) -> int:
-        return self._choose(np.array([view.step_cost(round(used)) for used in self._used]))
+        return self._choose(view.step_cost.hopeful(np.round(self._used).astype(int).tolist()))
 
     def _choose(self, costs: NDArray[np.float64]) -> int:
         best = int(np.argmax(np.maximum.accumulate(self._accepted) / costs))
@@ -154,8 +152,8 @@ class ByRecord(Budget):
 class Auto(Budget):
     """Spends what pays, by the tree's scores (:class:`ByScore`) or else by the record (:class:`ByRecord`).
 
-    The first steps with a model are given the sizes of a survey, filled up with padding where the drafter gives less:
-    they decode as others do, and tell what steps cost.
+    What steps cost is learned from the steps themselves. Sizes that were not taken yet are tried where they might pay
+    (:meth:`racer.costs.CostCurve.hopeful`), from a plain step upwards.
     """
 
     def __init__(self) -> None:
@@ -169,20 +167,17 @@ class Auto(Budget):
         return self._by_score if self._scored else self._by_record
 
     def nodes(self, view: StepView) -> int:
-        self._asked = self._surveyed(view) or self._judge.nodes(view)
+        self._asked = self._judge.nodes(view)
         return self._asked
-
-    def _surveyed(self, view: StepView) -> int | None:
-        """The size that the survey still wants; None when it is done."""
-        rounds = [view.step_cost.samples(size) for size in SURVEY]
-        return SURVEY[rounds.index(min(rounds))] if min(rounds) < 2 else None
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
         # on an accelerator, reading scores would synchronise
-        self._scored = tree.score is not None and tree.score.device.type == "cpu"
-        fitted = self._judge.fit(view, tree)
-        size = self._surveyed(view)
-        return fitted if size is None else tree.padded(size)
+        scored = tree.score is not None and tree.score.device.type == "cpu"
+        if self._scored and not scored:
+            self._scored, self._asked = scored, 0  # nobody learns from a tree that the other judge has asked for
+            return tree.head(self._judge.nodes(view))
+        self._scored = scored
+        return self._judge.fit(view, tree)
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         # if somebody else said how many nodes, the tree's size tells nothing about the drafter

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+MEASURED = 2
+"""Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
+REACH = 4
+"""So many times the nodes of the largest measured size are not guessed at."""
 
 
 class CostCurve:
@@ -46,6 +53,25 @@ class CostCurve:
     def __call__(self, nodes: int) -> float:
         """Interpolated cost; 1.0 before anything was measured."""
         return float(np.interp(nodes, *self._drawn())) if self._samples else 1.0
+
+    def hopeful(self, sizes: Sequence[int]) -> NDArray[np.float64]:
+        """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
+
+        Measured sizes cost what the curve says. Others may rise from the next smaller one half as steeply as a straight
+        line says, so that whoever takes the size that seems best tries what might pay, and nothing else: where nodes
+        are dear, in a large batch say, no step is wasted on large trees. A plain step is measured first.
+        """
+        wanted = np.asarray(sizes)
+        known = np.array([size for size in sorted(self._samples) if self.samples(size) >= MEASURED])
+        if not len(known) or known[0] > 1:
+            return np.where(wanted == 1, 1.0, np.inf)
+        costs = np.interp(known, *self._drawn())
+        slope = (costs[-1] - costs[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
+        beyond = costs[-1] + slope * (wanted - known[-1])
+        line = np.maximum(np.interp(wanted, *self._drawn()), np.where(wanted > known[-1], beyond, 0))
+        below = costs[np.searchsorted(known, wanted, "right") - 1]
+        least = np.where(np.isin(wanted, known), line, (below + line) / 2)
+        return np.where(wanted > REACH * known[-1], np.inf, least)
 
     def _drawn(self) -> tuple[list[int], list[float]]:
         if self._line is None:

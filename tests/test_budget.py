@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
-from racer.budget import SIZES, SURVEY, Auto, Fixed
-from racer.costs import CostCurve, curve_of
+from racer.budget import SIZES, Auto, Fixed
+from racer.costs import REACH, CostCurve, curve_of
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
 
@@ -62,13 +62,20 @@ def a_curve(slope: float) -> CostCurve:
 
 
 def simulate(
-    chance: float, slope: float, scored: bool, steps: int = 400, flattery: float = 1.0, asked: bool = False
+    chance: float,
+    slope: float,
+    scored: bool,
+    steps: int = 400,
+    flattery: float = 1.0,
+    asked: bool = False,
+    new: bool = False,
 ) -> list[int]:
     """Sizes taken when each guess of a chain is right with ``chance``; its scores say so, ``flattery`` times over.
 
     :param asked: give the sizes that the drafter is asked for, not those that are left of its trees.
+    :param new: nobody knows what steps cost; the first 100 steps are given too.
     """
-    auto, random, taken, curve = Auto(), np.random.default_rng(0), [], a_curve(slope)
+    auto, random, taken, curve = Auto(), np.random.default_rng(0), [], CostCurve() if new else a_curve(slope)
     requests = (Request((1,)),)
     for step in range(steps):
         view = StepView(
@@ -87,7 +94,8 @@ def simulate(
         verdict = Verdict(torch.arange(tree.width)[None], torch.tensor([right]), torch.tensor([1]))
         verdict.to_host(tree, torch.zeros(1, dtype=torch.long))
         auto.observe(view, verdict)
-    return taken[100:]
+        curve.learn(tree.width, 10 * (1 + slope * (tree.width - 1)))
+    return taken if new else taken[100:]
 
 
 def test_a_last_step_of_one_node_teaches_nothing() -> None:
@@ -168,12 +176,47 @@ def test_where_nothing_can_be_guessed_hardly_a_tree_is_asked_for() -> None:
     assert set(simulate(chance=0.6, slope=0.05, scored=True, asked=True)) == {SIZES[-1]}
 
 
-def test_the_survey_is_made_once_for_a_model() -> None:
-    model, steps = toy_model(), 2 * len(SURVEY)
-    for decoding, drafter in enumerate(("racer", "logits")):
-        _, stats = decode(Decoder(model, DecodeConfig(drafter=drafter, budget="auto")), [[1, 2, 3]], 250)
-        assert (sorted(stats.nodes[:steps]) == sorted(2 * SURVEY)) == (decoding == 0)
-    assert all(curve_of(model, 1).samples(size) >= 2 for size in SURVEY)
+@both
+def test_no_step_is_wasted_to_learn_what_steps_cost(scored: bool) -> None:
+    sizes = simulate(chance=0.02, slope=0.2, scored=scored, new=True)
+    cost = [1 + 0.2 * (size - 1) for size in sizes]
+    assert max(sizes) <= 16
+    assert sum(cost) < 1.08 * len(sizes), "against plain decoding"
+    assert sum(cost[:50]) < 1.5 * 50
+
+
+@both
+def test_what_pays_is_found_from_nothing(scored: bool) -> None:
+    late = simulate(chance=0.97, slope=0.003, scored=scored, new=True)
+    assert late[:2] == [1, 1]
+    assert np.median(late[10:]) >= 32
+    largest = np.maximum.accumulate(late)
+    assert (largest[1:] <= REACH * largest[:-1]).all()
+
+
+def test_a_cost_that_nobody_measured_is_hoped_for() -> None:
+    curve = CostCurve()
+    assert curve.hopeful([1, 2, 64]).tolist() == [1, np.inf, np.inf]
+    for size, cost in ((64, 300), (64, 300), (1, 10)):
+        curve.learn(size, cost)
+    assert curve.hopeful([1, 64]).tolist() == [1, np.inf], "a plain step comes first"
+    curve.learn(1, 10)
+    assert curve.hopeful([1, 22, 64, 128, 257]) == pytest.approx(
+        [10, (10 + 10 + 290 * 21 / 63) / 2, 300, 300 + 290 * 64 / 63 / 2, np.inf]
+    )
+    curve.learn(128, 400)
+    assert curve.hopeful([128])[0] < 500, "one sample is not yet believed"
+    curve.learn(128, 400)
+    assert curve.hopeful([128, 1, 64]) == pytest.approx([curve(128), curve(1), curve(64)])
+
+
+def test_costs_are_learned_once_for_a_model() -> None:
+    model = toy_model()
+    for decoding in range(2):
+        _, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 250)
+        assert (stats.nodes[:2] == [1, 1]) == (decoding == 0)
+        assert max(stats.nodes) > 1
+    assert curve_of(model, 1).samples(1) >= 2
     assert curve_of(model, 2).points() == {}
 
 
