@@ -152,6 +152,18 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             self._stores[block] = new
         self._place_layers()
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch alone; one store at a time is held twice."""
+        self._keys.clear()
+        self._values.clear()
+        self.moves += 1
+        for block, store in list(self._stores.items()):
+            self._stores[block] = store[:, list(rows)]
+            del store
+        self.padding = [self.padding[row] for row in rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self._place_layers()
+
     def append(self, count: int) -> None:
         """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""
         self.lengths = [self.end + count] * len(self.lengths)

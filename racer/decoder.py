@@ -47,6 +47,9 @@ class Run:
 
     task: Task
     verifier: Any
+    rows: tuple[int, ...]
+    """Those of the task that are still in the batch."""
+    pipeline: LogitsPipeline
     seeds: Tensor
     """``[B]``, on the device."""
     cache: TreeCache
@@ -58,6 +61,10 @@ class Run:
     stats: DecodeStats
     watch: Stopwatch
     curve: CostCurve
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(self.task.requests[row] for row in self.rows)
 
 
 class Decoder:
@@ -102,6 +109,7 @@ class Decoder:
             stats.first_token_seconds = time.perf_counter() - started
             stats.add(run.watch.lap())
             while not all(request.done for request in task.requests):
+                self._let_go(run)
                 self.step(run)
             stats.add(run.watch.read())
             if run.lease is not None:
@@ -134,11 +142,11 @@ class Decoder:
 
     def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
-        task, request = run.task, run.task.requests[row]
+        task, request = run.task, run.requests[row]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
             if task.emit:
-                task.emit(row, token)
+                task.emit(run.rows[row], token)
             stopped = task.stops is not None and task.stops(request)
             if token in task.stop_tokens or request.remaining <= 0 or stopped:
                 request.done = True
@@ -163,6 +171,23 @@ class Decoder:
         bill = StepStats(nodes=tree.width, new_tokens=tuple(emitted), milliseconds=lap)
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
+    def _let_go(self, run: Run) -> None:
+        """Let finished rows leave the batch when it can be halved, so that what is left costs less.
+
+        Sizes are powers of two, filled up with finished rows, as each new size must learn what its steps cost. In static
+        shapes nobody leaves.
+        """
+        left = [place for place, request in enumerate(run.requests) if not request.done]
+        size = 1 << (len(left) - 1).bit_length()
+        if size >= len(run.rows) or run.lease is not None:
+            return
+        gone = [place for place in range(len(run.rows)) if place not in left]
+        stay = sorted(left + gone[: size - len(left)])
+        run.cache.keep(stay)
+        run.rows = tuple(run.rows[place] for place in stay)
+        run.pipeline, run.seeds = run.pipeline.of_rows(stay), run.seeds[stay]
+        run.curve = curve_of(self.model, len(stay))
+
     # -- before the first step --------------------------------------------------------------------------------------
 
     def _open(self, task: Task, verifier: Any, stats: DecodeStats) -> Run:
@@ -176,7 +201,8 @@ class Decoder:
         lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
         seeds = signed_seeds(task.requests, device)
         curve = curve_of(self.model, len(padding))
-        return Run(task, verifier, seeds, cache, lane, lease, last_position, stats, Stopwatch(device), curve)
+        rows, watch = tuple(range(len(padding))), Stopwatch(device)
+        return Run(task, verifier, rows, task.pipeline, seeds, cache, lane, lease, last_position, stats, watch, curve)
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
@@ -216,7 +242,7 @@ class Decoder:
         verdict = Verdict(path=columns, length=count, next_token=follow)
         rows = torch.arange(len(padding), device=follow.device)[:, None]
         logits = piece.logits[rows, source] if skip.any() else piece.logits
-        verdict.top_ids, verdict.top_probs = cues(self.lineup.needs, run.task.pipeline, run.task.do_sample, logits)
+        verdict.top_ids, verdict.top_probs = cues(self.lineup.needs, run.pipeline, run.task.do_sample, logits)
         verdict.to_host(tree, torch.zeros_like(count), cues=self.lineup.needs.host)
         places = tuple(max(piece.start - pad, 0) for pad in run.cache.padding)
         position = (piece.start - padding).clamp(min=0)
@@ -225,7 +251,7 @@ class Decoder:
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
     def _view(self, run: Run) -> StepView:
-        requests = run.task.requests
+        requests = run.requests
         root, position = run.lane.ends(requests)
         return StepView(
             requests=requests,
@@ -233,7 +259,7 @@ class Decoder:
             root=root,
             position=position,
             vocab_size=self.traits.vocab_size,
-            pipeline=run.task.pipeline,
+            pipeline=run.pipeline,
             do_sample=run.task.do_sample,
             stop_tokens=run.task.stop_tokens,
             step_cost=run.curve,

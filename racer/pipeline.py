@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -76,6 +77,8 @@ class ProcessorPipeline:
         free = all(type(step) in (*CONTEXT_FREE, *ROW_FREE, hf.PrefixConstrainedLogitsProcessor) for step in processors)
         # others may hold something by row (padding lengths, say), so rows keep their numbers
         self._copies = 1 if free else batch_size
+        self._rows: Sequence[int] = range(batch_size)
+        """Which rows of the whole batch are left."""
         self._narrows = _narrows(processors)
 
     @property
@@ -144,18 +147,27 @@ class ProcessorPipeline:
         return probs / torch.where(cut, seen, seen.clamp(min=mass))
 
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
-        """Processed scores ``[V]`` after ``prefix``, which stands in all rows, of which ``row`` is read."""
+        """Processed scores ``[V]`` after ``prefix``, which stands in all rows, of which ``row`` is read.
+
+        Processors see the whole batch, also when some of its rows have left.
+        """
         if not self._processors:
             return logits.float()
         wide = logits.float()[None].repeat(self._copies, 1)
         if self.context_free:
             return self.batch(wide)[0]
+        row = self._rows[row]
         ids = torch.tensor([list(prefix)], device=logits.device).expand(self._copies, -1)
         for step in self._processors:
             if type(step) is hf.PrefixConstrainedLogitsProcessor:
                 step = _for_row(step, row)  # its function must not be asked about rows with another row's prefix
             wide = step(ids, wide)
         return wide[row if self._copies > 1 else 0]
+
+    def of_rows(self, rows: Sequence[int]) -> ProcessorPipeline:
+        left = copy.copy(self)
+        left._rows = [self._rows[row] for row in rows]
+        return left
 
 
 def _narrows(processors: Sequence[Any]) -> bool:

@@ -80,6 +80,9 @@ class LogitsPipeline(Protocol):
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
         """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
 
+    def of_rows(self, rows: Sequence[int]) -> LogitsPipeline:
+        """The same for the batch that is left when of its rows only these stay."""
+
 
 @attrs.define(eq=False)
 class Settled:
@@ -109,7 +112,8 @@ class StepView:
     """
 
     requests: tuple[Request, ...]
-    """One per row; finished rows stay in the batch and are ignored."""
+    """One per row. Finished rows are ignored as long as they stay, and leave when the rest fills half of the batch: state
+    that outlives a step is kept by ``request.id``, never by row."""
     active: tuple[bool, ...]
     """Rows that were not finished when the step began."""
     root: Tensor

@@ -67,6 +67,14 @@ class CacheMachine(RuleBasedStateMachine):
     def reject_everything(self, width: int) -> None:
         self.write(width)
 
+    @rule(data=st.data())
+    def let_rows_go(self, data: st.DataObject) -> None:
+        kept = sorted(data.draw(st.sets(st.integers(0, len(self.rows) - 1), min_size=1)))
+        padding = [self.cache.padding[row] for row in kept]
+        self.cache.keep(kept)
+        self.rows = [self.rows[row] for row in kept]
+        assert self.cache.padding == padding
+
     @invariant()
     def rows_hold_what_was_committed(self) -> None:
         if not hasattr(self, "cache"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,8 +19,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from racer import DecodeConfig, Decoder, Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+from racer import (
+    DecodeConfig,
+    Decoder,
+    Drafter,
+    Logits,
+    Merge,
+    NoDraft,
+    PromptLookup,
+    Request,
+    Retrieval,
+    StepView,
+    hookimpl,
+)
+from racer.decoder import Task
+from racer.pipeline import ProcessorPipeline
 from racer.plugins import plugins
+from racer.request import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyLM
 
@@ -170,6 +186,44 @@ def test_both_routes_through_the_processors_agree(
         for walk in (True, False)
     ]  # fmt: skip
     assert outputs[0] == outputs[1]
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=9),
+    do_sample=st.booleans(),
+    step=st.sampled_from([None, RowDependent(), TemperatureLogitsWarper(0.7)]),
+    seed=st.integers(0, 99),
+)
+def test_finished_rows_leave_the_batch(lengths: list[int], do_sample: bool, step: Any, seed: int) -> None:
+    requests = [
+        Request(prompt=(1 + row % 5, 2), padding=(0,) * (row % 2), limit=length, seed=seed + row)
+        for row, length in enumerate(lengths)
+    ]
+    requests = [attrs.evolve(r, prompt=r.prompt if r.padding else (3, *r.prompt)) for r in requests]
+    batches, told = [], []
+
+    class Watches:
+        @hookimpl
+        def racer_step(self, view: StepView, stats: StepStats) -> None:
+            if stats.nodes:
+                batches.append((len(view.requests), sum(view.active)))
+
+    def answers(drafter: Any, requests: list[Request], **how: Any) -> list[list[int]]:
+        pipeline = ProcessorPipeline([step] if step else [], len(lengths))
+        plugins = (Watches(),) if how else ()
+        decoder = Decoder(MODEL, DecodeConfig(drafter=drafter, budget=6, plugins=plugins))
+        decoder.decode(Task(requests=tuple(requests), pipeline=pipeline, do_sample=do_sample, **how))
+        return [request.emitted for request in requests]
+
+    got = answers(HostileDrafter(seed, VOCAB), requests, emit=lambda row, token: told.append((row, token)))
+    assert [[token for row, token in told if row == number] for number in range(len(lengths))] == got
+    # plainly, and nobody leaves: all rows are as long as the longest, and cut afterwards
+    equal = [Request(prompt=r.prompt, padding=r.padding, limit=max(lengths), seed=r.seed) for r in requests]
+    whole = answers("none", equal)
+    assert got == [row[:length] for row, length in zip(whole, lengths, strict=True)]
+    for size, active in batches:
+        assert size == min(len(lengths), 1 << (active - 1).bit_length())
 
 
 def test_composition_in_python() -> None:
