@@ -174,7 +174,7 @@ class Decoder:
     def _let_go(self, run: Run) -> None:
         """Let finished rows leave the batch when it can be halved, so that what is left costs less.
 
-        Sizes are powers of two, filled up with finished rows, as each new size must learn what its steps cost. In static
+        Sizes are powers of two, filled up with finished rows: each new size must learn what its steps cost. In static
         shapes nobody leaves.
         """
         left = [place for place, request in enumerate(run.requests) if not request.done]
