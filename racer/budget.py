@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.costs import REACH
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
 from racer.request import StepView, Verdict
@@ -43,8 +44,8 @@ class ByScore(Budget):
     """The size with most expected tokens per millisecond, by the scores of the latest trees.
 
     A tree's first n scores add up to what its n best nodes are expected to give, so each tree tells of every smaller
-    size without spending it. The sums are averaged over the latest steps and set right by how many nodes were accepted
-    against what their scores promised.
+    size without spending it, and trees are asked for that are some times as large as what pays. The sums are averaged
+    over the latest trees and set right by how many nodes were accepted against what their scores promised.
 
     Steps are not judged one by one, although their scores differ: measured, that spends a fifth less on nodes and loses
     more than it saves. What rejected nodes teach is worth most just where little is sure.
@@ -54,7 +55,7 @@ class ByScore(Budget):
     Where nothing can be guessed, even drafting costs more than it brings: when neither the latest trees nor the last
     one pay, the next few steps decode plainly without asking for a tree.
 
-    :param decay: weight of the sums so far when a tree comes in.
+    :param decay: weight of the sums so far when a row's tree comes in.
     :param rest: steps without a tree after one that does not pay.
     """
 
@@ -67,14 +68,18 @@ class ByScore(Budget):
         """Accepted nodes by the scores, and in truth; old steps count less."""
         self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
         """Expected accepted nodes of a row, by size: of the last tree, ..."""
-        self._average: NDArray[np.float64] | None = None
-        """... and of the latest ones."""
+        self._average: NDArray[np.float64] = np.zeros(len(SIZES))
+        """... and of the latest ones, plainly at first, ..."""
+        self._seen: NDArray[np.int64] = np.zeros(len(SIZES), np.int64)
+        """... as long as there are few of them."""
+        self._choice = SIZES[-1]
+        """The latest tree's size."""
 
     def nodes(self, view: StepView) -> int:
         if self._resting:
             self._resting -= 1
             return 1
-        return SIZES[-1]
+        return min(REACH * self._choice, SIZES[-1])
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
         assert tree.score is not None
@@ -82,13 +87,17 @@ class ByScore(Budget):
         scores = np.nan_to_num(np.where(tree.real.numpy(), tree.score.numpy(), 0.0))[rows, 1:].mean(0)
         sums = np.concatenate(([0.0], np.cumsum(scores)))
         self._gains = sums[np.minimum(SIZES, len(sums)) - 1]
-        before = self._gains if self._average is None else self._average
-        self._average = self._decay * before + (1 - self._decay) * self._gains
+        told = np.array(SIZES) <= view.settled.budget
+        self._seen[told] += len(rows)
+        weight = np.maximum(len(rows) / self._seen[told], 1 - self._decay ** len(rows))
+        self._average[told] += weight * (self._gains - self._average)[told]
         honesty = min(self._kept / self._promised, 2.0)
-        costs = view.step_cost.hopeful(SIZES)
+        costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
         of_latest, of_this = (
-            SIZES[int(np.argmax((1 + gains * honesty) / costs))] for gains in (self._average, self._gains)
+            SIZES[int(np.argmax((1 + gains * honesty) / costs))]
+            for gains in (np.maximum.accumulate(self._average), self._gains)
         )
+        self._choice = of_latest
         self._resting = self._rest if of_latest == of_this == 1 and np.isfinite(costs[1]) else 0
         return tree.head(of_latest)
 

@@ -153,13 +153,17 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self._place_layers()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch alone; one store at a time is held twice."""
-        self._keys.clear()
-        self._values.clear()
+        """Go on with these rows of the batch alone, in ascending order.
+
+        They move up in the storage they have: a new one would be smaller, but mapping it takes longer than a step.
+        """
+        end = self.end
+        for block, store in self._stores.items():
+            for place, row in enumerate(rows):
+                if place != row:
+                    store[:, place, :, :end] = store[:, row, :, :end]
+            self._stores[block] = store[:, : len(rows)]
         self.moves += 1
-        for block, store in list(self._stores.items()):
-            self._stores[block] = store[:, list(rows)]
-            del store
         self.padding = [self.padding[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
         self._place_layers()

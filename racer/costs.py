@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-MEASURED = 2
-"""Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
 REACH = 4
 """So many times the nodes of the largest measured size are not guessed at."""
 
@@ -57,20 +55,20 @@ class CostCurve:
     def hopeful(self, sizes: Sequence[int]) -> NDArray[np.float64]:
         """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
 
-        Measured sizes cost what the curve says. Others may rise from the next smaller one half as steeply as a straight
-        line says, so that whoever takes the size that seems best tries what might pay, and nothing else: where nodes
-        are dear, in a large batch say, no step is wasted on large trees. A plain step is measured first.
+        What nobody has measured may rise from the next smaller size half as steeply as a straight line says, and each
+        sample makes the curve surer: its first steps of a size may have paid for what later ones find ready. So whoever
+        takes the size that seems best tries what might pay, and nothing else: where nodes are dear, in a large batch
+        say, no step is wasted on large trees. A plain step is measured first.
         """
         wanted = np.asarray(sizes)
-        known = np.array([size for size in sorted(self._samples) if self.samples(size) >= MEASURED])
-        if not len(known) or known[0] > 1:
+        if self.samples(1) < 2:
             return np.where(wanted == 1, 1.0, np.inf)
-        costs = np.interp(known, *self._drawn())
+        known, costs = map(np.array, self._drawn())
         slope = (costs[-1] - costs[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
-        beyond = costs[-1] + slope * (wanted - known[-1])
-        line = np.maximum(np.interp(wanted, *self._drawn()), np.where(wanted > known[-1], beyond, 0))
-        below = costs[np.searchsorted(known, wanted, "right") - 1]
-        least = np.where(np.isin(wanted, known), line, (below + line) / 2)
+        line = np.interp(wanted, known, costs) + slope * np.maximum(wanted - known[-1], 0)
+        below = costs[np.maximum(np.searchsorted(known, wanted) - 1, 0)]
+        sure = np.array([1 - 0.5 / max(self.samples(size), 1) for size in sizes])
+        least = below + np.where(wanted == 1, 1, sure) * (line - below)
         return np.where(wanted > REACH * known[-1], np.inf, least)
 
     def _drawn(self) -> tuple[list[int], list[float]]:

@@ -207,7 +207,7 @@ class Decoder:
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
         task, needs = run.task, self.lineup.needs
-        shown = needs.prompt if needs.top_k else 0
+        shown = -(-needs.prompt // len(task.requests)) if needs.top_k else 0
         prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
         first = prompts[:, -1]
         with run.watch.phase("prefill"):

@@ -165,8 +165,8 @@ class Needs:
     probs: bool = False
     """Also their probabilities (costs a log-sum-exp over the vocabulary)."""
     prompt: int = attrs.field(default=0, validator=[_whole_number, attrs.validators.ge(0)])
-    """For so many of the prompt's last positions too, ``Needs.ALL`` for all. Each costs about what a node of a tree
-    costs in the model's head: a fifth of a small model's arithmetic."""
+    """For so many of the prompt's last positions too, the rows of a batch together; ``Needs.ALL`` for all. Each costs
+    about what a node of a tree costs in the model's head: a fifth of a small model's arithmetic."""
     host: bool = True
     """Observes numpy arrays (they travel in the step's one copy); False: reads the device tensors."""
 

@@ -81,6 +81,7 @@ BAD = [
     (["x", "--drafter", ""], "unknown drafter"),
     (["x", "--dtype", "int3"], "--dtype.*'bf16', 'fp16', 'fp32'"),
     (["x", "--device", "abacus"], "unknown device 'abacus'"),
+    (["x", "--compile", "yes"], "--compile.*'graphs'"),
     (["x", "--model", "./no-such-folder"], "no such model folder"),
     (["x", "--model", ""], "no such model folder"),
     (["x", "--model", str(Path(__file__).parent)], "has no model"),
@@ -199,6 +200,18 @@ def test_compare_finds_the_same_tokens(ask: Any, drafter: str, sampling: list[st
     assert data["verifier"] == ("sampling" if sampling else "greedy")
 
 
+def test_static_shapes_give_the_same_tokens(ask: Any) -> None:
+    dynamic, static = (ask("--max-new-tokens", "40", "--budget", "8", "--compile", way) for way in ("off", "static"))
+    for name in ("token_ids", "accept_lengths"):
+        assert static[name] == dynamic[name]
+
+
+def test_graphs_are_refused_where_there_is_no_gpu(folder: Path, capsys: Capture) -> None:
+    asked = ["generate", "--model", str(folder), "--device", "cpu", "--compile", "graphs", "--max-new-tokens", "4", "x"]
+    line = refused(asked, capsys)
+    assert re.search("compile='graphs' needs a model on a CUDA device.*on cpu", line)
+
+
 def test_sampling_repeats_by_its_seed(ask: Any) -> None:
     drawn = ask("--verifier", "sampling", "--max-new-tokens", "16")
     assert isinstance(drawn["seed"], int)
@@ -221,6 +234,7 @@ def test_no_default_of_transformers_sneaks_in() -> None:
 def an_options(**changes: Any) -> Options:
     given = {"prompt": PROMPT, "model": None, "drafter": "racer", "verifier": "auto", "budget": "auto", "seed": None}
     given |= {"max_new_tokens": 8, "temperature": None, "top_p": None, "top_k": None, "min_p": None, "dtype": "fp32"}
+    given |= {"compile": "auto"}
     return Options(**given | {"device": "cpu", "raw": False, "compare": False, "state": None, "json": False} | changes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_opened_step_and_closed_tell_the_whole_story() -> None:
 @settings(max_examples=60)
 @given(
     prompts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=40), min_size=1, max_size=3),
-    shown=st.integers(0, 45),
+    shown=st.integers(0, 100),
     chunk=st.integers(1, 30),
 )
 def test_as_much_of_the_prompt_is_shown_as_somebody_needs(prompts: list[list[int]], shown: int, chunk: int) -> None:
@@ -134,7 +135,7 @@ def test_as_much_of_the_prompt_is_shown_as_somebody_needs(prompts: list[list[int
     for row, prompt in enumerate(prompts):
         held = [entry for entry in everything if entry[0] == row]
         assert [token for _, token, _ in held] == prompt
-        wanted += held[max(len(held) - shown, 0) :]
+        wanted += held[max(len(held) - math.ceil(shown / len(prompts)), 0) :]
     assert sorted(pieces(Needs(top_k=3, prompt=shown), chunk), key=lambda entry: entry[0]) == wanted
 
 

@@ -36,11 +36,14 @@ class Method:
         """For peers: tokens that prompt lookup may draft."""
         return PEERS.get(self.name, 0)
 
-    def config(self) -> DecodeConfig:
-        """How RACER shall decode, for methods that are not transformers' own."""
+    def config(self, compile: str = "auto") -> DecodeConfig:
+        """How RACER shall decode, for methods that are not transformers' own.
+
+        :param compile: see :class:`racer.config.DecodeConfig`.
+        """
         if self.drafter is None:
             raise ConfigError(f"{self.name} is decoded by transformers and has no RACER configuration")
-        return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier)
+        return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier, compile=compile)
 
 
 def parse_methods(names: Sequence[str], *, budget: int | str, sample: bool, batch_size: int) -> tuple[Method, ...]:

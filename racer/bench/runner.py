@@ -137,7 +137,7 @@ class Bench:
     def _make(self, method: Method) -> Answering:
         if method.drafter is None:
             return Transformers(self.loaded, self.settings.arguments(), method.lookup)
-        return Racer(self.loaded, self.settings.arguments(), method.config())
+        return Racer(self.loaded, self.settings.arguments(), method.config(self.settings.compile))
 
     # -- one batch of questions -------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ class Settings:
     batch_size: int = 1
     cold: bool = False
     """Forget what was learned before every prompt."""
+    compile: str = "auto"
+    """``DecodeConfig.compile`` of all methods but transformers' own."""
 
     @property
     def sample(self) -> bool:

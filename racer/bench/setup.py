@@ -23,7 +23,8 @@ from racer.loaded import LoadedModel
 
 SAME = (
     "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",
-    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "torch", "transformers", "racer",
+    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "torch", "transformers",
+    "racer",
 )  # fmt: skip
 """What must not change when a run is resumed."""
 
@@ -63,6 +64,7 @@ def describe(
         "top_p": settings.top_p,
         "batch_size": settings.batch_size,
         "cold": settings.cold,
+        "compile": settings.compile,
     }
 
 

@@ -37,6 +37,7 @@ class BenchOptions:
     top_p: float
     dtype: str
     device: str
+    compile: str
     batch_size: int
     cold: bool
     score: bool
@@ -96,6 +97,7 @@ class BenchOptions:
 )
 @checked.dtype_option
 @checked.device_option
+@checked.compile_option
 @click.option(
     "--batch-size", callback=checked.count, metavar="B", default="1", show_default=True, help="Questions at once."
 )

@@ -38,6 +38,7 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
         seed=options.seed,
         batch_size=options.batch_size,
         cold=options.cold,
+        compile=options.compile,
     )
     methods = parse_methods(
         options.methods or _default(settings),

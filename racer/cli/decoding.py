@@ -54,6 +54,7 @@ class Plan:
             drafter=options.drafter,
             verifier=options.verifier,
             budget=options.budget,
+            compile=options.compile,
             seed=options.drawn_seed(sample),
         )
         return cls(config, sample, exact, kept)

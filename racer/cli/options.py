@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import click
 
-from racer.config import DecodeConfig
+from racer.config import COMPILE, DecodeConfig
 from racer.errors import ConfigError
 from racer.loaded import sampling_arguments
 
@@ -82,6 +82,16 @@ device_option = click.option(
 )
 
 
+compile_option = click.option(
+    "--compile",
+    type=click.Choice(COMPILE),
+    default="auto",
+    show_default=True,
+    help="How steps reach the device: as CUDA graphs, with the forward compiled by torch (inductor), in the same "
+    "static shapes but uncaptured, or each as it is (off).",
+)
+
+
 @attrs.frozen(kw_only=True)
 class Options:
     """The options of one ``racer generate``."""
@@ -99,6 +109,7 @@ class Options:
     seed: int | None
     dtype: str
     device: str
+    compile: str
     raw: bool
     compare: bool
     state: Path | None

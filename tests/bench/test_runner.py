@@ -48,6 +48,15 @@ def names(run: Bench) -> list[str]:
     return [method.name for method in run.methods]
 
 
+def test_the_way_to_the_device_is_everybodys(loaded: LoadedModel, tmp_path: Path) -> None:
+    run = bench(loaded, tmp_path, "racer@8", "hf", compile="static", questions=QUESTIONS[:1])
+    run.run()
+    configs = {name: who._decoder.config for name, who in run._answering.items() if hasattr(who, "_decoder")}
+    assert {name: config.compile for name, config in configs.items()} == {"none": "static", "racer@8": "static"}
+    results = summarise(run.journal, QUESTIONS[:1], names(run), sample=False)
+    assert all(part["overall"]["identical_rate"] == 1 for part in results["methods"].values())
+
+
 def test_everybody_answers_everything_and_exact_methods_agree(loaded: LoadedModel, tmp_path: Path) -> None:
     run = bench(loaded, tmp_path)
     told: list[Trial] = []

@@ -69,8 +69,9 @@ class Racer(Drafter):
     :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
     :param history: tokens of ended texts that are kept, a power of two from 16.
-    :param prompt: of so many of a prompt's last positions cues are kept. Of older ones they are worth 1 to 2 % of
-        accepted tokens, less than scoring them takes on a CPU; as text, all of the prompt is searched.
+    :param prompt: of so many of a prompt's last positions cues are kept (of all prompts of a batch together). Of older
+        ones they are worth 1 to 2 % of accepted tokens, less than scoring them takes on a CPU; as text, all of the
+        prompt is searched.
     :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
     :param silent: voices that are not listened to (:mod:`racer.strategies.context.voices`), for ablations.
     :raises ConfigError: a size is out of range.
