@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from racer.attention import grouped_attention
 from racer.cache import CacheLayout, TreeCache
 from racer.masks import MaskPlan
 from racer.tree import DraftTree
@@ -48,6 +50,8 @@ class CorePlan:
     takes_logits_to_keep: bool
     cache_argument: str
     """Of :data:`CACHE_ARGUMENTS`."""
+    groups: bool = False
+    """Whether trees are scored with :func:`racer.attention.grouped_attention`."""
 
 
 class Core:
@@ -100,7 +104,8 @@ class Core:
         seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
-        return self.run(tree.tokens, mask, position, cache, 0)
+        with grouped_attention(self.model.config.get_text_config()) if self.plan.groups else nullcontext():
+            return self.run(tree.tokens, mask, position, cache, 0)
 
     def run(
         self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int, call: Callable[..., Any] = call_model

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import torch
 
+from racer.attention import implementation
 from racer.compiling import compiled_call
 from racer.core import Core, call_model
 from racer.errors import ConfigError
@@ -158,7 +159,7 @@ def fingerprint(model: Any) -> int:
         )
         for module in model.modules()
     )
-    attention = model.config.get_text_config()._attn_implementation
+    attention = implementation(model.config.get_text_config())
     return hash((places, settings, attention, torch.get_float32_matmul_precision()))
 
 

@@ -1,0 +1,76 @@
+"""Attention over a tree where several query heads share one head of keys and values.
+
+transformers' ``sdpa`` copies keys and values once for every query head when there is a mask and more than one query.
+Here the queries of a group become rows of one head instead: nothing is copied, and each key is read once. On 2 cores
+of a CPU, 16 nodes behind 600 tokens of SmolLM2-135M took 13 ms in all layers and now take 10; 16 rows of 2 nodes took
+104 and take 36.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+GROUPED, PLAIN = "racer_grouped", "sdpa"
+"""Names of attention implementations: ours, and the one that it stands in for."""
+
+
+def grouped(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """What ``sdpa`` gives, up to rounding: ``[B, N, H, D]``.
+
+    :param query: ``[B, H, N, D]``
+    :param key, value: ``[B, H / groups, K, D]``
+    :param attention_mask: ``[B, 1, N, K]``, additive or bool. Anything else is left to transformers.
+    """
+    batch, heads, nodes, _ = query.shape
+    groups = heads // key.shape[1]
+    plain = attention_mask is None or attention_mask.shape[1] != 1 or rest.get("position_bias") is not None
+    if plain or groups == 1 or dropout:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **rest)
+        return output, None
+    assert attention_mask is not None
+    rows = query.reshape(batch, heads // groups, groups * nodes, -1)
+    mask = attention_mask  # of a single query it is right for each of its heads as it is
+    if nodes > 1:
+        mask = mask.expand(-1, groups, -1, -1).reshape(len(mask), 1, groups * nodes, -1)
+    output = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
+    return output.reshape(batch, heads, nodes, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(GROUPED, grouped)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
+
+
+def implementation(config: Any) -> str | None:
+    """The attention implementation that the user chose, whoever may be using :func:`grouped_attention` just now."""
+    name: str | None = config._attn_implementation
+    return PLAIN if name == GROUPED else name
+
+
+@contextmanager
+def grouped_attention(config: Any) -> Iterator[None]:
+    """Inside, a model with this text configuration, loaded with ``sdpa``, attends with :func:`grouped`.
+
+    Other threads that run the model meanwhile get the same results, so nothing is locked.
+    """
+    config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = PLAIN
