@@ -13,6 +13,7 @@ from torch import Tensor
 from racer.attention import grouped_attention
 from racer.cache import CacheLayout, TreeCache
 from racer.masks import MaskPlan
+from racer.packing import PackedModel
 from racer.tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -64,6 +65,8 @@ class Core:
     def __init__(self, model: Any, plan: CorePlan) -> None:
         self.model = model
         self.plan = plan
+        self.packed: PackedModel | None = None
+        """Weights that forward passes multiply with, in place of the model's own."""
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -118,15 +121,17 @@ class Core:
         extra: dict[str, Any] = {self.plan.cache_argument: cache}
         if self.plan.takes_logits_to_keep:
             extra["logits_to_keep"] = keep
-        output = call(
-            self.model,
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=position,
-            use_cache=True,
-            return_dict=True,
-            **extra,
-        )
+        packed = self.packed if call is call_model else None
+        with nullcontext() if packed is None else packed.used():
+            output = call(
+                self.model,
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=position,
+                use_cache=True,
+                return_dict=True,
+                **extra,
+            )
         logits: Tensor = output.logits
         return logits
 

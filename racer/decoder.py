@@ -19,6 +19,7 @@ from racer.guard import fault_text
 from racer.lanes import DynamicLane, Lane, cues
 from racer.leases import Lease, borrow, give_back, way_of
 from racer.lineup import Lineup
+from racer.packing import pack
 from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, Verdict, signed_seeds
 from racer.static import StaticLane
 from racer.stats import DecodeStats, Stopwatch
@@ -99,6 +100,7 @@ class Decoder:
         :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
         """
         verifier, name = self.lineup.verifier_for(task.do_sample)
+        self.core.packed = pack(self.model) if self.config.pack else None
         stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
         started = time.perf_counter()
         try:

@@ -234,7 +234,7 @@ def test_no_default_of_transformers_sneaks_in() -> None:
 def an_options(**changes: Any) -> Options:
     given = {"prompt": PROMPT, "model": None, "drafter": "racer", "verifier": "auto", "budget": "auto", "seed": None}
     given |= {"max_new_tokens": 8, "temperature": None, "top_p": None, "top_k": None, "min_p": None, "dtype": "fp32"}
-    given |= {"compile": "auto"}
+    given |= {"compile": "auto", "pack": False}
     return Options(**given | {"device": "cpu", "raw": False, "compare": False, "state": None, "json": False} | changes)
 
 

@@ -36,14 +36,11 @@ class Method:
         """For peers: tokens that prompt lookup may draft."""
         return PEERS.get(self.name, 0)
 
-    def config(self, compile: str = "auto") -> DecodeConfig:
-        """How RACER shall decode, for methods that are not transformers' own.
-
-        :param compile: see :class:`racer.config.DecodeConfig`.
-        """
+    def config(self) -> DecodeConfig:
+        """How RACER shall decode, for methods that are not transformers' own."""
         if self.drafter is None:
             raise ConfigError(f"{self.name} is decoded by transformers and has no RACER configuration")
-        return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier, compile=compile)
+        return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier)
 
 
 def parse_methods(names: Sequence[str], *, budget: int | str, sample: bool, batch_size: int) -> tuple[Method, ...]:

@@ -38,7 +38,7 @@ gap is how far apart the plain model's two best logits are at the first differen
 SETUP = (
     "model", "dtype", "device", "device_name", "machine", "cores", "threads", "platform", "python", "torch",
     "transformers", "racer", "commit", "date", "questions", "digest", "groups", "methods", "max_new_tokens", "limit",
-    "budget", "seed", "temperature", "top_p", "batch_size", "cold", "compile", "score", "resumed",
+    "budget", "seed", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "score", "resumed",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from racer.bench.peers import Transformers
 from racer.bench.questions import Question
 from racer.bench.settings import Settings
 from racer.bench.trials import Journal, Key, Trial
+from racer.config import DecodeConfig
 from racer.errors import ConfigError, first_line
 from racer.guard import PluginWarning
 from racer.loaded import LoadedModel, first_difference
@@ -137,7 +138,10 @@ class Bench:
     def _make(self, method: Method) -> Answering:
         if method.drafter is None:
             return Transformers(self.loaded, self.settings.arguments(), method.lookup)
-        return Racer(self.loaded, self.settings.arguments(), method.config(self.settings.compile))
+        return Racer(self.loaded, self.settings.arguments(), self._config(method))
+
+    def _config(self, method: Method) -> DecodeConfig:
+        return attrs.evolve(method.config(), compile=self.settings.compile, pack=self.settings.pack)
 
     # -- one batch of questions -------------------------------------------------------------------------------------
 

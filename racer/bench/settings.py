@@ -22,7 +22,9 @@ class Settings:
     cold: bool = False
     """Forget what was learned before every prompt."""
     compile: str = "auto"
-    """``DecodeConfig.compile`` of all methods but transformers' own."""
+    """``DecodeConfig.compile`` of all methods but transformers' own, ..."""
+    pack: bool = False
+    """... and ``DecodeConfig.pack``."""
 
     @property
     def sample(self) -> bool:

@@ -23,8 +23,8 @@ from racer.loaded import LoadedModel
 
 SAME = (
     "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",
-    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "torch", "transformers",
-    "racer",
+    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "torch",
+    "transformers", "racer",
 )  # fmt: skip
 """What must not change when a run is resumed."""
 
@@ -65,6 +65,7 @@ def describe(
         "batch_size": settings.batch_size,
         "cold": settings.cold,
         "compile": settings.compile,
+        "pack": settings.pack,
     }
 
 

@@ -38,6 +38,7 @@ class BenchOptions:
     dtype: str
     device: str
     compile: str
+    pack: bool
     batch_size: int
     cold: bool
     score: bool
@@ -98,6 +99,7 @@ class BenchOptions:
 @checked.dtype_option
 @checked.device_option
 @checked.compile_option
+@checked.pack_option
 @click.option(
     "--batch-size", callback=checked.count, metavar="B", default="1", show_default=True, help="Questions at once."
 )

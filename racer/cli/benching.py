@@ -39,6 +39,7 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
         batch_size=options.batch_size,
         cold=options.cold,
         compile=options.compile,
+        pack=options.pack,
     )
     methods = parse_methods(
         options.methods or _default(settings),

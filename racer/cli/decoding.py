@@ -55,6 +55,7 @@ class Plan:
             verifier=options.verifier,
             budget=options.budget,
             compile=options.compile,
+            pack=options.pack,
             seed=options.drawn_seed(sample),
         )
         return cls(config, sample, exact, kept)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @checked.dtype_option
 @checked.device_option
 @checked.compile_option
+@checked.pack_option
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
 @click.option(
     "--compare",

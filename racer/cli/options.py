@@ -92,6 +92,14 @@ compile_option = click.option(
 )
 
 
+pack_option = click.option(
+    "--pack",
+    is_flag=True,
+    help="On a CPU, keep a second copy of the weights in the layout of its matrix kernels: faster, for twice the "
+    "memory.",
+)
+
+
 @attrs.frozen(kw_only=True)
 class Options:
     """The options of one ``racer generate``."""
@@ -110,6 +118,7 @@ class Options:
     dtype: str
     device: str
     compile: str
+    pack: bool
     raw: bool
     compare: bool
     state: Path | None

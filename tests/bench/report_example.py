@@ -76,7 +76,7 @@ def example(methods: tuple[str, ...] = METHODS, groups: tuple[str, ...] = GROUPS
         "questions": [{"source": "spec-bench", "count": 30}, {"source": "mgsm-zh", "count": 10}],
         "digest": "5e0f6d0c2b7a4a11", "groups": dict.fromkeys(groups, 5), "methods": list(methods),
         "max_new_tokens": 256, "limit": 5, "budget": "auto", "seed": 0, "temperature": 0.0, "top_p": 1.0,
-        "batch_size": 1, "cold": False, "compile": "auto", "score": True, "resumed": 1, "complete": True,
+        "batch_size": 1, "cold": False, "compile": "auto", "pack": False, "score": True, "resumed": 1, "complete": True,
         "trials_done": 320, "trials_total": 320,
     }  # fmt: skip
     failures = [

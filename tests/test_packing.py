@@ -1,0 +1,171 @@
+"""Packed weights: the same products, and never an old weight's."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from test_tiny_models import SMALL, VOCAB
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from racer import DecodeConfig, Decoder
+from racer.config import ConfigError
+from racer.packing import PackedLinear, PackedModel, PackingWarning, _models, pack, unpack
+from racer.testing import HostileDrafter, decode, decode_plainly
+
+
+def a_model(dtype: torch.dtype) -> Any:
+    torch.manual_seed(7)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, attention_bias=True)).to(dtype).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    return model
+
+
+def multiplies(layer: nn.Linear, rows: torch.Tensor) -> bool:
+    """Whether the layer's packed weight gives what the layer does."""
+    packed = PackedModel()
+    packed.refresh(layer)
+    plain = layer(rows)
+    with packed.used():
+        assert "forward" in vars(layer)
+        product = layer(rows)
+    assert "forward" not in vars(layer)
+    return torch.allclose(product.float(), plain.float(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_products_are_the_layers(dtype: torch.dtype, bias: bool) -> None:
+    for rows in (1, 3, 24, 200):
+        layer = nn.Linear(70, 50, bias=bias, dtype=dtype)
+        assert multiplies(layer, torch.randn(2, rows, 70, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_decoding_with_packed_weights(dtype: torch.dtype) -> None:
+    model, prompts = a_model(dtype), [[1, 2, 3, 4], [5, 6]]
+    config = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True)
+    decoder = Decoder(model, config)
+    got, _ = decode(decoder, prompts, 24)
+    assert decoder.core.packed is not None
+    assert len(decoder.core.packed._packed) == 2 * 7 + 1
+    assert got == decode_plainly(model, prompts, 24)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def exchanged(model: Any) -> None:
+    layer = model.model.layers[1].mlp.up_proj
+    layer.weight = nn.Parameter(layer.weight.detach() * -1)
+
+
+def counted(model: Any) -> None:
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.add_(0.25)
+
+
+def unseen(model: Any) -> None:
+    model.lm_head.weight.data.add_(torch.linspace(-1, 1, VOCAB, dtype=model.dtype)[:, None])  # as adapters are merged
+
+
+@pytest.mark.parametrize("change", [exchanged, counted, unseen])
+def test_changed_weights_are_packed_again(change: Any) -> None:
+    model = a_model(torch.float32)
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True))
+    before, _ = decode(decoder, [[1, 2, 3]], 24)
+    assert decoder.core.packed is not None
+    packed = dict(decoder.core.packed._packed)
+    change(model)
+    after, _ = decode(decoder, [[1, 2, 3]], 24)
+    assert after == decode_plainly(model, [[1, 2, 3]], 24) != before
+    fresh = [layer for layer, held in decoder.core.packed._packed.items() if held is not packed[layer]]
+    assert len(fresh) == 1
+
+
+def test_layers_that_do_something_else_are_left_alone() -> None:
+    class Doubles(nn.Linear):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(rows)
+
+    hooked, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    other.forward = lambda rows: rows + 1  # type: ignore[method-assign]  # as accelerate does
+    hooked.register_forward_hook(lambda _, __, output: output * 3)
+    model = nn.Sequential(Doubles(4, 4), hooked, other, nn.Linear(4, 4, dtype=torch.float64))
+    packed = PackedModel()
+    packed.refresh(model)
+    assert set(packed._packed) == {hooked}
+    rows = torch.randn(2, 4)
+    with torch.no_grad(), packed.used():
+        torch.testing.assert_close(model[:3](rows), 3 * hooked.forward(model[0](rows)) + 1)
+
+
+def test_an_error_gives_the_layers_back() -> None:
+    model = a_model(torch.float32)
+    decoder = Decoder(model, DecodeConfig(drafter="none", pack=True))
+
+    def fails(*_: Any) -> None:
+        assert "forward" in vars(model.lm_head)
+        raise RuntimeError("out of memory")
+
+    model.model.layers[1].register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        decode(decoder, [[1, 2, 3]], 5)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise RuntimeError("no kernels")
+
+    monkeypatch.setattr(PackedLinear, "of", missing)
+    model = a_model(torch.float32)
+    with pytest.warns(PackingWarning, match=r"without packed weights: torch cannot do it here \(no kernels\)"):
+        assert pack(model) is None
+    got, _ = decode(Decoder(model, DecodeConfig(drafter="none", pack=True)), [[1, 2, 3]], 9)
+    assert got == decode_plainly(model, [[1, 2, 3]], 9)
+    with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
+        pack(a_model(torch.float64))
+
+
+def test_packed_weights_go_with_their_model() -> None:
+    model = a_model(torch.float32)
+    first = pack(model)
+    assert pack(model) is first
+    unpack(model)
+    assert pack(model) is not first
+    alive = weakref.ref(model)
+    assert alive in _models.keyrefs()
+    del model
+    gc.collect()
+    assert alive() is None
+    assert alive not in _models.keyrefs()
+
+
+def test_threads_may_share_a_model() -> None:
+    model = a_model(torch.float32)
+    plain = decode_plainly(model, [[1, 2, 3]], 40)
+    results: list[Any] = []
+
+    def work(seed: int) -> None:
+        decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(seed, VOCAB), budget=7, pack=seed < 3))
+        results.append(decode(decoder, [[1, 2, 3]], 40)[0])
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [plain] * 4
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", None])
+def test_it_is_a_yes_or_no(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="pack must be True or False"):
+        DecodeConfig(pack=wrong)
