@@ -8,6 +8,9 @@ of a CPU, 16 nodes behind 600 tokens of SmolLM2-135M took 13 ms in all layers an
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 GROUPED, PLAIN = "racer_grouped", "sdpa"
 """Names of attention implementations: ours, and the one that it stands in for."""
+_ASKS = re.compile(r"_attn_implementation\"?\)?\s*(==|!=|in\b|not in\b)")
 
 
 def grouped(
@@ -63,12 +67,32 @@ def implementation(config: Any) -> str | None:
     return PLAIN if name == GROUPED else name
 
 
+def reads_names(model: Any) -> bool:
+    """Whether the code of a model, or of a part of it, asks for the name of its attention implementation.
+
+    It might then do something else under our name, in a tree's forward pass or in another thread's.
+    """
+    for name in {type(part).__module__ for part in model.modules()}:
+        if name.startswith("torch."):
+            continue
+        try:
+            source = inspect.getsource(sys.modules[name])
+        except (KeyError, OSError, TypeError):
+            return True  # who knows
+        if _ASKS.search(source):
+            return True
+    return False
+
+
 @contextmanager
 def grouped_attention(config: Any) -> Iterator[None]:
-    """Inside, a model with this text configuration, loaded with ``sdpa``, attends with :func:`grouped`.
+    """Inside, a model with this text configuration attends with :func:`grouped`, if it does with ``sdpa`` outside.
 
     Other threads that run the model meanwhile get the same results, so nothing is locked.
     """
+    if implementation(config) != PLAIN:
+        yield
+        return
     config._attn_implementation = GROUPED
     try:
         yield

@@ -13,7 +13,7 @@ from torch import Tensor
 from racer.attention import grouped_attention
 from racer.cache import CacheLayout, TreeCache
 from racer.masks import MaskPlan
-from racer.packing import PackedModel
+from racer.packing import packed_weights
 from racer.tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -60,13 +60,13 @@ class Core:
 
     :param model: a Hugging Face causal LM.
     :param plan: how it takes trees, from :func:`racer.traits.examine`.
+    :param packs: whether to multiply with packed weights, where there are any (:func:`racer.packing.pack`).
     """
 
-    def __init__(self, model: Any, plan: CorePlan) -> None:
+    def __init__(self, model: Any, plan: CorePlan, packs: bool = False) -> None:
         self.model = model
         self.plan = plan
-        self.packed: PackedModel | None = None
-        """Weights that forward passes multiply with, in place of the model's own."""
+        self.packs = packs
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -121,8 +121,7 @@ class Core:
         extra: dict[str, Any] = {self.plan.cache_argument: cache}
         if self.plan.takes_logits_to_keep:
             extra["logits_to_keep"] = keep
-        packed = self.packed if call is call_model else None
-        with nullcontext() if packed is None else packed.used():
+        with packed_weights(self.model) if self.packs and call is call_model else nullcontext():
             output = call(
                 self.model,
                 input_ids=tokens,

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+MEASURED = 2
+"""Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
 REACH = 4
 """So many times the nodes of the largest measured size are not guessed at."""
 
@@ -29,8 +31,8 @@ class CostCurve:
         self._memory = memory
         self._samples: dict[int, deque[float]] = {}
         self._tempo = 1.0
-        self._line: tuple[list[int], list[float]] | None = None
-        """Sizes and their costs, until something new is learned."""
+        self._lines: dict[int, tuple[list[int], list[float]]] = {}
+        """See :meth:`_drawn`; until something new is learned."""
 
     def learn(self, nodes: int, milliseconds: float) -> None:
         """Note one step's wall-clock time."""
@@ -38,7 +40,7 @@ class CostCurve:
             pace = min(max(milliseconds / self(nodes) / self._tempo, 0.5), 2.0)  # a hiccup is no change of tempo
             self._tempo *= pace**0.3
         self._samples.setdefault(nodes, deque(maxlen=self._memory)).append(milliseconds / self._tempo)
-        self._line = None
+        self._lines = {}
 
     def samples(self, nodes: int) -> int:
         """How many steps of this size were measured."""
@@ -46,37 +48,40 @@ class CostCurve:
 
     def points(self) -> dict[int, float]:
         """Cost by nodes, at the tempo of the first steps; never falling with nodes."""
-        return dict(zip(*self._drawn(), strict=True)) if self._samples else {}
+        return dict(zip(*self._drawn(1), strict=True)) if self._samples else {}
 
     def __call__(self, nodes: int) -> float:
         """Interpolated cost; 1.0 before anything was measured."""
-        return float(np.interp(nodes, *self._drawn())) if self._samples else 1.0
+        return float(np.interp(nodes, *self._drawn(1))) if self._samples else 1.0
 
     def hopeful(self, sizes: Sequence[int]) -> NDArray[np.float64]:
         """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
 
-        What nobody has measured may rise from the next smaller size half as steeply as a straight line says, and each
-        sample makes the curve surer: its first steps of a size may have paid for what later ones find ready. So whoever
-        takes the size that seems best tries what might pay, and nothing else: where nodes are dear, in a large batch
-        say, no step is wasted on large trees. A plain step is measured first.
+        What was not measured may rise from the next smaller size half as steeply as a straight line through what was
+        says, and each sample makes a size surer. So whoever takes the size that seems best tries what might pay, and
+        nothing else: where nodes are dear, in a large batch say, no step is wasted on large trees. A plain step is
+        measured first.
         """
         wanted = np.asarray(sizes)
-        if self.samples(1) < 2:
+        known = np.array([size for size in sorted(self._samples) if self.samples(size) >= MEASURED])
+        if self.samples(1) < MEASURED:
             return np.where(wanted == 1, 1.0, np.inf)
-        known, costs = map(np.array, self._drawn())
+        costs = np.interp(known, *self._drawn(MEASURED))
         slope = (costs[-1] - costs[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
         line = np.interp(wanted, known, costs) + slope * np.maximum(wanted - known[-1], 0)
         below = costs[np.maximum(np.searchsorted(known, wanted) - 1, 0)]
-        sure = np.array([1 - 0.5 / max(self.samples(size), 1) for size in sizes])
+        sure = np.array([1 - 0.5 / self.samples(size) if size in known else 0.5 for size in sizes])
         least = below + np.where(wanted == 1, 1, sure) * (line - below)
         return np.where(wanted > REACH * known[-1], np.inf, least)
 
-    def _drawn(self) -> tuple[list[int], list[float]]:
-        if self._line is None:
-            sizes = sorted(self._samples)
+    def _drawn(self, least: int) -> tuple[list[int], list[float]]:
+        """Sizes of ``least`` samples or more, and their costs."""
+        line = self._lines.get(least)
+        if line is None:
+            sizes = [size for size in sorted(self._samples) if len(self._samples[size]) >= least]
             costs = [statistics.median_low(self._samples[size]) for size in sizes]
-            self._line = sizes, _rising(costs, [len(self._samples[size]) for size in sizes])
-        return self._line
+            line = self._lines[least] = sizes, _rising(costs, [len(self._samples[size]) for size in sizes])
+        return line
 
 
 def _rising(values: list[float], weights: list[int]) -> list[float]:

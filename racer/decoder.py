@@ -83,7 +83,7 @@ class Decoder:
         self.traits = examine(model)
         if self.traits.plan is None:
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
-        self.core = Core(model, self.traits.plan)
+        self.core = Core(model, self.traits.plan, self.config.pack)
         self.way = way_of(self.config.compile, model.device)
         self.lineup = lineup or Lineup(self.config)
 
@@ -100,7 +100,8 @@ class Decoder:
         :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
         """
         verifier, name = self.lineup.verifier_for(task.do_sample)
-        self.core.packed = pack(self.model) if self.config.pack else None
+        if self.config.pack:
+            pack(self.model)
         stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
         started = time.perf_counter()
         try:
@@ -174,10 +175,10 @@ class Decoder:
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
     def _let_go(self, run: Run) -> None:
-        """Let finished rows leave the batch when it can be halved, so that what is left costs less.
+        """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
 
-        Sizes are powers of two, filled up with finished rows: each new size must learn what its steps cost. In static
-        shapes nobody leaves.
+        Other sizes are filled up with finished rows: each new size must learn what its steps cost. In static shapes
+        nobody leaves.
         """
         left = [place for place, request in enumerate(run.requests) if not request.done]
         size = 1 << (len(left) - 1).bit_length()

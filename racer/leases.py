@@ -22,6 +22,7 @@ from racer.compiling import compiled_call
 from racer.core import Core, call_model
 from racer.errors import ConfigError
 from racer.graphs import Eager, Graphs, GraphWarning
+from racer.packing import is_stand_in
 from racer.stage import Stage
 from racer.static_step import Runner
 
@@ -155,7 +156,11 @@ def fingerprint(model: Any) -> int:
             id(module),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
-            *((name, _plain(value)) for name, value in vars(module).items() if name not in _OF_ANY_MODULE),
+            *(  # a list: another thread may be exchanging forwards for packed weights' just now
+                (name, _plain(value))
+                for name, value in list(vars(module).items())
+                if name not in _OF_ANY_MODULE and not is_stand_in(value)
+            ),
         )
         for module in model.modules()
     )

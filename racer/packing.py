@@ -9,10 +9,11 @@ everybody else who runs it.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -53,7 +54,8 @@ class PackedLinear:
     def fresh(self) -> bool:
         """Whether the layer's weight is still the one that was packed.
 
-        Changes that torch does not count (through ``.data``, as adapters are merged) show in the sample.
+        Changes that torch does not count (through ``.data``, as adapters are merged) show in the sample, if they are
+        more than some few numbers: after such an edit, :func:`unpack` the model.
         """
         weight = self.layer.weight
         same = weight.data_ptr() == self.place and weight._version == self.version
@@ -61,7 +63,7 @@ class PackedLinear:
 
     def forward(self, rows: Tensor) -> Tensor:
         """What the layer's own forward gives."""
-        if rows.dtype != self.sample.dtype:
+        if rows.dtype != self.sample.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(rows, self.layer.weight, self.layer.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.layer.bias, "none", [], "")
         return product
@@ -95,23 +97,29 @@ class PackedModel:
                 layer.__dict__.pop("forward", None)
 
 
-_models: WeakKeyDictionary[Any, PackedModel | None] = WeakKeyDictionary()
-"""By model; None where it was tried in vain."""
+_models: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[Any, tuple[torch.dtype, torch.device]] = WeakKeyDictionary()
+"""Models that cannot be packed, as long as they are of that type and on that device."""
 _lock = threading.Lock()
 
 
-def pack(model: Any) -> PackedModel | None:
-    """The packed weights of ``model`` as they are now; None, with a warning, if this machine cannot pack them."""
+def pack(model: Any) -> None:
+    """Pack the weights of ``model``, or what has changed of them; warns, once, if they cannot be packed here."""
     with _lock:
-        if model not in _models:
-            reason = _obstacle(model)
-            if reason:
+        if model not in _models and _refused.get(model) != (state := (model.dtype, model.device)):
+            if reason := _obstacle(model):
+                _refused[model] = state
                 warnings.warn(f"{type(model).__name__} is decoded without packed weights: {reason}", PackingWarning, 2)
-            _models[model] = None if reason else PackedModel()
-        packed = _models[model]
-        if packed is not None:
-            packed.refresh(model)
-        return packed
+            else:
+                _models[model] = PackedModel()
+        if model in _models:
+            _models[model].refresh(model)
+
+
+def packed_weights(model: Any) -> AbstractContextManager[None]:
+    """See :meth:`PackedModel.used`; of a model that is not packed, nothing is done."""
+    packed = _models.get(model)
+    return nullcontext() if packed is None else packed.used()
 
 
 def unpack(model: Any) -> None:
@@ -120,12 +128,17 @@ def unpack(model: Any) -> None:
         _models.pop(model, None)
 
 
+def is_stand_in(forward: Any) -> bool:
+    """Whether a layer's replaced ``forward`` is that of its packed weight."""
+    return getattr(forward, "__func__", None) is PackedLinear.forward
+
+
 def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     # a subclass, or a layer whose forward somebody has replaced, does something else
     replaced = module.__dict__.get("forward")
     return (
         type(module) is nn.Linear
-        and (replaced is None or getattr(replaced, "__func__", None) is PackedLinear.forward)
+        and (replaced is None or is_stand_in(replaced))
         and module.weight.device.type == "cpu"
         and module.weight.dtype in DTYPES
         and module.weight.is_contiguous()
@@ -133,9 +146,12 @@ def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _sample(weight: Tensor) -> Tensor:
-    """Up to SAMPLES numbers from all over a weight; a view."""
+    """Up to SAMPLES numbers from all over a weight ``[out, in]``; a view."""
     flat = weight.view(-1)
-    return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES]
+    step = max(1, len(flat) // SAMPLES)
+    while math.gcd(step, weight.shape[1]) > 1:  # else they might all stand in a few columns
+        step -= 1
+    return flat[::step][:SAMPLES]
 
 
 def _obstacle(model: Any) -> str:

@@ -112,8 +112,8 @@ class StepView:
     """
 
     requests: tuple[Request, ...]
-    """One per row. Finished rows are ignored while they stay, and leave when the rest fills half of the batch: state
-    that outlives a step is kept by ``request.id``, never by row."""
+    """One per row. Finished rows are ignored while they stay, and leave when the rest fits into the next smaller power
+    of two: state that outlives a step is kept by ``request.id``, never by row."""
     active: tuple[bool, ...]
     """Rows that were not finished when the step began."""
     root: Tensor

@@ -43,7 +43,7 @@ class DecodeStats:
     first_token_seconds: float = float("nan")
     """Wall-clock time until every row had its first token; NaN if the prefill did not end."""
     step_costs: dict[int, float] = attrs.field(factory=dict)
-    """Measured milliseconds of a forward pass by nodes, where the budget asked for it."""
+    """Measured milliseconds of a step by its nodes, in batches of as many rows as the call began with."""
 
     @property
     def mean_accepted_tokens(self) -> float:

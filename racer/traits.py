@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.attention import PLAIN, implementation
+from racer.attention import PLAIN, implementation, reads_names
 from racer.cache import Block, CacheLayout
 from racer.core import CACHE_ARGUMENTS, Core, CorePlan
 from racer.errors import UnsupportedModel
@@ -87,7 +87,8 @@ def _examine(model: Any) -> Traits:
         plan = CorePlan(_layout(model, vocab_size, cache_argument), masks, "logits_to_keep" in accepted, cache_argument)
     except Exception as failure:
         return Traits(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
-    if implementation(config) == PLAIN and model.device.type == "cpu":  # elsewhere it has not been measured
+    # elsewhere it has not been measured
+    if model.device.type == "cpu" and implementation(config) == PLAIN and not reads_names(model):
         faster = attrs.evolve(plan, groups=True)
         if not _fault(Core(model, faster), vocab_size):
             return Traits(faster, "", vocab_size)

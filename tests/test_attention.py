@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tiny_models import VOCAB, tiny
-from transformers import AttentionInterface
+from test_tiny_models import SMALL, VOCAB, tiny
+from transformers import AttentionInterface, FalconConfig, FalconForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from racer import DecodeConfig, Decoder
-from racer.attention import GROUPED, grouped, grouped_attention, implementation
+from racer.attention import GROUPED, grouped, grouped_attention, implementation, reads_names
 from racer.testing import HostileDrafter, decode, decode_plainly
 from racer.traits import examine
 
@@ -123,6 +123,25 @@ def test_eager_attention_stays_eager(calls: list[int]) -> None:
     assert plan is not None
     assert not plan.groups
     assert calls == []
+
+
+def test_an_attention_chosen_later_stays_chosen(model: Any, calls: list[int]) -> None:
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7))
+    calls.clear()
+    model.set_attn_implementation("eager")
+    got, _ = decode(decoder, [[1, 2, 3]], 20)
+    assert calls == []
+    assert model.config._attn_implementation == "eager"
+    assert got == decode_plainly(model, [[1, 2, 3]], 20)
+
+
+def test_models_that_ask_for_the_name_go_without() -> None:
+    rotary = FalconForCausalLM(FalconConfig(**SMALL, alibi=False, new_decoder_architecture=False)).double().eval()
+    assert reads_names(rotary)
+    plan = examine(rotary).plan
+    assert plan is not None
+    assert not plan.groups
+    assert not reads_names(tiny("llama"))
 
 
 @pytest.mark.parametrize("way", ["wrong", "raises"])

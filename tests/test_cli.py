@@ -29,6 +29,7 @@ from racer.cli.render import TextSink, print_json
 from racer.cli.streaming import Detokenizer, decode
 from racer.embedded import EMBEDDED_NAME
 from racer.errors import PluginError
+from racer.packing import pack
 
 PROMPT = "The quick brown fox"
 COMMAND = [sys.executable, "-m", "racer.cli"]
@@ -204,6 +205,14 @@ def test_static_shapes_give_the_same_tokens(ask: Any) -> None:
     dynamic, static = (ask("--max-new-tokens", "40", "--budget", "8", "--compile", way) for way in ("off", "static"))
     for name in ("token_ids", "accept_lengths"):
         assert static[name] == dynamic[name]
+
+
+def test_packed_weights_give_the_same_tokens(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[Any] = []
+    monkeypatch.setattr("racer.decoder.pack", lambda model: (packed.append(model), pack(model)))
+    plain, faster = ask("--max-new-tokens", "40"), ask("--max-new-tokens", "40", "--pack")
+    assert faster["token_ids"] == plain["token_ids"]
+    assert packed
 
 
 def test_graphs_are_refused_where_there_is_no_gpu(folder: Path, capsys: Capture) -> None:

@@ -13,10 +13,24 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
+    {
+        "attention",
+        "packing",
+        "tree",
+        "config",
+        "costs",
+        "errors",
+        "vocab",
+        "noise",
+        "narrow",
+        "builder",
+        "buckets",
+        "graphs",
+        "sheet",
+    },
     {"hookspecs", "plugins", "request"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
-    {"static_cache"},
+    {"static_cache", "attention", "packing"},
     {"core", "stage"},
     {"compiling", "lanes"},
     {"static_step"},
@@ -29,6 +43,7 @@ RANKS = [
     {"testing", "bench", "cli"},
 ]
 MAY_IMPORT_TRANSFORMERS = {
+    "attention",
     "hf",
     "models",
     "cache",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -15,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
-from racer.packing import PackedLinear, PackedModel, PackingWarning, _models, pack, unpack
+from racer.leases import fingerprint
+from racer.packing import SAMPLES, PackedLinear, PackedModel, PackingWarning, _models, _sample, pack, unpack
 from racer.testing import HostileDrafter, decode, decode_plainly
 
 
@@ -52,10 +54,8 @@ def test_products_are_the_layers(dtype: torch.dtype, bias: bool) -> None:
 def test_decoding_with_packed_weights(dtype: torch.dtype) -> None:
     model, prompts = a_model(dtype), [[1, 2, 3, 4], [5, 6]]
     config = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True)
-    decoder = Decoder(model, config)
-    got, _ = decode(decoder, prompts, 24)
-    assert decoder.core.packed is not None
-    assert len(decoder.core.packed._packed) == 2 * 7 + 1
+    got, _ = decode(Decoder(model, config), prompts, 24)
+    assert len(_models[model]._packed) == 2 * 7 + 1
     assert got == decode_plainly(model, prompts, 24)
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -79,12 +79,11 @@ def test_changed_weights_are_packed_again(change: Any) -> None:
     model = a_model(torch.float32)
     decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True))
     before, _ = decode(decoder, [[1, 2, 3]], 24)
-    assert decoder.core.packed is not None
-    packed = dict(decoder.core.packed._packed)
+    packed = dict(_models[model]._packed)
     change(model)
     after, _ = decode(decoder, [[1, 2, 3]], 24)
     assert after == decode_plainly(model, [[1, 2, 3]], 24) != before
-    fresh = [layer for layer, held in decoder.core.packed._packed.items() if held is not packed[layer]]
+    fresh = [layer for layer, held in _models[model]._packed.items() if held is not packed[layer]]
     assert len(fresh) == 1
 
 
@@ -126,7 +125,11 @@ def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(PackedLinear, "of", missing)
     model = a_model(torch.float32)
     with pytest.warns(PackingWarning, match=r"without packed weights: torch cannot do it here \(no kernels\)"):
-        assert pack(model) is None
+        pack(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pack(model)
+    assert model not in _models
     got, _ = decode(Decoder(model, DecodeConfig(drafter="none", pack=True)), [[1, 2, 3]], 9)
     assert got == decode_plainly(model, [[1, 2, 3]], 9)
     with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
@@ -135,10 +138,13 @@ def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch
 
 def test_packed_weights_go_with_their_model() -> None:
     model = a_model(torch.float32)
-    first = pack(model)
-    assert pack(model) is first
+    pack(model)
+    first = weakref.ref(_models[model])
+    pack(model)
+    assert _models[model] is first()
     unpack(model)
-    assert pack(model) is not first
+    assert first() is None, "nobody else holds them"
+    pack(model)
     alive = weakref.ref(model)
     assert alive in _models.keyrefs()
     del model
@@ -163,6 +169,42 @@ def test_threads_may_share_a_model() -> None:
         thread.join()
     assert results == [plain] * 4
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_that_has_become_packable_is_packed() -> None:
+    model = a_model(torch.float64)
+    with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
+        pack(model)
+    pack(model.to(torch.bfloat16))
+    assert model in _models
+
+
+def test_gradients_and_autocast_take_the_layers_own_way() -> None:
+    layer, rows, packed = nn.Linear(64, 32), torch.randn(2, 64), PackedModel()
+    packed.refresh(layer)
+    with packed.used():
+        layer(rows).sum().backward()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert layer(rows).dtype == torch.bfloat16
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (576, 1536), (49152, 576), (3, 5), (1, 1), (7, 4096)])
+def test_samples_come_from_all_over(shape: tuple[int, int]) -> None:
+    places = _sample(torch.arange(shape[0] * shape[1]).view(shape))
+    rows, columns = places // shape[1], places % shape[1]
+    wanted = min(SAMPLES, places.numel())
+    assert wanted >= min(SAMPLES, shape[0] * shape[1]) * 0.5
+    assert len(set(columns.tolist())) >= min(shape[1], 16)
+    assert rows.max() >= 0.7 * (shape[0] - 1)
+
+
+def test_a_static_stage_does_not_notice_packing() -> None:
+    model = a_model(torch.float32)
+    pack(model)
+    before = fingerprint(model)
+    with _models[model].used():
+        assert fingerprint(model) == before
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", None])

@@ -49,10 +49,11 @@ def names(run: Bench) -> list[str]:
 
 
 def test_the_way_to_the_device_is_everybodys(loaded: LoadedModel, tmp_path: Path) -> None:
-    run = bench(loaded, tmp_path, "racer@8", "hf", compile="static", questions=QUESTIONS[:1])
+    run = bench(loaded, tmp_path, "racer@8", "hf", compile="static", pack=True, questions=QUESTIONS[:1])
     run.run()
     configs = {name: who._decoder.config for name, who in run._answering.items() if hasattr(who, "_decoder")}
-    assert {name: config.compile for name, config in configs.items()} == {"none": "static", "racer@8": "static"}
+    assert set(configs) == {"none", "racer@8"}
+    assert {(config.compile, config.pack) for config in configs.values()} == {("static", True)}
     results = summarise(run.journal, QUESTIONS[:1], names(run), sample=False)
     assert all(part["overall"]["identical_rate"] == 1 for part in results["methods"].values())
 
