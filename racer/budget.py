@@ -13,6 +13,9 @@ from racer.tree import DraftTree
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""
+EQUAL = 0.02
+"""Of sizes whose expected rates differ by less, the largest is taken: what rejected nodes teach comes on top, and
+is not in the scores."""
 
 
 class Budget:
@@ -94,8 +97,7 @@ class ByScore(Budget):
         honesty = min(self._kept / self._promised, 2.0)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
         of_latest, of_this = (
-            SIZES[int(np.argmax((1 + gains * honesty) / costs))]
-            for gains in (np.maximum.accumulate(self._average), self._gains)
+            _best((1 + gains * honesty) / costs) for gains in (np.maximum.accumulate(self._average), self._gains)
         )
         self._choice = of_latest
         self._resting = self._rest if of_latest == of_this == 1 and np.isfinite(costs[1]) else 0
@@ -107,6 +109,12 @@ class ByScore(Budget):
         rows, width = np.flatnonzero(view.active), host.tokens.shape[1]
         self._promised = 0.98 * self._promised + float(np.interp(width, SIZES, self._gains))
         self._kept = 0.98 * self._kept + float(host.length[rows].mean()) - 1
+
+
+def _best(rates: NDArray[np.float64]) -> int:
+    """The size of the best rate, or the largest that is nearly as good; if plain decoding is best, that."""
+    best = int(np.argmax(rates))
+    return SIZES[int(np.flatnonzero(rates >= (1 - EQUAL) * rates[best])[-1]) if best else 0]
 
 
 class ByRecord(Budget):

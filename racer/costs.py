@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 MEASURED = 2
 """Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
+DOUBT = 4
+"""Samples of a size that count as much as what the others say of it."""
 REACH = 4
 """So many times the nodes of the largest measured size are not guessed at."""
 
@@ -57,22 +61,30 @@ class CostCurve:
     def hopeful(self, sizes: Sequence[int]) -> NDArray[np.float64]:
         """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
 
-        What was not measured may rise from the next smaller size half as steeply as a straight line through what was
-        says, and each sample makes a size surer. So whoever takes the size that seems best tries what might pay, and
-        nothing else: where nodes are dear, in a large batch say, no step is wasted on large trees. A plain step is
-        measured first.
+        What was not measured may rise from the next smaller size half as steeply as a straight line through the others
+        says. What was measured counts the more the more samples there are: some slow first steps of a size must not
+        keep it from ever being tried again. So whoever takes the size that seems best tries what might pay, and nothing
+        else: where nodes are dear, in a large batch say, no step is wasted on large trees. A plain step is measured
+        first.
         """
-        wanted = np.asarray(sizes)
-        known = np.array([size for size in sorted(self._samples) if self.samples(size) >= MEASURED])
         if self.samples(1) < MEASURED:
-            return np.where(wanted == 1, 1.0, np.inf)
-        costs = np.interp(known, *self._drawn(MEASURED))
-        slope = (costs[-1] - costs[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
-        line = np.interp(wanted, known, costs) + slope * np.maximum(wanted - known[-1], 0)
-        below = costs[np.maximum(np.searchsorted(known, wanted) - 1, 0)]
-        sure = np.array([1 - 0.5 / self.samples(size) if size in known else 0.5 for size in sizes])
-        least = below + np.where(wanted == 1, 1, sure) * (line - below)
-        return np.where(wanted > REACH * known[-1], np.inf, least)
+            return np.where(np.asarray(sizes) == 1, 1.0, np.inf)
+        known, costs = self._drawn(MEASURED)
+        return np.array([self._hope(size, known, costs) for size in sizes])
+
+    def _hope(self, size: int, known: list[int], costs: list[float]) -> float:
+        if size == 1:
+            return costs[0]
+        if size > REACH * known[-1]:
+            return math.inf
+        at = bisect_left(known, size)
+        measured = at < len(known) and known[at] == size
+        below, above = at - 1, at + measured
+        first, last = (below, above) if above < len(known) else (max(below - 1, 0), below)
+        slope = (costs[last] - costs[first]) / max(known[last] - known[first], 1)
+        hope = costs[below] + slope * (size - known[below]) / 2
+        samples = self.samples(size) if measured else 0
+        return (samples * (costs[at] if measured else 0.0) + DOUBT * hope) / (samples + DOUBT)
 
     def _drawn(self, least: int) -> tuple[list[int], list[float]]:
         """Sizes of ``least`` samples or more, and their costs."""

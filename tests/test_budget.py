@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict, hookimpl
-from racer.budget import SIZES, Auto, Fixed
+from racer.budget import SIZES, Auto, Fixed, _best
 from racer.costs import REACH, CostCurve, curve_of
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
@@ -228,16 +228,15 @@ def test_a_cost_that_nobody_measured_is_hoped_for() -> None:
         curve.learn(size, cost)
     assert curve.hopeful([1, 64]).tolist() == [1, np.inf], "a plain step comes first"
     curve.learn(1, 10)
+    slope = 290 / 63
     before = curve.hopeful([1, 22, 64, 128, 257])
-    assert before == pytest.approx([10, 10 + 290 * 21 / 63 / 2, 10 + 290 * 0.75, 300 + 290 * 64 / 63 / 2, np.inf])
+    # 64: two samples of 300 against four doubts, as one size alone gives no line to go by
+    assert before == pytest.approx([10, 10 + slope * 21 / 2, (2 * 300 + 4 * 10) / 6, 300 + slope * 64 / 2, np.inf])
     curve.learn(128, 4000)
     assert curve.hopeful([128])[0] == before[3], "a single sample may be far off"
-    hopes = []
-    for _ in range(12):
+    for _ in range(14):
         curve.learn(128, 400)
-        hopes.append(curve.hopeful([128])[0])
-    assert hopes == sorted(hopes)
-    assert curve.hopeful([128])[0] == pytest.approx(curve(128), rel=0.05)
+    assert curve.hopeful([128])[0] == pytest.approx(curve(128), rel=0.1)
     assert curve.hopeful([1]) == curve(1)
 
 
@@ -281,3 +280,24 @@ def test_a_plugins_budget_between_two_sizes_is_spent() -> None:
         config = DecodeConfig(drafter="racer", budget="auto", plugins=(Three(),))
         _, stats = decode(Decoder(model, config), [[1, 2, 3] * 9], 200)
     assert max(stats.nodes) == 3
+
+
+def test_two_slow_first_steps_do_not_count_for_long() -> None:
+    curve = CostCurve()
+    for _ in range(15):
+        for size, cost in ((1, 40), (8, 50), (16, 59)):
+            curve.learn(size, cost)
+    for _ in range(2):
+        curve.learn(12, 60)
+    assert curve.hopeful([12])[0] < 56, "its neighbours know better"
+    for _ in range(12):
+        curve.learn(12, 54.5)
+    assert curve.hopeful([12])[0] == pytest.approx(54.5, rel=0.05)
+
+
+def test_of_sizes_that_are_as_good_the_largest_is_taken() -> None:
+    rates = np.full(len(SIZES), 0.5)
+    rates[3], rates[5] = 1.0, 0.99
+    assert _best(rates) == SIZES[5]
+    rates[0] = 1.001
+    assert _best(rates) == 1, "plain decoding is not given up for it"
