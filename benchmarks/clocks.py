@@ -14,7 +14,7 @@ import racer
 from racer import lanes
 from racer.bench.meters import now
 from racer.cache import TreeCache
-from racer.request import Verdict
+from racer.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
 """``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward; ``host`` is what no other has."""

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from racer.errors import RacerError, StateError
     from racer.hf import attach, custom_generate, detach, generate
     from racer.hookspecs import hookimpl
-    from racer.request import Needs, Request, StepView, Verdict
+    from racer.request import Needs, Request, StepView
     from racer.stats import DecodeStats
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.tree import DraftTree
+    from racer.verdict import Verdict
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
 
 __version__ = "0.1.0"
@@ -28,11 +29,12 @@ _HOMES = {
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf": ("attach", "custom_generate", "detach", "generate"),
     "racer.hookspecs": ("hookimpl",),
-    "racer.request": ("Needs", "Request", "StepView", "Verdict"),
+    "racer.request": ("Needs", "Request", "StepView"),
     "racer.stats": ("DecodeStats",),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
     "racer.tree": ("DraftTree",),
+    "racer.verdict": ("Verdict",),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

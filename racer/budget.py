@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from racer.costs import REACH
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
-from racer.request import StepView, Verdict
+from racer.request import StepView
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""

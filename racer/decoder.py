@@ -20,11 +20,12 @@ from racer.lanes import DynamicLane, Lane, cues
 from racer.leases import Lease, borrow, give_back, way_of
 from racer.lineup import Lineup
 from racer.packing import pack
-from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, Verdict, signed_seeds
+from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, signed_seeds
 from racer.static import StaticLane
 from racer.stats import DecodeStats, Stopwatch
 from racer.traits import examine
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from racer.request import Needs, Request, StepView, Verdict
+from racer.request import Needs, Request, StepView
 from racer.tree import FAULTS, DraftTree
+from racer.verdict import Verdict
 
 
 class PluginWarning(UserWarning):

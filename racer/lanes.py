@@ -17,8 +17,9 @@ from racer import vocab
 from racer.cache import TreeCache
 from racer.core import Core
 from racer.lineup import take
-from racer.request import HostVerdict, LogitsPipeline, Needs, Request, StepView, Verdict
+from racer.request import LogitsPipeline, Needs, Request, StepView
 from racer.tree import DraftTree
+from racer.verdict import HostVerdict, Verdict
 
 
 class Lane(Protocol):

@@ -11,11 +11,12 @@ from racer.buckets import nodes_bucket
 from racer.core import Core
 from racer.graphs import Key
 from racer.lanes import cues
-from racer.request import HostVerdict, Needs, Request, StepView, Verdict, host_verdict, unpack
+from racer.request import Needs, Request, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_step import Outcome, Runner, StaticStep, head
 from racer.tree import DraftTree
+from racer.verdict import HostVerdict, Verdict, host_verdict, unpack
 
 
 @attrs.define(eq=False)

@@ -18,11 +18,12 @@ from torch import Tensor
 from racer.core import Core, call_model
 from racer.graphs import Eager, Graphs, Key, warn_of
 from racer.lanes import cues
-from racer.request import Needs, Settled, StepView, Verdict, pack
+from racer.request import Needs, Settled, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_cache import FixedWindow
 from racer.tree import DraftTree
+from racer.verdict import Verdict, pack
 
 FORWARD, VERIFY = "forward", "verify"
 

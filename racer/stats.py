@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 import torch
 
-from racer.request import HostVerdict, Request
+from racer.request import Request
+from racer.verdict import HostVerdict
 
 PHASES = ("prefill", "draft", "forward", "verify", "commit", "observe")
 

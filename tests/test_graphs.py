@@ -27,12 +27,13 @@ from racer.errors import ConfigError
 from racer.graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, reason_of
 from racer.leases import _shelves, borrow, release
 from racer.pipeline import ProcessorPipeline
-from racer.request import Request, Settled, StepView, Verdict
+from racer.request import Request, Settled, StepView
 from racer.stage import Stage
 from racer.static_step import Runner, StaticStep
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
 from racer.traits import examine
+from racer.verdict import Verdict
 from racer.verifiers.exact import Sampling
 
 VOCAB = 6

@@ -13,22 +13,8 @@ import racer
 
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
-    {
-        "attention",
-        "packing",
-        "tree",
-        "config",
-        "costs",
-        "errors",
-        "vocab",
-        "noise",
-        "narrow",
-        "builder",
-        "buckets",
-        "graphs",
-        "sheet",
-    },
-    {"hookspecs", "plugins", "request"},
+    {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
+    {"hookspecs", "plugins", "request", "verdict"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
     {"static_cache", "attention", "packing"},
     {"core", "stage"},

@@ -22,10 +22,11 @@ from racer import DecodeConfig, Decoder, hookimpl
 from racer import cache as cache_module
 from racer.buckets import NODES, SLOTS, nodes_bucket, slots_bucket
 from racer.leases import _shelves, fingerprint, release
-from racer.request import StepView, Verdict
+from racer.request import StepView
 from racer.sheet import Sheet
 from racer.testing import HostileDrafter, ReplayDrafter, decode, decode_plainly, draft_trees, toy_model
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 from racer.verifiers.exact import Sampling
 
 MODEL = toy_model(VOCAB)

@@ -18,8 +18,9 @@ from racer.config import DecodeConfig
 from racer.decoder import Decoder
 from racer.hookspecs import hookimpl
 from racer.loaded import LoadedModel
-from racer.request import HostVerdict, Needs, Request, StepStats, StepView, Verdict
+from racer.request import Needs, Request, StepStats, StepView
 from racer.tree import DraftTree
+from racer.verdict import HostVerdict, Verdict
 
 
 class Observer:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.request import HostVerdict
+from racer.verdict import HostVerdict
 
 BINS = 20
 Table = list[list[float]]

@@ -10,8 +10,9 @@ from racer.hookspecs import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from racer.request import Request, StepStats, StepView, Verdict
+    from racer.request import Request, StepStats, StepView
     from racer.tree import DraftTree
+    from racer.verdict import Verdict
 
 Sink = Callable[[str, bool], None]
 """``sink(text, drafted)``: some more text, and whether it was guessed by the drafter."""

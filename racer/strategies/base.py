@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from racer.builder import TreeBuilder, stack
-from racer.request import Needs, Request, StepView, Verdict
+from racer.request import Needs, Request, StepView
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 class Drafter:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Needs, Request, StepView, Verdict
+from racer.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 def child_breadth(breadth: int, child: int, is_root: bool) -> int:

@@ -6,9 +6,10 @@ from functools import reduce
 
 from racer.errors import ConfigError
 from racer.guard import Guard
-from racer.request import Needs, Request, StepView, Verdict
+from racer.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 class Merge(Drafter):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from racer.builder import TreeBuilder
-from racer.request import Request, StepView, Verdict
+from racer.request import Request, StepView
 from racer.strategies.automaton import Automaton
 from racer.strategies.base import Drafter
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 class Retrieval(Drafter):

@@ -7,8 +7,9 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from racer.request import StepView, Verdict
+from racer.request import StepView
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 
 class Verifier:

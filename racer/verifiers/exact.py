@@ -15,8 +15,9 @@ from torch import Tensor
 
 from racer import vocab
 from racer.noise import gumbel
-from racer.request import Request, StepView, Verdict
+from racer.request import Request, StepView
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 

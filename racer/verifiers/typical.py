@@ -8,8 +8,9 @@ from torch import Tensor
 
 from racer.errors import ConfigError
 from racer.noise import gumbel
-from racer.request import StepView, Verdict
+from racer.request import StepView
 from racer.tree import DraftTree
+from racer.verdict import Verdict
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from racer.errors import ConfigError
-from racer.request import HostVerdict, Needs, Request, StepView, Verdict
+from racer.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
 from racer.strategies.context import history, state, voices
 from racer.strategies.context.blends import Blends
@@ -27,6 +27,7 @@ from racer.strategies.context.odds import Odds
 from racer.strategies.context.ready import Machine, make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
+from racer.verdict import HostVerdict, Verdict
 
 OWN_TOKENS = 65_536
 """Tokens of its own text that a row searches for matches, the latest ones."""

@@ -1,0 +1,130 @@
+"""What a step decided: on the device, and on the host after the one copy that a step makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from racer.tree import DraftTree
+
+
+@attrs.frozen(eq=False)
+class HostVerdict:
+    """The verdict and the scored tree as numpy arrays, from the one copy of the step."""
+
+    length: NDArray[np.int64]
+    """``[B]`` accepted nodes, the root included: the number of new tokens."""
+    next_token: NDArray[np.int64]
+    """``[B]`` the bonus token: the next root."""
+    path: NDArray[np.int64]
+    """``[B, N]`` columns of the accepted nodes, the root first; only ``length`` of them count."""
+    tokens: NDArray[np.int64]
+    """``[B, N]``"""
+    parent: NDArray[np.int64]
+    """``[B, N]``"""
+    count: NDArray[np.int64]
+    """``[B]``"""
+    source: NDArray[np.int64]
+    """``[B, N]``"""
+    faults: NDArray[np.int64]
+    """``[B]`` bit set of :data:`racer.tree.FAULTS`, zero for a well-formed draft."""
+    top_ids: NDArray[np.int64]
+    """``[B, N, k]`` the best next tokens of every node, accepted or not; k as the drafters need."""
+    top_probs: NDArray[np.float32] | None
+    """``[B, N, k]`` their probabilities, if some drafter needs them."""
+
+    def head(self, width: int) -> HostVerdict:
+        """Without the columns from ``width`` on, which are padding."""
+        cut = ("path", "tokens", "parent", "source", "top_ids", "top_probs")
+        parts: dict[str, Any] = {name: part[:, :width] for name in cut if (part := getattr(self, name)) is not None}
+        return attrs.evolve(self, **parts)
+
+    def accepted(self, row: int) -> list[int]:
+        """Tokens that the step adds to ``row``: accepted drafts and the bonus token."""
+        drafts = self.tokens[row, self.path[row, 1 : self.length[row]]].tolist()
+        return [*drafts, int(self.next_token[row])]
+
+
+@attrs.define(eq=False)
+class Verdict:
+    """What the verifier decided, on the device. ``to_host`` is the step's only synchronisation."""
+
+    path: Tensor
+    """``[B, N]`` int64: columns of the accepted nodes in order, the root first; rows are filled up with 0."""
+    length: Tensor
+    """``[B]`` int64: accepted nodes, the root included."""
+    next_token: Tensor
+    """``[B]`` int64: the token after the last accepted node."""
+    top_ids: Tensor | None = None
+    """``[B, N, k]`` int64, set by the core as the drafters need."""
+    top_probs: Tensor | None = None
+    """``[B, N, k]`` float32."""
+    host: HostVerdict | None = None
+    """Set by :meth:`to_host`; there when ``racer_step`` is called."""
+
+    def to_host(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> HostVerdict:
+        """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``.
+
+        :param cues: whether the best next tokens travel too.
+        """
+        self.host = host_verdict(_one_copy(**self.parts(tree, faults, cues=cues)))
+        return self.host
+
+    def parts(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> dict[str, Tensor]:
+        """Everything the host needs, as int64 tensors: what :func:`host_verdict` takes once it is there."""
+        batch, width = tree.tokens.shape
+        source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
+        shown = cues and self.top_ids is not None
+        top_ids = self.top_ids if self.top_ids is not None and shown else tree.tokens.new_empty(batch, width, 0)
+        bits = None if self.top_probs is None or not shown else self.top_probs.float().view(torch.int32).long()
+        return {
+            "length": self.length,
+            "next_token": self.next_token,
+            "path": self.path,
+            "tokens": tree.tokens,
+            "parent": tree.parent,
+            "count": tree.count,
+            "source": source,
+            "faults": faults,
+            "top_ids": top_ids,
+            **({} if bits is None else {"top_probs": bits}),
+        }
+
+
+def host_verdict(parts: dict[str, NDArray[np.int64]]) -> HostVerdict:
+    """From the arrays of :meth:`Verdict.parts`."""
+    probs = parts.get("top_probs")
+    return HostVerdict(
+        **{name: part for name, part in parts.items() if name != "top_probs"},
+        top_probs=None if probs is None else probs.astype(np.int32).view(np.float32),
+    )
+
+
+def _one_copy(**parts: Tensor) -> dict[str, Any]:
+    """Integer tensors as numpy arrays; from an accelerator they come packed into a single copy."""
+    if all(part.device.type == "cpu" for part in parts.values()):
+        return {name: part.numpy() for name, part in parts.items()}
+    return _packed(**parts)
+
+
+def _packed(**parts: Tensor) -> dict[str, Any]:
+    return unpack(pack(parts).cpu().numpy(), {name: part.shape for name, part in parts.items()})
+
+
+def pack(parts: dict[str, Tensor]) -> Tensor:
+    """Integer tensors one behind the other, in one flat tensor."""
+    return torch.cat([part.reshape(-1) for part in parts.values()])
+
+
+def unpack(flat: NDArray[np.int64], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """The inverse of :func:`pack`, on the host."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    pieces = np.split(flat[: ends[-1]], ends[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
