@@ -1,9 +1,8 @@
 """Attention over a tree where several query heads share one head of keys and values.
 
 transformers' ``sdpa`` copies keys and values once for every query head when there is a mask and more than one query.
-Here the queries of a group become rows of one head instead: nothing is copied, and each key is read once. On 2 cores
-of a CPU, 16 nodes behind 600 tokens of SmolLM2-135M took 13 ms in all layers and now take 10; 16 rows of 2 nodes took
-104 and take 36.
+Here the queries of a group become rows of one head instead: nothing is copied, and each key is read once. What that
+is worth, ``benchmarks/forward_ways.py`` measures.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 GROUPED, PLAIN = "racer_grouped", "sdpa"
 """Names of attention implementations: ours, and the one that it stands in for."""
-_ASKS = re.compile(r"_attn_implementation\"?\)?\s*(==|!=|in\b|not in\b)")
+_ASKS = re.compile(r"_attn_implementation\"?\)?\s*(==|!=|in\b|not in\b)")  # also after getattr(config, "...")
 
 
 def grouped(

@@ -163,7 +163,6 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 if place != row:
                     store[:, place, :, :end] = store[:, row, :, :end]
             self._stores[block] = store[:, : len(rows)]
-        self.moves += 1
         self.padding = [self.padding[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
         self._place_layers()

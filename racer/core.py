@@ -18,8 +18,6 @@ from racer.tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What a model's forward may call its cache: the former from transformers 5.24 on."""
-
-
 UNSEEN = 4
 """So many times longer are pieces of a prompt whose logits are not made: a prompt of 2,000 tokens in pieces of 512 cost
 1 to 6 % more than in one, as transformers scores it."""

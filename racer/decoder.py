@@ -146,7 +146,7 @@ class Decoder:
 
     def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
-        task, request = run.task, run.requests[row]
+        task, request = run.task, run.task.requests[run.rows[row]]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
             if task.emit:

@@ -2,9 +2,9 @@
 
 torch hands oneDNN a weight as it lies, ``[out, in]``, and every call sorts it into blocks on its way through the
 caches. Sorted once and kept, the same kernels give the same numbers (bit by bit in bf16, up to rounding in float32) in
-0.6 to 0.8 of the time for 1 to 24 rows, and in 0.3 to 0.6 in float32; with hundreds of rows, as in a prompt, the
-sorting is a small part anyway. The weights then take their memory twice: what the model holds stays untouched, for
-everybody else who runs it.
+less time (``benchmarks/forward_ways.py`` measures it); with hundreds of rows, as in a prompt, the sorting is a small
+part anyway. The weights then take their memory twice: what the model holds stays untouched, for everybody else who
+runs it.
 """
 
 from __future__ import annotations

@@ -62,6 +62,23 @@ def a_curve(slope: float) -> CostCurve:
     return curve
 
 
+def a_view(curve: CostCurve, requests: tuple[Request, ...]) -> StepView:
+    """Of rows that all go on."""
+    roots = torch.tensor([request.tokens[-1] for request in requests])
+    return StepView(
+        requests=requests, active=(True,) * len(requests), root=roots, position=torch.zeros_like(roots), vocab_size=9,
+        pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve,
+    )  # fmt: skip
+
+
+def a_verdict(tree: DraftTree, right: int) -> Verdict:
+    """Chains of which the first ``right`` nodes are accepted."""
+    path = torch.arange(tree.width).expand(tree.batch, -1)
+    verdict = Verdict(path, torch.full((tree.batch,), right), torch.ones(tree.batch, dtype=torch.long))
+    verdict.to_host(tree, torch.zeros(tree.batch, dtype=torch.long))
+    return verdict
+
+
 def simulate(
     chance: float,
     slope: float,
@@ -70,21 +87,18 @@ def simulate(
     flattery: float = 1.0,
     asked: bool = False,
     new: bool = False,
-    cost: Callable[[int, int], float] | None = None,
+    cost: Callable[[int], float] | None = None,
 ) -> list[int]:
     """Sizes taken when each guess of a chain is right with ``chance``; its scores say so, ``flattery`` times over.
 
     :param asked: give the sizes that the drafter is asked for, not those that are left of its trees.
     :param new: nobody knows what steps cost; the first 100 steps are given too.
-    :param cost: milliseconds of a step, by its size and number, in place of ``slope``.
+    :param cost: milliseconds of a step, by its size, in place of ``slope``.
     """
     auto, random, taken, curve = Auto(), np.random.default_rng(0), [], CostCurve() if new else a_curve(slope)
     requests = (Request((1,)),)
-    for step in range(steps):
-        view = StepView(
-            requests=requests, active=(True,), root=torch.tensor([1]), position=torch.tensor([0]), vocab_size=9,
-            pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
-        )  # fmt: skip
+    for _ in range(steps):
+        view = a_view(curve, requests)
         view.settled.budget = nodes = auto.nodes(view)
         tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
         if scored:
@@ -94,10 +108,8 @@ def simulate(
         right = 1
         while right < tree.width and random.random() < chance:
             right += 1
-        verdict = Verdict(torch.arange(tree.width)[None], torch.tensor([right]), torch.tensor([1]))
-        verdict.to_host(tree, torch.zeros(1, dtype=torch.long))
-        auto.observe(view, verdict)
-        curve.learn(tree.width, cost(tree.width, step) if cost else 10 * (1 + slope * (tree.width - 1)))
+        auto.observe(view, a_verdict(tree, right))
+        curve.learn(tree.width, cost(tree.width) if cost else 10 * (1 + slope * (tree.width - 1)))
     return taken if new else taken[100:]
 
 
@@ -105,15 +117,9 @@ def test_a_last_step_of_one_node_teaches_nothing() -> None:
     auto = Auto()
     before = copy.deepcopy(vars(auto._by_score)), copy.deepcopy(vars(auto._by_record))
     auto._asked = 64
-    requests = (Request((1,)),)
-    view = StepView(
-        requests=requests, active=(True,), root=torch.tensor([1]), position=torch.tensor([0]), vocab_size=9,
-        pipeline=ProcessorPipeline(), do_sample=False,
-    )  # fmt: skip
+    view = a_view(CostCurve(), (Request((1,)),))
     view.settled.budget = 1  # not what it asked for: one token was left
-    verdict = Verdict(torch.zeros(1, 1, dtype=torch.long), torch.tensor([1]), torch.tensor([1]))
-    verdict.to_host(DraftTree.root(torch.tensor([1])), torch.zeros(1, dtype=torch.long))
-    auto.observe(view, verdict)
+    auto.observe(view, a_verdict(DraftTree.root(torch.tensor([1])), 1))
     assert str(before) == str((vars(auto._by_score), vars(auto._by_record)))
 
 
@@ -143,19 +149,14 @@ def test_a_drafter_that_speaks_seldom_is_soon_heard_again() -> None:
     """Long it was wrong, and plain decoding paid; then passages are copied, with nothing to say between them."""
     auto, curve, requests, asked = Auto(), a_curve(0.05), (Request((1,)),), []
     for step in range(800):
-        view = StepView(
-            requests=requests, active=(True,), root=torch.tensor([1]), position=torch.tensor([0]), vocab_size=9,
-            pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
-        )  # fmt: skip
+        view = a_view(curve, requests)
         speaks = step % 40 < 8
         view.settled.budget = nodes = auto.nodes(view)
         given = min(nodes, 20) if speaks else 1
         tree = DraftTree.chain(torch.ones(1, given, dtype=torch.long), torch.tensor([given]))
         tree = auto.fit(view, tree)
         right = tree.width if step >= 400 else 1
-        verdict = Verdict(torch.arange(tree.width)[None], torch.tensor([right]), torch.tensor([1]))
-        verdict.to_host(tree, torch.zeros(1, dtype=torch.long))
-        auto.observe(view, verdict)
+        auto.observe(view, a_verdict(tree, right))
         asked += [nodes] if speaks else []
     spent = 0.05 * (np.minimum(asked[20:80], 20) - 1).sum() / 300  # of plain decoding's time
     assert spent < 0.04, "while it is wrong"
@@ -179,19 +180,13 @@ def test_scores_that_flatter_are_set_right() -> None:
 def test_a_change_of_text_is_followed() -> None:
     auto, curve, requests, widths = Auto(), a_curve(0.02), (Request((1,)), Request((2,))), []
     for step in range(600):
-        view = StepView(
-            requests=requests, active=(True, True), root=torch.tensor([1, 2]), position=torch.tensor([0, 0]),
-            vocab_size=9, pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=step,
-        )  # fmt: skip
+        view = a_view(curve, requests)
         view.settled.budget = nodes = auto.nodes(view)
         sure = step < 200 or step >= 400
         tree = DraftTree.chain(torch.ones(2, nodes, dtype=torch.long), torch.full((2,), nodes))
         score = (0.99 if sure else 0.01) ** torch.arange(nodes, dtype=torch.float32).expand(2, -1)
         tree = auto.fit(view, attrs.evolve(tree, score=score)) if nodes > 1 else tree
-        length = torch.full((2,), tree.width if sure else 1)
-        verdict = Verdict(torch.arange(tree.width).expand(2, -1), length, torch.tensor([1, 2]))
-        verdict.to_host(tree, torch.zeros(2, dtype=torch.long))
-        auto.observe(view, verdict)
+        auto.observe(view, a_verdict(tree, tree.width if sure else 1))
         widths.append(tree.width)
     assert (widths[199], widths[399], widths[599]) == (64, 1, 64)
 
@@ -242,7 +237,7 @@ def test_a_cost_that_nobody_measured_is_hoped_for() -> None:
 
 @pytest.mark.parametrize("hiccup", [4, 16, 64])
 def test_a_slow_first_step_of_a_size_is_forgiven(hiccup: int) -> None:
-    def cost(size: int, step: int) -> float:
+    def cost(size: int) -> float:
         slow = size == hiccup and size not in seen
         seen.add(size)
         return (5 if slow else 1) * 10 * (1 + 0.01 * (size - 1))

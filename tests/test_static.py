@@ -6,6 +6,7 @@ Everything here runs on the CPU, step by step (``compile="static"``): the operat
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,7 +19,7 @@ from test_tiny_models import VOCAB as TINY_VOCAB
 from test_tiny_models import alone, batch, tiny
 
 import racer
-from racer import DecodeConfig, Decoder, hookimpl
+from racer import DecodeConfig, Decoder, Drafter, Request, TreeBuilder, hookimpl
 from racer import cache as cache_module
 from racer.buckets import NODES, SLOTS, nodes_bucket, slots_bucket
 from racer.leases import _shelves, fingerprint, release
@@ -97,6 +98,42 @@ def test_hostile_trees_change_nothing(
         return  # rows that have ended leave the batch on one path only, and the hostile drafter guesses by the batch
     for name in ("nodes", "accept_lengths", "drafted", "accepted", "steps"):
         assert getattr(runs[0][1], name) == getattr(runs[1][1], name), "the same steps, not only the same tokens"
+
+
+class HostileByRequest(Drafter):
+    """Random trees that depend on the row's text alone, whoever else is in the batch."""
+
+    name = "hostile"
+
+    def grow(self, request: Request, tree: TreeBuilder) -> None:
+        draw, nodes = random.Random(hash((request.seed, *request.tokens))), [0]
+        for _ in range(draw.randint(0, 13)):
+            node = tree.add(draw.choice(nodes), draw.randrange(VOCAB))
+            nodes += [] if node is None else [node]
+
+
+@settings(max_examples=60)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9), min_size=2, max_size=5),
+    budget=st.integers(2, 14),
+    new=st.integers(1, 20),
+    do_sample=st.booleans(),
+    stop=st.sets(st.integers(0, VOCAB - 1), max_size=2),
+)
+def test_batches_take_the_same_steps(
+    prompts: list[list[int]], budget: int, new: int, do_sample: bool, stop: set[int]
+) -> None:
+    """Rows that have ended leave the batch on one path only; for the others that must make no difference."""
+    how = {"do_sample": do_sample, "stop_tokens": frozenset(stop)}
+    runs = [
+        decode(
+            Decoder(MODEL, DecodeConfig(drafter=HostileByRequest(), budget=budget, compile=way)), prompts, new, **how
+        )
+        for way in ("static", "off")
+    ]
+    assert runs[0][0] == runs[1][0] == decode_plainly(MODEL, prompts, new, **how)
+    for name in ("nodes", "accept_lengths", "drafted", "accepted", "steps"):
+        assert getattr(runs[0][1], name) == getattr(runs[1][1], name)
 
 
 @settings(max_examples=40)
@@ -197,9 +234,7 @@ def test_observers_see_the_same_steps_on_both_paths() -> None:
             assert view.position.tolist() == list(view.places)
             assert torch.equal(tree.tokens, torch.from_numpy(host.tokens))
             assert torch.equal(verdict.path, torch.from_numpy(host.path))
-            rows = [
-                row for row, active in enumerate(view.active) if active
-            ]  # others stay on one path, and leave on one
+            rows = [row for row, active in enumerate(view.active) if active]  # others stay on one path only
             assert (tree.score is None) == (tree.source is None), "the drafter gives both or none"
             drafted = tree.score is not None and [[round(x, 5) for x in row] for row in tree.score[rows].tolist()]
             arrays = [host.length, host.next_token, host.path, host.tokens, host.parent, host.count, host.source]
@@ -348,7 +383,6 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
     decoder = Decoder(model, static(drafter="none"))
     from racer.decoder import Task
     from racer.pipeline import ProcessorPipeline
-    from racer.request import Request
 
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(Task(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))
