@@ -6,12 +6,11 @@ import math
 import statistics
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 MEASURED = 2
@@ -107,11 +106,15 @@ def _rising(values: list[float], weights: list[int]) -> list[float]:
     return [mean for mean, _, members in pools for _ in range(members)]
 
 
-_curves: WeakKeyDictionary[Any, dict[tuple[int, torch.dtype, torch.device], CostCurve]] = WeakKeyDictionary()
+_curves: WeakKeyDictionary[Any, dict[Hashable, CostCurve]] = WeakKeyDictionary()
 """Kept for the process: whoever decodes with a model again need not measure again."""
 
 
-def curve_of(model: Any, batch: int) -> CostCurve:
-    """What steps of this model have cost so far, at its dtype, on its device, in batches of this size."""
+def curve_of(model: Any, batch: int, way: str, packs: bool) -> CostCurve:
+    """What steps of this model have cost so far, at its dtype, on its device, in batches of this size.
+
+    :param way: how steps run (:func:`racer.leases.way_of`).
+    :param packs: whether with packed weights.
+    """
     curves = _curves.setdefault(model, {})
-    return curves.setdefault((batch, model.dtype, model.device), CostCurve())
+    return curves.setdefault((batch, model.dtype, model.device, way, packs), CostCurve())

@@ -119,7 +119,7 @@ class Decoder:
             if run.lease is not None:
                 give_back(self.core, run.lease)
         finally:
-            stats.close(task.requests, time.perf_counter() - started, curve_of(self.model, len(task.requests)).points())
+            stats.close(task.requests, time.perf_counter() - started, self._curve(len(task.requests)).points())
             for request in task.requests:
                 self.lineup.tell("racer_request_closed", request=request, stats=stats)
         return stats
@@ -190,7 +190,10 @@ class Decoder:
         run.cache.keep(stay)
         run.rows = tuple(run.rows[place] for place in stay)
         run.pipeline, run.seeds = run.pipeline.of_rows(stay), run.seeds[stay]
-        run.curve = curve_of(self.model, len(stay))
+        run.curve = self._curve(len(stay))
+
+    def _curve(self, batch: int) -> CostCurve:
+        return curve_of(self.model, batch, self.way, self.config.pack)
 
     # -- before the first step --------------------------------------------------------------------------------------
 
@@ -204,7 +207,7 @@ class Decoder:
         cache = self.core.open(padding, capacity) if lease is None else lease.stage.cache
         lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
         seeds = signed_seeds(task.requests, device)
-        curve = curve_of(self.model, len(padding))
+        curve = self._curve(len(padding))
         rows, watch = tuple(range(len(padding))), Stopwatch(device)
         return Run(task, verifier, rows, task.pipeline, seeds, cache, lane, lease, last_position, stats, watch, curve)
 

@@ -33,6 +33,15 @@ def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ..
     assert 1 <= report["drafters"]["no matches"]["mean accepted tokens"] <= 8
 
 
+def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
+    sizes = "--context", "20", "--rows", "1", "--rows", "2", "--nodes", "1", "--nodes", "4", "--repeats", "1"
+    report = figures("forward_ways.py", tmp_path, "--shape", "tiny", *sizes)
+    passes = report["forward passes"]
+    assert [(figure["rows"], figure["nodes"]) for figure in passes] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    assert all(set(figure["milliseconds"]) == {"sdpa", "grouped", "packed"} for figure in passes)
+    assert all(time > 0 for figure in passes for time in figure["milliseconds"].values())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_call(tmp_path: Path) -> None:
     report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")

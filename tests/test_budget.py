@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict, hookimpl
+from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
 from racer.budget import SIZES, Auto, Fixed, _best
 from racer.costs import REACH, CostCurve, curve_of
+from racer.packing import PackingWarning
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
 
@@ -250,10 +252,10 @@ def test_costs_are_learned_once_for_a_model() -> None:
     model = toy_model()
     _, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 50)
     assert stats.nodes[:2] == [1, 1]
-    known = curve_of(model, 1).points()
+    known = curve_of(model, 1, "off", False).points()
     _, again = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 3)
     assert set(again.step_costs) >= set(known)
-    assert curve_of(model, 2).points() == {}
+    assert curve_of(model, 2, "off", False).points() == {}
 
 
 def test_auto_through_the_decoder_reports_its_costs() -> None:
@@ -265,16 +267,11 @@ def test_auto_through_the_decoder_reports_its_costs() -> None:
 
 
 def test_a_plugins_budget_between_two_sizes_is_spent() -> None:
-    class Three:
-        @hookimpl
-        def racer_budget(self, view: StepView) -> int:
-            return 3
-
-    model = toy_model()
-    for _ in range(2):  # the first one learns what a plain step costs
-        config = DecodeConfig(drafter="racer", budget="auto", plugins=(Three(),))
-        _, stats = decode(Decoder(model, config), [[1, 2, 3] * 9], 200)
-    assert max(stats.nodes) == 3
+    view = a_view(a_curve(0.01), (Request((1,)),))
+    view.settled.budget = 3  # whatever auto has asked for
+    tree = DraftTree.chain(torch.ones(1, 3, dtype=torch.long), torch.tensor([3]))
+    fitted = Auto().fit(view, attrs.evolve(tree, score=torch.tensor([[1.0, 0.9, 0.8]])))
+    assert fitted.width == 3
 
 
 def test_two_slow_first_steps_do_not_count_for_long() -> None:
@@ -296,3 +293,14 @@ def test_of_sizes_that_are_as_good_the_largest_is_taken() -> None:
     assert _best(rates) == SIZES[5]
     rates[0] = 1.001
     assert _best(rates) == 1, "plain decoding is not given up for it"
+
+
+def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:
+    model = toy_model()
+    for config in ({}, {"compile": "static"}, {"pack": True}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PackingWarning)  # the toy is float64
+            _, stats = decode(Decoder(model, DecodeConfig(drafter="none", budget=1, **config)), [[1, 2, 3]], 9)
+        assert stats.step_costs
+    curves = [curve_of(model, 1, *how) for how in (("off", False), ("static", False), ("off", True))]
+    assert [curve.samples(1) for curve in curves] == [8, 8, 8]
