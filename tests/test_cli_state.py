@@ -94,6 +94,7 @@ def test_the_fingerprint_tells_vocabularies_and_shapes_apart(folder: Path, tmp_p
     assert models.load(str(build_folder(tmp_path, num_hidden_layers=3))).fingerprint != one.fingerprint
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_was_learned(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "racer.cli", *arguments]
     command[command.index("--max-new-tokens") + 1] = "400"

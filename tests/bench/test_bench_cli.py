@@ -144,6 +144,7 @@ def test_an_interrupt_keeps_what_is_there(
     assert results_of(out)["setup"]["complete"] is True
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_real_run_quietly(arguments: list[str], questions: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": SENTENCES[number % 4]}) + "\n" for number in range(1000)]  # minutes of work
     questions.write_text("".join(lines), encoding="utf-8")
