@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.costs import REACH
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
 from racer.request import StepView
@@ -14,9 +15,10 @@ from racer.verdict import Verdict
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""
-EQUAL = 0.02
-"""Of sizes whose expected rates differ by less, the largest is taken: what rejected nodes teach comes on top, and
-is not in the scores."""
+AHEAD = 2
+"""Trees are asked for that are so many times as large as what was taken lately."""
+BELIEF = 2.0
+"""Accepted nodes, as many as promised, on which the trust in a drafter's scores rests at first."""
 
 
 class Budget:
@@ -45,77 +47,93 @@ class Fixed(Budget):
 
 
 class ByScore(Budget):
-    """The size with most expected tokens per millisecond, by the scores of the latest trees.
+    """The size that is worth most by the scores of this tree and the latest ones.
 
-    A tree's first n scores add up to what its n best nodes are expected to give, so each tree tells of every smaller
-    size without spending it, and trees are asked for that are some times as large as what pays. The sums are averaged
-    over the latest trees and set right by how many nodes were accepted against what their scores promised.
+    A tree's first n scores add up to the accepted nodes that its n best are expected to give, so each tree tells of
+    every smaller size without spending it. Text that has to be written anyway is written sooner by every token that
+    this step gives, so a step of n nodes is worth
 
-    Steps are not judged one by one, although their scores differ: measured, that spends a fifth less on nodes and loses
-    more than it saves. What rejected nodes teach is worth most just where little is sure.
+        expected tokens(n) / tokens per millisecond of the latest steps - milliseconds(n)
+
+    and this is what is maximised, not the step's own rate: where this tree is poor, a plain step's bad rate does not
+    excuse spending on it. The expectation has three parts. The scores of this tree (``own`` of it) and of the latest
+    ones (the rest): steps judged by their own scores alone spend too unevenly, as below. Their honesty: how many nodes
+    were accepted, against what the scores promised. And ``taught``: rejected nodes teach the drafter what it will know
+    later, which is in no score. Each doubling of the nodes is taken to add this share to what steps give; it was
+    measured on forced texts (docs/benchmarks.md), and is nothing where nothing is ever accepted.
 
     A padded batch pays for its widest row, so all rows get the same number of nodes, which their gains settle together.
 
-    Where nothing can be guessed, even drafting costs more than it brings: when neither the latest trees nor the last
-    one pay, the next few steps decode plainly without asking for a tree.
+    Where nothing can be guessed, even drafting costs more than it brings: after a tree that does not pay, the next few
+    steps decode plainly without asking for one.
 
-    :param decay: weight of the sums so far when a row's tree comes in.
+    :param own: weight of this tree's scores; the rest is the latest trees'.
+    :param decay: weight of the latest trees' sums when a row's tree comes in.
+    :param pace: weight of the steps so far when a step comes in.
+    :param taught: see above.
     :param rest: steps without a tree after one that does not pay.
     """
 
-    def __init__(self, decay: float = 0.97, rest: int = 7) -> None:
-        self._decay = decay
-        self._rest = rest
+    def __init__(
+        self, own: float = 0.3, decay: float = 0.97, pace: float = 0.98, taught: float = 0.05, rest: int = 7
+    ) -> None:
+        self._own, self._decay, self._pace, self._taught, self._rest = own, decay, pace, taught, rest
         self._resting = 0
         """Steps that are still to go without a tree."""
-        self._promised = self._kept = 8.0
-        """Accepted nodes by the scores, and in truth; old steps count less."""
         self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
         """Expected accepted nodes of a row, by size: of the last tree, ..."""
         self._average: NDArray[np.float64] = np.zeros(len(SIZES))
         """... and of the latest ones, plainly at first, ..."""
         self._seen: NDArray[np.int64] = np.zeros(len(SIZES), np.int64)
         """... as long as there are few of them."""
-        self._choice = SIZES[-1]
-        """The latest tree's size."""
+        self._lately: NDArray[np.float64] = np.zeros(4)
+        """Of the latest steps: how many, their milliseconds, nodes that a row kept, and those that were promised."""
+        self._choice = 16.0
+        """About the size of the latest trees."""
 
     def nodes(self, view: StepView) -> int:
         if self._resting:
             self._resting -= 1
             return 1
-        return min(REACH * max(self._choice, 2), SIZES[-1])
+        return min(math.ceil(AHEAD * max(self._choice, 4)), SIZES[-1])
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        told = np.array((0, *SIZES[:-1])) < view.settled.budget  # the last of them may be cut short by the budget
+        self._hear(view, tree, told)
+        costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
+        size = SIZES[int(np.argmax(self._worth(costs)))]
+        self._choice += (size - self._choice) / 5
+        self._resting = self._rest if size == 1 and np.isfinite(costs[1]) else 0
+        return tree.head(size)
+
+    def _hear(self, view: StepView, tree: DraftTree, told: NDArray[np.bool_]) -> None:
+        """Take in a tree's scores, which tell of the sizes ``told``."""
         assert tree.score is not None
         rows = np.flatnonzero(view.active)
         scores = np.nan_to_num(np.where(tree.real.numpy(), tree.score.numpy(), 0.0))[rows, 1:].mean(0)
         sums = np.concatenate(([0.0], np.cumsum(scores)))
         self._gains = sums[np.minimum(SIZES, len(sums)) - 1]
-        told = np.array((0, *SIZES[:-1])) < view.settled.budget  # the last of them may be cut short by the budget
         self._seen[told] += len(rows)
         weight = np.maximum(len(rows) / self._seen[told], 1 - self._decay ** len(rows))
         self._average[told] += weight * (self._gains - self._average)[told]
-        honesty = min(self._kept / self._promised, 2.0)
-        costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
-        of_latest, of_this = (
-            _best((1 + gains * honesty) / costs) for gains in (np.maximum.accumulate(self._average), self._gains)
-        )
-        self._choice = of_latest
-        self._resting = self._rest if of_latest == of_this == 1 and np.isfinite(costs[1]) else 0
-        return tree.head(of_latest)
+
+    def _worth(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Tokens that a step of each size gives beyond what others give in its time."""
+        steps, milliseconds, kept, promised = self._lately
+        honesty = min((kept + BELIEF) / (promised + BELIEF), 2.0)
+        gains = self._own * self._gains + (1 - self._own) * np.maximum.accumulate(self._average)
+        tokens = 1 + honesty * gains
+        pace = (steps + kept) / milliseconds if steps else (tokens / costs).max()
+        taught = self._taught * (kept + 2) / (steps + 1) * np.log2(SIZES)
+        worth: NDArray[np.float64] = tokens + taught - pace * costs
+        return worth
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
         assert host is not None
         rows, width = np.flatnonzero(view.active), host.tokens.shape[1]
-        self._promised = 0.98 * self._promised + float(np.interp(width, SIZES, self._gains))
-        self._kept = 0.98 * self._kept + float(host.length[rows].mean()) - 1
-
-
-def _best(rates: NDArray[np.float64]) -> int:
-    """The size of the best rate, or the largest that is nearly as good; if plain decoding is best, that."""
-    best = int(np.argmax(rates))
-    return SIZES[int(np.flatnonzero(rates >= (1 - EQUAL) * rates[best])[-1]) if best else 0]
+        kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, SIZES, self._gains))
+        self._lately = self._pace * self._lately + (1.0, view.step_cost(width), kept, promised)
 
 
 class ByRecord(Budget):

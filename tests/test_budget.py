@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
-from racer.budget import SIZES, Auto, Fixed, _best
+from racer.budget import SIZES, Auto, ByScore, Fixed
 from racer.costs import REACH, CostCurve, curve_of
 from racer.packing import PackingWarning
 from racer.pipeline import ProcessorPipeline
@@ -190,7 +190,8 @@ def test_a_change_of_text_is_followed() -> None:
         tree = auto.fit(view, attrs.evolve(tree, score=score)) if nodes > 1 else tree
         auto.observe(view, a_verdict(tree, tree.width if sure else 1))
         widths.append(tree.width)
-    assert (widths[199], widths[399], widths[599]) == (64, 1, 64)
+    assert (widths[199], widths[599]) == (64, 64)
+    assert widths[399] <= 2
 
 
 def test_where_nothing_can_be_guessed_hardly_a_tree_is_asked_for() -> None:
@@ -287,12 +288,46 @@ def test_two_slow_first_steps_do_not_count_for_long() -> None:
     assert curve.hopeful([12])[0] == pytest.approx(54.5, rel=0.05)
 
 
-def test_of_sizes_that_are_as_good_the_largest_is_taken() -> None:
-    rates = np.full(len(SIZES), 0.5)
-    rates[3], rates[5] = 1.0, 0.99
-    assert _best(rates) == SIZES[5]
-    rates[0] = 1.001
-    assert _best(rates) == 1, "plain decoding is not given up for it"
+def rate(budget: Any, chances: np.ndarray, slope: float) -> float:
+    """Tokens per millisecond where step i's guesses are right with ``chances[i]``, and its scores say so."""
+    random, tokens, curve, requests = np.random.default_rng(1), 0, a_curve(slope), (Request((1,)),)
+    spent = 0.0
+    for chance in chances:
+        view = a_view(curve, requests)
+        view.settled.budget = nodes = budget.nodes(view)
+        tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
+        tree = attrs.evolve(tree, score=chance ** torch.arange(nodes, dtype=torch.float32)[None])
+        tree = budget.fit(view, tree) if nodes > 1 else tree
+        lucky = int(random.geometric(1 - chance)) - 1
+        right = min(lucky, tree.width - 1) + 1
+        budget.observe(view, a_verdict(tree, right))
+        tokens, spent = tokens + right, spent + curve(tree.width)
+    return tokens / spent
+
+
+@pytest.mark.parametrize(("poor", "rich"), [(0.5, 0.5), (0.2, 0.9), (0.02, 0.95)])
+@pytest.mark.parametrize("stays", [1, 60])
+@pytest.mark.parametrize("slope", [0.01, 0.05, 0.2])
+def test_it_is_about_as_good_as_the_best_fixed_size(poor: float, rich: float, stays: int, slope: float) -> None:
+    """Text that is hard and easy by turns, each for some steps: no size must be known before."""
+    chances = np.repeat(np.random.default_rng(0).choice([poor, rich], 420 // stays), stays)
+    best = max(rate(Fixed(size), chances, slope) for size in (1, 2, 4, 8, 16, 32, 64))
+    assert rate(ByScore(), chances, slope) >= 0.95 * best
+
+
+def test_what_rejected_nodes_teach_counts_only_where_something_is_accepted() -> None:
+    def size(chance: float, slope: float, kept: int, taught: float) -> int:
+        judge, curve = ByScore(taught=taught), a_curve(slope)
+        view = a_view(curve, (Request((1,)),))
+        tree = DraftTree.chain(torch.ones(1, 32, dtype=torch.long), torch.tensor([32]))
+        tree = attrs.evolve(tree, score=chance ** torch.arange(32, dtype=torch.float32)[None])
+        for _ in range(100):
+            view.settled.budget = 32
+            judge.observe(view, a_verdict(judge.fit(view, tree), 1 + kept))
+        return judge.fit(view, tree).width
+
+    assert size(0.6, 0.05, kept=1, taught=0.5) > size(0.6, 0.05, kept=1, taught=0.0)
+    assert size(0.1, 0.2, kept=0, taught=0.2) == size(0.1, 0.2, kept=0, taught=0.0) == 1
 
 
 def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:
