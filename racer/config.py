@@ -57,9 +57,9 @@ def _check_compile(_: Any, __: Any, choice: str) -> None:
         raise ConfigError(f"compile must be one of {accepted}, not {choice!r}")
 
 
-def _check_pack(_: Any, __: Any, choice: bool) -> None:
-    if not isinstance(choice, bool):
-        raise ConfigError(f"pack must be True or False, not {choice!r}")
+def _check_pack(_: Any, __: Any, choice: bool | str) -> None:
+    if not isinstance(choice, bool) and choice != "auto":
+        raise ConfigError(f"pack must be True, False or 'auto', not {choice!r}")
 
 
 def _as_tuple(plugins: Iterable[object]) -> tuple[object, ...]:
@@ -97,9 +97,10 @@ class DecodeConfig:
     """How steps reach the device: ``graphs`` captures them as CUDA graphs; ``inductor`` compiles the model's forward
     too (and captures it on CUDA); ``static`` keeps the shapes of both and does neither, to find out who is at fault;
     ``off`` gives every step its own shape. ``auto`` is ``off``, as long as graphs have not been measured on a GPU."""
-    pack: bool = attrs.field(default=False, validator=_check_pack)
+    pack: bool | str = attrs.field(default="auto", validator=_check_pack)
     """Whether to keep a second copy of the weights in the layout of the CPU's matrix kernels (oneDNN; bf16 and
-    float32): faster steps, for twice the weights' memory. It is made when a model is first decoded so."""
+    float32): faster steps, for twice the weights' memory. It is made when a model is first decoded so. ``auto`` does
+    it where that works and the weights of the model's linear layers take 1 GiB at most."""
     plugins: tuple[object, ...] = attrs.field(default=(), eq=_identities, converter=_as_tuple)
     """More hook implementations for this decoder: observers and wrappers."""
 

@@ -84,7 +84,8 @@ class Decoder:
         self.traits = examine(model)
         if self.traits.plan is None:
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
-        self.core = Core(model, self.traits.plan, self.config.pack)
+        self.core = Core(model, self.traits.plan, packs=bool(self.config.pack))
+        self._packed = False
         self.way = way_of(self.config.compile, model.device)
         self.lineup = lineup or Lineup(self.config)
 
@@ -101,8 +102,7 @@ class Decoder:
         :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
         """
         verifier, name = self.lineup.verifier_for(task.do_sample)
-        if self.config.pack:
-            pack(self.model)
+        self._packed = pack(self.model, self.config.pack)
         stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
         started = time.perf_counter()
         try:
@@ -193,7 +193,7 @@ class Decoder:
         run.curve = self._curve(len(stay))
 
     def _curve(self, batch: int) -> CostCurve:
-        return curve_of(self.model, batch, self.way, self.config.pack)
+        return curve_of(self.model, batch, self.way, self._packed)
 
     # -- before the first step --------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ runs it.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ ROWS = 24
 SAMPLES = 64
 """Numbers of each weight that are looked at again before it is used."""
 DTYPES = (torch.bfloat16, torch.float32)
+SMALL = 2**30
+"""Bytes of a model's packable weights up to which ``auto`` packs them: hardly anybody misses so much memory."""
 
 
 class PackingWarning(UserWarning):
@@ -98,22 +101,31 @@ class PackedModel:
 
 
 _models: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()
-_refused: WeakKeyDictionary[Any, tuple[torch.dtype, torch.device]] = WeakKeyDictionary()
-"""Models that cannot be packed, as long as they are of that type and on that device."""
+_refused: WeakKeyDictionary[Any, tuple[torch.dtype, torch.device, bool | str]] = WeakKeyDictionary()
+"""Models that are not packed, as long as they are of that type, on that device, and the same is asked for."""
 _lock = threading.Lock()
 
 
-def pack(model: Any) -> None:
-    """Pack the weights of ``model``, or what has changed of them; warns, once, if they cannot be packed here."""
+def pack(model: Any, choice: bool | str = True) -> bool:
+    """Pack the weights of ``model``, or what has changed of them; whether it is packed now.
+
+    :param choice: ``DecodeConfig.pack``. With True, a model that cannot be packed here is warned of, once; with
+        ``auto``, models that are not small are left as they are too.
+    """
+    if not choice:
+        return False
     with _lock:
-        if model not in _models and _refused.get(model) != (state := (model.dtype, model.device)):
-            if reason := _obstacle(model):
+        if model not in _models and _refused.get(model) != (state := (model.dtype, model.device, choice)):
+            if reason := _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize):
                 _refused[model] = state
-                warnings.warn(f"{type(model).__name__} is decoded without packed weights: {reason}", PackingWarning, 2)
+                if choice != "auto":
+                    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
+                    warnings.warn(text, PackingWarning, 2)
             else:
                 _models[model] = PackedModel()
         if model in _models:
             _models[model].refresh(model)
+        return model in _models
 
 
 def packed_weights(model: Any) -> AbstractContextManager[None]:
@@ -154,13 +166,15 @@ def _sample(weight: Tensor) -> Tensor:
     return flat[::step][:SAMPLES]
 
 
-def _obstacle(model: Any) -> str:
-    """Why this machine cannot pack the model's weights; empty if it can."""
+def _obstacle(model: Any, most: int) -> str:
+    """Why the model's weights, of ``most`` bytes at most, cannot be packed on this machine; empty if they can."""
     if model.device.type != "cpu":
         return f"it is on {model.device}, and packing is for CPUs"
     layers = [module for module in model.modules() if _packable(module)]
     if not layers:
         return "it has no linear layers in bf16 or float32"
+    if sum(layer.weight.nbytes for layer in layers) > most:
+        return f"they take more than {most} bytes"
     layer = min(layers, key=lambda layer: layer.weight.numel())
     rows = torch.linspace(-1, 1, 3 * layer.in_features, dtype=layer.weight.dtype).view(3, -1)
     try:

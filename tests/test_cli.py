@@ -208,11 +208,11 @@ def test_static_shapes_give_the_same_tokens(ask: Any) -> None:
 
 
 def test_packed_weights_give_the_same_tokens(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed: list[Any] = []
-    monkeypatch.setattr("racer.decoder.pack", lambda model: (packed.append(model), pack(model)))
-    plain, faster = ask("--max-new-tokens", "40"), ask("--max-new-tokens", "40", "--pack")
-    assert faster["token_ids"] == plain["token_ids"]
-    assert packed
+    choices: list[Any] = []
+    monkeypatch.setattr("racer.decoder.pack", lambda model, choice: (choices.append(choice), pack(model, choice))[1])
+    answers = [ask("--max-new-tokens", "40", *how)["token_ids"] for how in ([], ["--pack"], ["--no-pack"])]
+    assert answers[0] == answers[1] == answers[2]
+    assert choices == ["auto", True, False]
 
 
 def test_graphs_are_refused_where_there_is_no_gpu(folder: Path, capsys: Capture) -> None:
@@ -243,7 +243,7 @@ def test_no_default_of_transformers_sneaks_in() -> None:
 def an_options(**changes: Any) -> Options:
     given = {"prompt": PROMPT, "model": None, "drafter": "racer", "verifier": "auto", "budget": "auto", "seed": None}
     given |= {"max_new_tokens": 8, "temperature": None, "top_p": None, "top_k": None, "min_p": None, "dtype": "fp32"}
-    given |= {"compile": "auto", "pack": False}
+    given |= {"compile": "auto", "pack": "auto"}
     return Options(**given | {"device": "cpu", "raw": False, "compare": False, "state": None, "json": False} | changes)
 
 

@@ -207,6 +207,26 @@ def test_a_static_stage_does_not_notice_packing() -> None:
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", None])
-def test_it_is_a_yes_or_no(wrong: Any) -> None:
-    with pytest.raises(ConfigError, match="pack must be True or False"):
+def test_other_choices_are_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="pack must be True, False or 'auto'"):
         DecodeConfig(pack=wrong)
+
+
+@pytest.mark.parametrize(("dtype", "most", "packs"), [
+    (torch.float32, None, True), (torch.bfloat16, None, True),
+    (torch.float64, None, False), (torch.float32, 1000, False),
+])  # fmt: skip
+def test_small_models_are_packed_without_being_asked(
+    dtype: torch.dtype, most: int | None, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if most is not None:
+        monkeypatch.setattr("racer.packing.SMALL", most)
+    model = a_model(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PackingWarning)
+        got, _ = decode(Decoder(model, DecodeConfig(drafter="none")), [[1, 2, 3]], 8)
+    assert (model in _models) is packs
+    assert got == decode_plainly(model, [[1, 2, 3]], 8)
+    if dtype != torch.float64:
+        assert pack(model, True), "who asks for it gets it"
+        assert not pack(model, False)

@@ -23,7 +23,7 @@ class Settings:
     """Forget what was learned before every prompt."""
     compile: str = "auto"
     """``DecodeConfig.compile`` of all methods but transformers' own, ..."""
-    pack: bool = False
+    pack: bool | str = "auto"
     """... and ``DecodeConfig.pack``."""
 
     @property

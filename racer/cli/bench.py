@@ -38,7 +38,7 @@ class BenchOptions:
     dtype: str
     device: str
     compile: str
-    pack: bool
+    pack: bool | str
     batch_size: int
     cold: bool
     score: bool

@@ -93,10 +93,11 @@ compile_option = click.option(
 
 
 pack_option = click.option(
-    "--pack",
-    is_flag=True,
+    "--pack/--no-pack",
+    default=None,
+    callback=lambda _ctx, _param, typed: "auto" if typed is None else typed,
     help="On a CPU, keep a second copy of the weights in the layout of its matrix kernels: faster, for twice the "
-    "memory.",
+    "memory.  [default: for models up to 1 GiB]",
 )
 
 
@@ -118,7 +119,7 @@ class Options:
     dtype: str
     device: str
     compile: str
-    pack: bool
+    pack: bool | str
     raw: bool
     compare: bool
     state: Path | None
