@@ -39,12 +39,13 @@ def cores(model: Any) -> dict[str, Core]:
     plan = examine(model).plan
     if plan is None or not plan.groups:
         raise click.ClickException("grouped attention does not suit this model or device, so there is nothing to tell")
-    pack(model)
-    return {
+    ways = {
         "sdpa": Core(model, attrs.evolve(plan, groups=False)),
         "grouped": Core(model, plan),
-        "packed": Core(model, plan, packs=True),
+        "packed": Core(model, plan),
     }
+    ways["packed"].packs = pack(model)
+    return ways
 
 
 def a_tree(rows: int, nodes: int, vocab_size: int) -> racer.DraftTree:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +13,14 @@ from racer.verdict import Verdict
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""
+_SIZES, _SMALLER, _DOUBLINGS = np.array(SIZES), np.array((0, *SIZES[:-1])), np.log2(SIZES)
+"""The same, the next smaller ones, and how often one node must be doubled for them: made once, as each step asks."""
 AHEAD = 2
-"""Trees are asked for that are so many times as large as what was taken lately."""
+"""Trees are asked for that are so many times as large as what was taken lately, ..."""
+LEAST_ASKED = 8
+"""... and never smaller ones."""
 BELIEF = 2.0
-"""Accepted nodes, as many as promised, on which the trust in a drafter's scores rests at first."""
+"""Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""
 
 
 class Budget:
@@ -53,14 +55,15 @@ class ByScore(Budget):
     every smaller size without spending it. Text that has to be written anyway is written sooner by every token that
     this step gives, so a step of n nodes is worth
 
-        expected tokens(n) / tokens per millisecond of the latest steps - milliseconds(n)
+        expected tokens(n) - cost(n) * tokens per cost of the latest steps
 
-    and this is what is maximised, not the step's own rate: where this tree is poor, a plain step's bad rate does not
-    excuse spending on it. The expectation has three parts. The scores of this tree (``own`` of it) and of the latest
-    ones (the rest): steps judged by their own scores alone spend too unevenly, as below. Their honesty: how many nodes
-    were accepted, against what the scores promised. And ``taught``: rejected nodes teach the drafter what it will know
-    later, which is in no score. Each doubling of the nodes is taken to add this share to what steps give; it was
-    measured on forced texts (docs/benchmarks.md), and is nothing where nothing is ever accepted.
+    with costs in plain steps, and this is what is maximised, not the step's own rate: where this tree is poor, a plain
+    step's bad rate does not excuse spending on it. The expectation has three parts. The scores of this tree (``own`` of
+    it) and of the latest ones (the rest). Their honesty: how many nodes were accepted, against what the scores
+    promised. And ``lesson``: rejected nodes teach the drafter what it will know later, which is in no score. Each
+    doubling of the nodes is taken to add this share to the nodes that steps keep lately: hardly anything where nothing
+    is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
+    little get hardly a node, and the drafter misses what they would have taught.
 
     A padded batch pays for its widest row, so all rows get the same number of nodes, which their gains settle together.
 
@@ -69,39 +72,40 @@ class ByScore(Budget):
 
     :param own: weight of this tree's scores; the rest is the latest trees'.
     :param decay: weight of the latest trees' sums when a row's tree comes in.
-    :param pace: weight of the steps so far when a step comes in.
-    :param taught: see above.
+    :param memory: weight of the steps so far when a step comes in.
+    :param lesson: see above.
     :param rest: steps without a tree after one that does not pay.
     """
 
     def __init__(
-        self, own: float = 0.3, decay: float = 0.97, pace: float = 0.98, taught: float = 0.05, rest: int = 7
+        self, own: float = 0.3, decay: float = 0.97, memory: float = 0.98, lesson: float = 0.05, rest: int = 7
     ) -> None:
-        self._own, self._decay, self._pace, self._taught, self._rest = own, decay, pace, taught, rest
+        self._own, self._decay, self._memory, self._lesson, self._rest = own, decay, memory, lesson, rest
         self._resting = 0
         """Steps that are still to go without a tree."""
         self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
         """Expected accepted nodes of a row, by size: of the last tree, ..."""
         self._average: NDArray[np.float64] = np.zeros(len(SIZES))
-        """... and of the latest ones, plainly at first, ..."""
-        self._seen: NDArray[np.int64] = np.zeros(len(SIZES), np.int64)
-        """... as long as there are few of them."""
+        """... and of the latest ones."""
+        self._seen: NDArray[np.float64] = np.zeros(len(SIZES))
+        """Trees that each average rests on; old ones count less, whether later ones told of that size or not."""
         self._lately: NDArray[np.float64] = np.zeros(4)
-        """Of the latest steps: how many, their milliseconds, nodes that a row kept, and those that were promised."""
+        """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
         self._choice = 16.0
         """About the size of the latest trees."""
 
     def nodes(self, view: StepView) -> int:
-        if self._resting:
+        if self._resting > 0:
             self._resting -= 1
             return 1
-        return min(math.ceil(AHEAD * max(self._choice, 4)), SIZES[-1])
+        wanted = max(AHEAD * self._choice, LEAST_ASKED)
+        return next((size for size in SIZES if size >= wanted), SIZES[-1])
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
-        told = np.array((0, *SIZES[:-1])) < view.settled.budget  # the last of them may be cut short by the budget
+        told = view.settled.budget > _SMALLER  # the last of them may be cut short by the budget
         self._hear(view, tree, told)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
-        size = SIZES[int(np.argmax(self._worth(costs)))]
+        size = SIZES[int(np.argmax(self._worth(costs / costs[0])))]
         self._choice += (size - self._choice) / 5
         self._resting = self._rest if size == 1 and np.isfinite(costs[1]) else 0
         return tree.head(size)
@@ -110,30 +114,32 @@ class ByScore(Budget):
         """Take in a tree's scores, which tell of the sizes ``told``."""
         assert tree.score is not None
         rows = np.flatnonzero(view.active)
-        scores = np.nan_to_num(np.where(tree.real.numpy(), tree.score.numpy(), 0.0))[rows, 1:].mean(0)
-        sums = np.concatenate(([0.0], np.cumsum(scores)))
-        self._gains = sums[np.minimum(SIZES, len(sums)) - 1]
+        scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[rows]
+        scores[:, 0] = 0.0  # the root is no guess
+        sums = np.nan_to_num(scores).clip(0, 1).mean(0).cumsum()  # plugins may score as they like
+        self._gains = sums[np.minimum(_SIZES, len(sums)) - 1]
+        self._seen *= self._decay ** len(rows)
         self._seen[told] += len(rows)
-        weight = np.maximum(len(rows) / self._seen[told], 1 - self._decay ** len(rows))
-        self._average[told] += weight * (self._gains - self._average)[told]
+        self._average[told] += len(rows) / self._seen[told] * (self._gains - self._average)[told]
 
     def _worth(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Tokens that a step of each size gives beyond what others give in its time."""
-        steps, milliseconds, kept, promised = self._lately
+        steps, spent, kept, promised = self._lately
         honesty = min((kept + BELIEF) / (promised + BELIEF), 2.0)
         gains = self._own * self._gains + (1 - self._own) * np.maximum.accumulate(self._average)
         tokens = 1 + honesty * gains
-        pace = (steps + kept) / milliseconds if steps else (tokens / costs).max()
-        taught = self._taught * (kept + 2) / (steps + 1) * np.log2(SIZES)
-        worth: NDArray[np.float64] = tokens + taught - pace * costs
+        pace = (steps + kept) / spent if steps else (tokens / costs).max()
+        learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
+        worth: NDArray[np.float64] = tokens + learned - pace * costs
         return worth
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
         assert host is not None
         rows, width = np.flatnonzero(view.active), host.tokens.shape[1]
-        kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, SIZES, self._gains))
-        self._lately = self._pace * self._lately + (1.0, view.step_cost(width), kept, promised)
+        kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, _SIZES, self._gains))
+        cost = view.step_cost(width) / view.step_cost(1)  # so that what was learned serves batches of other sizes
+        self._lately = self._memory * self._lately + (1.0, cost, kept, promised)
 
 
 class ByRecord(Budget):
@@ -227,8 +233,12 @@ class Auto(Budget):
         return self._judge.fit(view, tree)
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
-        # if somebody else said how many nodes, the tree's size tells nothing about the drafter
-        if verdict.host is not None and any(view.active) and view.settled.budget == self._asked:
+        if verdict.host is None or not any(view.active):
+            return
+        # Where somebody else said how many nodes, a tree's size tells nothing about the drafter, and its scores still
+        # do; but a last token that needs no tree tells nothing at all.
+        budget = view.settled.budget
+        if budget == self._asked or (self._scored and budget > 1):
             self._judge.observe(view, verdict)
 
 

@@ -58,13 +58,13 @@ class Core:
 
     :param model: a Hugging Face causal LM.
     :param plan: how it takes trees, from :func:`racer.traits.examine`.
-    :param packs: whether to multiply with packed weights, where there are any (:func:`racer.packing.pack`).
     """
 
-    def __init__(self, model: Any, plan: CorePlan, packs: bool = False) -> None:
+    def __init__(self, model: Any, plan: CorePlan) -> None:
         self.model = model
         self.plan = plan
-        self.packs = packs
+        self.packs = False
+        """Whether to multiply with packed weights, once there are any (:func:`racer.packing.pack`)."""
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""

@@ -84,9 +84,10 @@ class Decoder:
         self.traits = examine(model)
         if self.traits.plan is None:
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
-        self.core = Core(model, self.traits.plan, packs=bool(self.config.pack))
-        self._packed = False
+        self.core = Core(model, self.traits.plan)
         self.way = way_of(self.config.compile, model.device)
+        compiled = self.way == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
+        self._pack = False if compiled else self.config.pack
         self.lineup = lineup or Lineup(self.config)
 
     def generate(self, **kwargs: Any) -> Any:
@@ -102,9 +103,9 @@ class Decoder:
         :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
         """
         verifier, name = self.lineup.verifier_for(task.do_sample)
-        self._packed = pack(self.model, self.config.pack)
         stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
         started = time.perf_counter()
+        self.core.packs = pack(self.model, self._pack)
         try:
             for request in task.requests:
                 self.lineup.tell("racer_request_opened", request=request)
@@ -193,7 +194,7 @@ class Decoder:
         run.curve = self._curve(len(stay))
 
     def _curve(self, batch: int) -> CostCurve:
-        return curve_of(self.model, batch, self.way, self._packed)
+        return curve_of(self.model, batch, self.way, self.core.packs)
 
     # -- before the first step --------------------------------------------------------------------------------------
 

@@ -9,11 +9,10 @@ runs it.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
@@ -25,11 +24,9 @@ from torch import Tensor, nn
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
-SAMPLES = 64
-"""Numbers of each weight that are looked at again before it is used."""
 DTYPES = (torch.bfloat16, torch.float32)
 SMALL = 2**30
-"""Bytes of a model's packable weights up to which ``auto`` packs them: hardly anybody misses so much memory."""
+"""Bytes of a model's packable weights up to which ``auto`` packs them."""
 
 
 class PackingWarning(UserWarning):
@@ -57,8 +54,8 @@ class PackedLinear:
     def fresh(self) -> bool:
         """Whether the layer's weight is still the one that was packed.
 
-        Changes that torch does not count (through ``.data``, as adapters are merged) show in the sample, if they are
-        more than some few numbers: after such an edit, :func:`unpack` the model.
+        Changes that torch does not count (through ``.data``, as adapters are merged) show in the sample if they change
+        a whole row, as of a token, or column: after an edit of single numbers, :func:`unpack` the model.
         """
         weight = self.layer.weight
         same = weight.data_ptr() == self.place and weight._version == self.version
@@ -78,11 +75,22 @@ class PackedModel:
     def __init__(self) -> None:
         self._packed: dict[nn.Linear, PackedLinear] = {}
 
+    def __len__(self) -> int:
+        return len(self._packed)
+
     def refresh(self, model: nn.Module) -> None:
-        """Pack what is new or has changed since, and forget what is gone: 2 ms for 200 layers that are as they were."""
+        """Pack what is new or has changed since, and forget what is gone."""
         layers = [module for module in model.modules() if _packable(module)]
-        kept = {layer: self._packed[layer] for layer in layers if layer in self._packed and self._packed[layer].fresh}
-        self._packed = kept | {layer: PackedLinear.of(layer) for layer in layers if layer not in kept}
+        self._keep(layers)  # before there are new ones, so that no weight is held three times
+        self._packed = self._packed | {layer: PackedLinear.of(layer) for layer in layers if layer not in self._packed}
+
+    def forget_stale(self) -> None:
+        """Drop the copies of weights that have changed, or lie elsewhere now."""
+        self._keep([layer for layer in self._packed if _packable(layer)])
+
+    def _keep(self, layers: Sequence[nn.Linear]) -> None:
+        held = ((layer, self._packed.get(layer)) for layer in layers)
+        self._packed = {layer: packed for layer, packed in held if packed is not None and packed.fresh}
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -101,13 +109,13 @@ class PackedModel:
 
 
 _models: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()
-_refused: WeakKeyDictionary[Any, tuple[torch.dtype, torch.device, bool | str]] = WeakKeyDictionary()
-"""Models that are not packed, as long as they are of that type, on that device, and the same is asked for."""
+_judged: WeakKeyDictionary[Any, dict[Hashable, bool]] = WeakKeyDictionary()
+"""Whether models are packed, by their type and device, and by what is asked for."""
 _lock = threading.Lock()
 
 
 def pack(model: Any, choice: bool | str = True) -> bool:
-    """Pack the weights of ``model``, or what has changed of them; whether it is packed now.
+    """Pack the weights of ``model``, or what has changed of them; whether it is to be run packed now.
 
     :param choice: ``DecodeConfig.pack``. With True, a model that cannot be packed here is warned of, once; with
         ``auto``, models that are not small are left as they are too.
@@ -115,17 +123,37 @@ def pack(model: Any, choice: bool | str = True) -> bool:
     if not choice:
         return False
     with _lock:
-        if model not in _models and _refused.get(model) != (state := (model.dtype, model.device, choice)):
-            if reason := _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize):
-                _refused[model] = state
-                if choice != "auto":
-                    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
-                    warnings.warn(text, PackingWarning, 2)
-            else:
-                _models[model] = PackedModel()
-        if model in _models:
-            _models[model].refresh(model)
-        return model in _models
+        state = model.dtype, model.device, choice
+        judged = _judged.setdefault(model, {})
+        if state not in judged:
+            reason = _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize)
+            judged[state] = not reason
+            if reason and choice != "auto":
+                _warn(model, reason)
+        packed = _models.get(model)
+        if not judged[state]:
+            if packed is not None:
+                packed.forget_stale()  # of the device that the model was on, say
+            return False
+        packed = _models.setdefault(model, PackedModel())
+        try:
+            packed.refresh(model)
+        except RuntimeError as failure:  # out of memory
+            judged[state] = False
+            del _models[model]
+            _warn(model, str(failure).splitlines()[0])
+            return False
+        return len(packed) > 0
+
+
+def _warn(model: Any, reason: str) -> None:
+    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
+    warnings.warn(text, PackingWarning, stacklevel=3)
+
+
+def is_packed(model: Any) -> bool:
+    """Whether there is a packed copy of the model's weights."""
+    return len(_models.get(model, ())) > 0
 
 
 def packed_weights(model: Any) -> AbstractContextManager[None]:
@@ -158,18 +186,16 @@ def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _sample(weight: Tensor) -> Tensor:
-    """Up to SAMPLES numbers from all over a weight ``[out, in]``; a view."""
-    flat = weight.view(-1)
-    step = max(1, len(flat) // SAMPLES)
-    while math.gcd(step, weight.shape[1]) > 1:  # else they might all stand in a few columns
-        step -= 1
-    return flat[::step][:SAMPLES]
+    """Some number of every row of a weight ``[out, in]``, each in the column before the last one's; a view."""
+    return weight.view(-1)[:: max(1, weight.shape[1] - 1)]
 
 
 def _obstacle(model: Any, most: int) -> str:
     """Why the model's weights, of ``most`` bytes at most, cannot be packed on this machine; empty if they can."""
     if model.device.type != "cpu":
         return f"it is on {model.device}, and packing is for CPUs"
+    if getattr(model, "_compiled_call_impl", None) is not None:
+        return "torch compiles its forward"
     layers = [module for module in model.modules() if _packable(module)]
     if not layers:
         return "it has no linear layers in bf16 or float32"

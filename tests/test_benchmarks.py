@@ -42,6 +42,17 @@ def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
     assert all(time > 0 for figure in passes for time in figure["milliseconds"].values())
 
 
+def test_budgets_on_the_same_texts(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Count to ten, twice.", encoding="utf-8")
+    budgets = "--budget", "1", "--budget", "4", "--budget", "auto", "--budget", "own=1,lesson=0"
+    arguments = "--questions", str(tmp_path / "prompt.txt"), *budgets, "--max-new-tokens", "16"
+    report = figures("budgets.py", tmp_path, *arguments)
+    assert report["texts"] == 1
+    assert set(report["budgets"]["1"]["steps by size"]) == {"1"}
+    assert report["budgets"]["1"]["mean accepted tokens"] == 1 < report["budgets"]["4"]["mean accepted tokens"]
+    assert all(part["tokens a second"] > 0 for part in report["budgets"].values())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_call(tmp_path: Path) -> None:
     report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")

@@ -36,6 +36,8 @@ def describe(
     import torch
     import transformers
 
+    from racer.packing import pack
+
     model = loaded.model
     return {
         "model": loaded.name,
@@ -65,7 +67,7 @@ def describe(
         "batch_size": settings.batch_size,
         "cold": settings.cold,
         "compile": settings.compile,
-        "pack": settings.pack,
+        "pack": pack(model, settings.pack),
     }
 
 
