@@ -25,24 +25,30 @@ class CostCurve:
     """Milliseconds of a step by its nodes.
 
     A machine that is shared gets slower and faster as a whole. Samples are therefore divided by the present *tempo*,
-    the latest steps' cost against what the curve says, so that sizes that were measured at different times compare.
+    the latest steps' cost against what the curve says, so that sizes that were measured at different times compare. It
+    is a median: the hiccup of one step must not make the next ones seem cheap.
 
     :param memory: samples kept of each size; their median counts.
     """
 
-    def __init__(self, memory: int = 15) -> None:
+    def __init__(self, memory: int = 31) -> None:
         self._memory = memory
         self._samples: dict[int, deque[float]] = {}
-        self._tempo = 1.0
+        self._medians: dict[int, float] = {}
+        """Of the samples."""
+        self._paces: deque[float] = deque(maxlen=7)
+        """The latest steps' cost against what the curve said."""
         self._lines: dict[int, tuple[list[int], list[float]]] = {}
         """See :meth:`_drawn`; until something new is learned."""
 
     def learn(self, nodes: int, milliseconds: float) -> None:
         """Note one step's wall-clock time."""
         if nodes in self._samples:
-            pace = min(max(milliseconds / self(nodes) / self._tempo, 0.5), 2.0)  # a hiccup is no change of tempo
-            self._tempo *= pace**0.3
-        self._samples.setdefault(nodes, deque(maxlen=self._memory)).append(milliseconds / self._tempo)
+            self._paces.append(min(max(milliseconds / self(nodes), 0.5), 2.0))  # a slow first step is no pace
+        tempo = statistics.median(self._paces) if self._paces else 1.0
+        samples = self._samples.setdefault(nodes, deque(maxlen=self._memory))
+        samples.append(milliseconds / tempo)
+        self._medians[nodes] = statistics.median_low(samples)
         self._lines = {}
 
     def samples(self, nodes: int) -> int:
@@ -90,7 +96,7 @@ class CostCurve:
         line = self._lines.get(least)
         if line is None:
             sizes = [size for size in sorted(self._samples) if len(self._samples[size]) >= least]
-            costs = [statistics.median_low(self._samples[size]) for size in sizes]
+            costs = [self._medians[size] for size in sizes]
             line = self._lines[least] = sizes, _rising(costs, [len(self._samples[size]) for size in sizes])
         return line
 

@@ -55,6 +55,23 @@ def test_sizes_measured_at_different_times_compare() -> None:
     assert curve(64) / curve(1) == pytest.approx(3, rel=0.1)
 
 
+def test_hiccups_do_not_make_other_sizes_seem_cheap() -> None:
+    """A shared machine: noise, steps that are interrupted, slower spells; sizes that come in runs."""
+    true = {8: 41.0, 12: 45.4, 16: 49.0, 20: 54.0, 24: 60.0}
+    random, curve, size, slower, errors = np.random.default_rng(0), CostCurve(), 12, 1.0, []
+    for step in range(1500):
+        if step % 40 == 0:
+            slower = random.choice([1.0, 1.0, 1.0, 1.15, 1.3])
+        if random.random() < 0.15:
+            size = int(random.choice([8, 12, 12, 16, 16, 20, 24]))
+        hiccup = 1.6 if random.random() < 0.03 else 1.0
+        curve.learn(size, true[size] * slower * hiccup * np.exp(random.normal(0, 0.03)))
+        if step > 200:
+            errors.append(curve(16) / curve(12) / (true[16] / true[12]) - 1)
+    assert np.std(errors) < 0.02
+    assert abs(np.mean(errors)) < 0.015
+
+
 def a_curve(slope: float) -> CostCurve:
     """A plain step costs 10 ms, and every further node ``slope`` of that."""
     curve = CostCurve()
