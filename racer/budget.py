@@ -65,7 +65,8 @@ class ByScore(Budget):
     is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
     little get hardly a node, and the drafter misses what they would have taught.
 
-    A padded batch pays for its widest row, so all rows get the same number of nodes, which their gains settle together.
+    A padded batch pays for its widest row, so all rows get the same number of nodes. The batch is done when its slowest
+    row is: those that have most left to say settle the number together.
 
     Where nothing can be guessed, even drafting costs more than it brings: after a tree that does not pay, the next few
     steps decode plainly without asking for one.
@@ -113,7 +114,7 @@ class ByScore(Budget):
     def _hear(self, view: StepView, tree: DraftTree, told: NDArray[np.bool_]) -> None:
         """Take in a tree's scores, which tell of the sizes ``told``."""
         assert tree.score is not None
-        rows = np.flatnonzero(view.active)
+        rows = _slowest(view)
         scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[rows]
         scores[:, 0] = 0.0  # the root is no guess
         sums = np.nan_to_num(scores).clip(0, 1).mean(0).cumsum()  # plugins may score as they like
@@ -136,10 +137,16 @@ class ByScore(Budget):
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host = verdict.host
         assert host is not None
-        rows, width = np.flatnonzero(view.active), host.tokens.shape[1]
+        rows, width = _slowest(view), host.tokens.shape[1]
         kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, _SIZES, self._gains))
         cost = view.step_cost(width) / view.step_cost(1)  # so that what was learned serves batches of other sizes
         self._lately = self._memory * self._lately + (1.0, cost, kept, promised)
+
+
+def _slowest(view: StepView) -> list[int]:
+    """Rows that have about most left to say of those that go on."""
+    left = {row: request.remaining for row, request in enumerate(view.requests) if view.active[row]}
+    return [row for row, tokens in left.items() if tokens >= 0.9 * max(left.values())]
 
 
 class ByRecord(Budget):

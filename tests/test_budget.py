@@ -386,6 +386,22 @@ def test_a_capped_budget_still_learns_what_its_trees_are_worth() -> None:
     assert spent > steps
 
 
+def test_the_rows_that_have_most_left_decide() -> None:
+    quick, slow = Request((1,), limit=100), Request((2,), limit=100)
+    quick.tokens += [1] * 60
+    for rich, expected in ((quick, 1), (slow, 16)):
+        judge, view = ByScore(), a_view(a_curve(0.02), (quick, slow))
+        for _ in range(30):
+            view.settled.budget = 64
+            chances = torch.tensor([0.95 if request is rich else 0.0 for request in view.requests])
+            tree = attrs.evolve(a_chain(64, 0.5, rows=2), score=chances[:, None] ** torch.arange(64.0))
+            width = judge.fit(view, tree).width
+            verdict = a_verdict(tree.head(width), 1)
+            verdict.host.length[view.requests.index(rich)] = min(width, 15)  # type: ignore[union-attr]
+            judge.observe(view, verdict)
+        assert width == 1 if expected == 1 else width >= expected
+
+
 def test_scores_that_are_no_chances_do_no_harm() -> None:
     judge, view = ByScore(), a_view(a_curve(0.05), (Request((1,)),))
     for wild in (np.inf, -np.inf, np.nan, -7.0, 1e30):
