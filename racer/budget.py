@@ -146,7 +146,8 @@ class ByScore(Budget):
 def _slowest(view: StepView) -> list[int]:
     """Rows that have about most left to say of those that go on."""
     left = {row: request.remaining for row, request in enumerate(view.requests) if view.active[row]}
-    return [row for row, tokens in left.items() if tokens >= 0.9 * max(left.values())]
+    most = max(left.values())
+    return [row for row, tokens in left.items() if tokens >= 0.9 * most]
 
 
 class ByRecord(Budget):

@@ -130,10 +130,9 @@ def pack(model: Any, choice: bool | str = True) -> bool:
             judged[state] = not reason
             if reason and choice != "auto":
                 _warn(model, reason)
-        packed = _models.get(model)
         if not judged[state]:
-            if packed is not None:
-                packed.forget_stale()  # of the device that the model was on, say
+            if model in _models:
+                _models[model].forget_stale()  # of the device that the model was on, say
             return False
         packed = _models.setdefault(model, PackedModel())
         try:
