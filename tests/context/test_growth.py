@@ -145,6 +145,6 @@ def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
     ids, probs = np.array([[3, 4], [4, 5]]), np.full((2, 2), 0.5, np.float32)
     new, unused, lesson = np.array([1], np.int32), Growth.of(1), Lesson.of(2, K)
     assert not learn(memory, row, new, unused, 0, tokens, parent, np.array(path, np.int64), 0, ids, probs, lesson)
-    assert not memory.cues.heads.any()
+    assert not memory.cues.words.any()
     assert learn(memory, row, new[:0], unused, 0, tokens, parent, np.array([0]), 0, ids, probs, lesson)
-    assert memory.cues.heads.any()
+    assert memory.cues.words.any()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from racer import DecodeConfig, Decoder
 from racer.errors import StateError
 from racer.strategies.context import Racer, state
+from racer.strategies.context.table import IDS, NOTE, TAG
 from racer.testing import decode, toy_model
 
 SIZES = {"slots": 8, "history": 32, "top_k": 4}
@@ -107,17 +108,24 @@ def test_a_crash_while_saving_leaves_the_old_file(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("cues.heads", -1), ("cues.words", -7), ("past.older", -1), ("past.latest", -2), ("odds.final_seen", 0)],
+    ("name", "at", "value"),
+    [
+        ("cues.words", TAG, -1),
+        ("cues.words", IDS, -7),
+        ("blends.words", NOTE, -1),
+        ("past.older", 0, -1),
+        ("past.latest", 0, -2),
+        ("odds.final_seen", 0, 0),
+    ],
 )
 def test_crafted_values_are_refused(
-    taught: Racer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+    taught: Racer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: int, value: int
 ) -> None:
     honest = state._arrays
 
     def crafted(memory: Any) -> dict[str, np.ndarray]:
         found = {key: array.copy() for key, array in honest(memory).items()}
-        found[name].flat[0] = value
+        found[name].flat[at] = value
         return found
 
     with monkeypatch.context() as patch:

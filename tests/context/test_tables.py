@@ -12,6 +12,7 @@ from racer.strategies.context import blends, cues
 from racer.strategies.context.blends import BLENDS, FROM, TO, Blends
 from racer.strategies.context.cues import LONGEST, Cues
 from racer.strategies.context.hashing import NO_TOKEN, context_of
+from racer.strategies.context.table import IDS
 
 K = 4
 tokens = st.lists(st.integers(0, 5), min_size=1, max_size=6)
@@ -32,7 +33,13 @@ def as_dict(ids: np.ndarray, probs: np.ndarray) -> dict[int, float]:
 
 
 def line(table: Cues | Blends, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    return table.words[slot, :K], table.reals[slot, K:]
+    return table.words[slot, IDS:-K], table.reals[slot, -K:]
+
+
+def cue_slots(table: Cues, context: np.ndarray) -> list[int]:
+    slots = np.zeros(LONGEST, np.int64)
+    cues.find(table, context, slots)
+    return slots.tolist()
 
 
 class TablesAgainstDictionaries(RuleBasedStateMachine):
@@ -51,7 +58,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
     def put(self, text: list[int], prediction: dict[int, float], accepted: bool, asker: int) -> None:
         context, (ids, probs) = context_of(text, len(text)), as_arrays(prediction)
         for n in range(1, min(len(text), LONGEST) + 1):
-            key, was = tuple(text[-n:]), cues.find(self.cues, context, n)
+            key, was = tuple(text[-n:]), cue_slots(self.cues, context)[n - 1]
             again = was >= 0 and next(iter(as_dict(*line(self.cues, was)))) == ids[0]
             self.agreed[key] = min(self.agreed[key] % 4 + 1, 3) if again else 0
             self.agreed[key] += 4 * accepted
@@ -78,7 +85,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
     def check(self, text: list[int], must_hit: bool) -> None:
         context = context_of(text, len(text))
         for n in range(1, LONGEST + 1):
-            slot = cues.find(self.cues, context, n)
+            slot = cue_slots(self.cues, context)[n - 1]
             assert slot >= 0 or n > len(text) or not must_hit
             if slot >= 0:
                 assert as_dict(*line(self.cues, slot)) == self.latest[tuple(text[-n:])]
@@ -110,7 +117,7 @@ def test_long_contexts_do_not_push_out_short_ones() -> None:
     for _ in range(500):
         text = rng.integers(0, 1000, 3).tolist() + [7]
         cues.remember(table, context_of(text, 4), ids, probs, True, 0)
-    assert cues.find(table, context_of([1, 7], 2), 1) >= 0
+    assert cue_slots(table, context_of([1, 7], 2))[0] >= 0
 
 
 @given(kept=predictions, new=predictions, weight=st.integers(0, 8).map(lambda part: part / 8))

@@ -8,8 +8,9 @@ import numpy as np
 
 from racer.strategies.context import table
 from racer.strategies.context.compiled import Number, compiled
+from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
-from racer.strategies.context.table import Heads, Ids, Probs, Reals, Words
+from racer.strategies.context.table import Ids, Probs, Reals, Words
 
 FROM = np.array([0, 0, 0, 1])
 """A blend's key is ``context[FROM:TO]``: nothing at all, the last token, the last two, the last two but one."""
@@ -22,10 +23,8 @@ KEPT = np.array([0.99, 0.5, 0.5, 0.5], np.float32)
 class Blends(NamedTuple):
     """Hashed tables like :class:`racer.strategies.context.cues.Cues`, a region for each kind of key."""
 
-    heads: Heads
-    """``[(BLENDS - 1) * slots + 1, 2]``; nothing is noted."""
     words: Words
-    """``[(BLENDS - 1) * slots + 1, 2 k]``"""
+    """``[(BLENDS - 1) * slots + 1, 2 + 2 k]``; nothing is noted."""
     reals: Reals
 
     @classmethod
@@ -46,14 +45,14 @@ def find(blends: Blends, context: Context, kind: int) -> Number:
     if kind > 0 and context[TO[kind] - 1] == NO_TOKEN:
         return -1
     found = hash_of(context, FROM[kind], TO[kind])
-    return table.slot_if(blends.heads, _place(blends, kind, found), tag_of(found))
+    return table.slot_if(blends.words, _place(blends, kind, found), tag_of(found))
 
 
 @compiled
 def expect(blends: Blends, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
     for kind in range(1, BLENDS):
-        table.expect(blends.heads, blends.words, _place(blends, kind, hash_of(context, FROM[kind], TO[kind])))
+        fetch(blends.words, _place(blends, kind, hash_of(context, FROM[kind], TO[kind])))
 
 
 @compiled
@@ -67,10 +66,10 @@ def stir_in(blends: Blends, context: Context, ids: Ids, probs: Probs, accepted: 
             break
         found = hash_of(context, FROM[kind], TO[kind])
         slot = _place(blends, kind, found)
-        kept_ids, kept_probs = blends.words[slot, :split], blends.reals[slot, split:]
+        kept_ids, kept_probs = blends.words[slot, table.IDS : split], blends.reals[slot, split:]
         weight = KEPT[kind]
-        if blends.heads[slot, table.TAG] != tag_of(found):
-            blends.heads[slot, table.TAG] = tag_of(found)
+        if blends.words[slot, table.TAG] != tag_of(found):
+            blends.words[slot, table.TAG] = tag_of(found)
             kept_ids[:], kept_probs[:] = NO_TOKEN, 0
             weight = np.float32(0)
         average(kept_ids, kept_probs, weight, ids, probs)

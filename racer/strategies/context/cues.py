@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from racer.strategies.context import table
 from racer.strategies.context.compiled import Number, compiled
-from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, slot_of, tag_of
-from racer.strategies.context.table import Heads, Ids, Probs, Reals, Words
+from racer.strategies.context.fetch import fetch
+from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, hashed, slot_of, tag_of
+from racer.strategies.context.table import Ids, Probs, Reals, Words
 
 LONGEST = 4
 """Tokens of the longest context that has cues of its own."""
@@ -27,11 +28,9 @@ class Cues(NamedTuple):
     """A hashed table of fixed size, a region for each context length, so that long contexts, of which there are many,
     cannot push out short ones. A newer context takes the slot of an older one; a tag tells them apart."""
 
-    heads: Heads
-    """``[LONGEST * slots, 2]``; noted is ``KEPT_TRUSTS`` times the number of the request in which the model was asked,
-    plus how far the first token may be trusted."""
     words: Words
-    """``[LONGEST * slots, 2 k]``"""
+    """``[LONGEST * slots, 2 + 2 k]``; noted is ``KEPT_TRUSTS`` times the number of the request in which the model was
+    asked, plus how far the first token may be trusted."""
     reals: Reals
     asked: NDArray[np.int64]
     """``[1]`` requests so far."""
@@ -51,40 +50,44 @@ def _place(cues: Cues, n: int, found: np.uint64) -> Number:
 @compiled
 def remember(cues: Cues, context: Context, ids: Ids, probs: Probs, accepted: bool, asker: int) -> None:
     """Keep the best next tokens after the last 1, 2, ... tokens of ``context``."""
-    split = table.middle(cues.words)
+    split, found = table.middle(cues.words), hash_of(context, 0, 0)
     for n in range(1, LONGEST + 1):
         if context[n - 1] == NO_TOKEN:
             break
-        found = hash_of(context, 0, n)
+        found = hashed(found, context[n - 1])
         slot = _place(cues, n, found)
-        head, kept_ids, kept_probs = cues.heads[slot], cues.words[slot, :split], cues.reals[slot, split:]
-        again = head[table.TAG] == tag_of(found) and kept_ids[0] == ids[0]
-        agreed: Number = min((head[table.NOTE] & 3) + 1, 3) if again else 0
-        head[table.TAG] = tag_of(found)
-        head[table.NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
+        words = cues.words[slot]
+        kept_ids, kept_probs = words[table.IDS : split], cues.reals[slot, split:]
+        again = words[table.TAG] == tag_of(found) and kept_ids[0] == ids[0]
+        agreed: Number = min((words[table.NOTE] & 3) + 1, 3) if again else 0
+        words[table.TAG] = tag_of(found)
+        words[table.NOTE] = KEPT_TRUSTS * asker + agreed + 4 * accepted
         for j in range(len(kept_ids)):
             kept_ids[j] = ids[j] if j < len(ids) else NO_TOKEN
             kept_probs[j] = probs[j] if j < len(ids) else 0
 
 
 @compiled
-def find(cues: Cues, context: Context, n: int) -> Number:
-    """The slot of the last ``n`` tokens of ``context``; -1 if they were never scored."""
-    if context[n - 1] == NO_TOKEN:
-        return -1
-    found = hash_of(context, 0, n)
-    return table.slot_if(cues.heads, _place(cues, n, found), tag_of(found))
+def find(cues: Cues, context: Context, slots: NDArray[np.int64]) -> None:
+    """Put the slots of the last 1, 2, ... tokens of ``context`` into ``slots [LONGEST]``; -1: never scored."""
+    found = hash_of(context, 0, 0)
+    for n in range(1, LONGEST + 1):
+        found = hashed(found, context[n - 1])
+        known = context[n - 1] != NO_TOKEN
+        slots[n - 1] = table.slot_if(cues.words, _place(cues, n, found), tag_of(found)) if known else -1
 
 
 @compiled
 def expect(cues: Cues, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
+    found = hash_of(context, 0, 0)
     for n in range(1, LONGEST + 1):
-        table.expect(cues.heads, cues.words, _place(cues, n, hash_of(context, 0, n)))
+        found = hashed(found, context[n - 1])
+        fetch(cues.words, _place(cues, n, found))
 
 
 @compiled
 def trust(cues: Cues, slot: int, asker: int) -> Number:
     """0 to ``TRUSTS - 1``, for a request of number ``asker``."""
-    note = cues.heads[slot, table.NOTE]
+    note = cues.words[slot, table.NOTE]
     return note % KEPT_TRUSTS + KEPT_TRUSTS * (note // KEPT_TRUSTS == asker)

@@ -65,7 +65,7 @@ class Racer(Drafter):
     acceptance probability, which is its ``score``.
 
     Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
-    (55 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
+    (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
 
     :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
@@ -84,7 +84,7 @@ class Racer(Drafter):
     def __init__(
         self,
         *,
-        top_k: int = 16,
+        top_k: int = 15,
         slots: int = 2**16,
         history: int = 2**19,
         prompt: int = 64,
@@ -142,7 +142,7 @@ class Racer(Drafter):
                 counts[row] = self._grow(request, budget, view.vocab_size, integers, score, row)
         if (width := max(counts)) < budget:
             integers, score = integers[:, :, :width], score[:, :width]
-        tokens, parent, source = [torch.from_numpy(part) for part in integers]
+        tokens, parent, source = torch.from_numpy(integers).unbind()
         return DraftTree(
             tokens, parent, torch.from_numpy(np.array(counts, np.int64)), torch.from_numpy(score), source, (self.name,)
         )

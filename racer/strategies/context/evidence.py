@@ -19,7 +19,7 @@ from racer.strategies.context.matches import MOST as MOST_MATCHES
 from racer.strategies.context.matches import Matches
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds, add_up
-from racer.strategies.context.table import Ids, Probs, middle
+from racer.strategies.context.table import IDS, Ids, Probs, middle
 from racer.strategies.context.voices import (
     ALIGNED,
     BLENDED,
@@ -155,20 +155,19 @@ def _say(evidence: Evidence, voice: int, cell: int, ids: Ids, probs: Probs) -> N
 def _hear_cues(evidence: Evidence, memory: Memory, context: Context, asker: int) -> None:
     """The cues and blends of a context."""
     unnamed, split, slots = evidence.candidates.unnamed, middle(memory.cues.words), evidence.slots
-    for n in range(LONGEST):  # first all are looked for, so that the memory is waited for once
-        slots[LATEST + n] = cues.find(memory.cues, context, n + 1) if memory.heard[LATEST + n] else -1
+    cues.find(memory.cues, context, slots[LATEST : LATEST + LONGEST])  # all, so that the memory is waited for once
     for kind in range(BLENDS):
-        slots[BLENDED + kind] = blends.find(memory.blends, context, kind) if memory.heard[BLENDED + kind] else -1
+        slots[BLENDED + kind] = blends.find(memory.blends, context, kind)
     for voice in range(LATEST, LATEST + LONGEST):
         slot = slots[voice]
-        if slot >= 0:
+        if slot >= 0 and memory.heard[voice]:
             cell = FIRST[voice] + cues.trust(memory.cues, slot, asker) * SAID
-            mass = _say(evidence, voice, cell, memory.cues.words[slot, :split], memory.cues.reals[slot, split:])
+            mass = _say(evidence, voice, cell, memory.cues.words[slot, IDS:split], memory.cues.reals[slot, split:])
             unnamed[voice] = cell + nameless_bin(mass)
     for voice in range(BLENDED, BLENDED + BLENDS):
         slot, cell = slots[voice], FIRST[voice]
-        if slot >= 0:
-            mass = _say(evidence, voice, cell, memory.blends.words[slot, :split], memory.blends.reals[slot, split:])
+        if slot >= 0 and memory.heard[voice]:
+            mass = _say(evidence, voice, cell, memory.blends.words[slot, IDS:split], memory.blends.reals[slot, split:])
             unnamed[voice] = cell + nameless_bin(mass)
 
 

@@ -49,8 +49,8 @@ def hashed(found: np.uint64, token: int) -> np.uint64:
 
 @compiled
 def hash_of(context: Context, first: int, last: int) -> np.uint64:
-    """64 bits of ``context[first:last]`` and of both bounds."""
-    found = np.uint64(first * WIDTH + last)
+    """64 bits of ``context[first:last]`` and of ``first``; :func:`hashed` makes it that of one token more."""
+    found = np.uint64(first)
     for i in range(first, last):
         found = hashed(found, context[i])
     return found

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hashed, slot_of
+from racer.strategies.context.pages import zeros
 
 GRAM = 2
 """Tokens that must match before anything is called a match."""
@@ -31,12 +32,9 @@ class History(NamedTuple):
     def of(cls, capacity: int) -> History:
         """An empty one for at least ``capacity`` tokens, in 16 bytes a token of the next power of two."""
         size = 1 << max(4, (capacity - 1).bit_length())
-        return cls(
-            np.full(size, NO_TOKEN, np.int32),
-            np.zeros(size, np.int32),
-            np.full(size, -1, np.int64),
-            np.zeros(1, np.int64),
-        )
+        history = cls(zeros(size, np.int32), zeros(size, np.int32), zeros(size, np.int64), np.zeros(1, np.int64))
+        history.tokens[:], history.latest[:] = NO_TOKEN, -1
+        return history
 
 
 @compiled

@@ -17,10 +17,10 @@ from safetensors.numpy import save_file
 from racer.errors import StateError
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.memory import Memory
-from racer.strategies.context.table import Heads, Words, middle
+from racer.strategies.context.table import IDS, TAG, Words, middle
 
 FORMAT = "racer-state"
-VERSION = "2"
+VERSION = "3"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -98,7 +98,7 @@ def _digest(arrays: Arrays) -> str:
 
 def _sane(found: Arrays) -> bool:
     """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
-    tables = all(_sane_table(found[f"{name}.heads"], found[f"{name}.words"]) for name in ("cues", "blends"))
+    tables = all(_sane_table(found[f"{name}.words"]) for name in ("cues", "blends"))
     ids = all((found[name] >= NO_TOKEN).all() for name in ("past.tokens", "past.latest"))
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
@@ -108,6 +108,6 @@ def _sane(found: Arrays) -> bool:
     return tables and ids and length and links and asked and numbers and counted
 
 
-def _sane_table(heads: Heads, words: Words) -> bool:
-    ids, probs = words[:, : middle(words)], words[:, middle(words) :].view(np.float32)
+def _sane_table(words: Words) -> bool:
+    heads, ids, probs = words[:, TAG:IDS], words[:, IDS : middle(words)], words[:, middle(words) :].view(np.float32)
     return bool((heads >= 0).all() and (ids >= NO_TOKEN).all() and np.isfinite(probs).all())

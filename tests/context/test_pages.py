@@ -1,0 +1,49 @@
+"""Large tables lie in whole huge pages; where there are none, in what the system gives."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from racer.strategies.context import pages
+from racer.strategies.context.cues import Cues
+from racer.strategies.context.pages import HUGE, zeros
+
+
+@pytest.mark.parametrize("size", [0, 1, HUGE // 8 - 1, HUGE // 8, HUGE // 8 + 1, 3 * HUGE])
+def test_zeros_that_can_be_written(size: int) -> None:
+    table = zeros(size, np.int64)
+    assert (table.shape, table.dtype) == ((size,), np.int64)
+    assert not table.any()
+    table[:] = np.arange(size)
+    assert np.array_equal(table, np.arange(size))
+    assert not zeros(size, np.int64).any(), "nobody else's memory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for as on Linux")
+def test_a_large_table_begins_with_a_huge_page() -> None:
+    assert zeros(HUGE, np.int8).ctypes.data % HUGE == 0
+    assert Cues.of(2**12, 15).words.ctypes.data % HUGE == 0
+
+
+@pytest.mark.parametrize("lacking", ["the call", "the mapping", "the advice"])
+def test_without_huge_pages_there_is_memory_all_the_same(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    class Refusing:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            if lacking == "the mapping":
+                raise OSError("cannot allocate memory")
+
+        def madvise(self, _: int) -> None:
+            raise OSError("invalid argument")
+
+    if lacking == "the call":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    else:
+        monkeypatch.setattr(pages.mmap, "mmap", Refusing)
+    table = zeros(HUGE, np.float32)
+    table[-1] = 1
+    assert table.sum() == 1
