@@ -148,7 +148,7 @@ def main(
         budget_of(name)
     loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     texts = written(loaded, chosen, new)
-    costs = copy.deepcopy(curve_of(loaded.model, 1, "off", is_packed(loaded.model)))
+    costs = copy.deepcopy(curve_of(loaded.model, 1, "off", is_packed(loaded.model), 0))
     table = Table("budget", "tokens/s", "of the best", "accepted", "nodes a step", box=None, header_style="bold")
     for name in track(budgets, "budgets", console=Console(stderr=True)):
         figures[name] = measure(loaded, name, texts, costs)

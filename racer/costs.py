@@ -17,6 +17,10 @@ MEASURED = 2
 """Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
 DOUBT = 4
 """Samples of a size that count as much as what the others say of it."""
+LEGACY = 8
+"""Samples of a size that a new curve takes over from another one."""
+SHORT = 512
+"""Contexts of fewer tokens cost alike."""
 REACH = 4
 """So many times the nodes of the largest measured size are not guessed at."""
 
@@ -50,6 +54,15 @@ class CostCurve:
         samples.append(milliseconds / tempo)
         self._medians[nodes] = statistics.median_low(samples)
         self._lines = {}
+
+    def heir(self) -> CostCurve:
+        """A new curve that starts from what this one says, and soon believes its own samples."""
+        heir = CostCurve(self._memory)
+        for nodes, samples in self._samples.items():
+            known = min(len(samples), LEGACY)
+            heir._samples[nodes] = deque([self._medians[nodes]] * known, maxlen=self._memory)
+        heir._medians = dict(self._medians)
+        return heir
 
     def samples(self, nodes: int) -> int:
         """How many steps of this size were measured."""
@@ -112,15 +125,23 @@ def _rising(values: list[float], weights: list[int]) -> list[float]:
     return [mean for mean, _, members in pools for _ in range(members)]
 
 
-_curves: WeakKeyDictionary[Any, dict[Hashable, CostCurve]] = WeakKeyDictionary()
-"""Kept for the process: whoever decodes with a model again need not measure again."""
+_curves: WeakKeyDictionary[Any, dict[Hashable, dict[int, CostCurve]]] = WeakKeyDictionary()
+"""Kept for the process, by everything else and then by length: whoever decodes again need not measure again."""
 
 
-def curve_of(model: Any, batch: int, way: str, packs: bool) -> CostCurve:
+def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> CostCurve:
     """What steps of this model have cost so far, at its dtype, on its device, in batches of this size.
+
+    Every node attends to the whole context, so nodes are dearer in long ones: there is a curve for every doubling of
+    the context. A new one starts as its nearest neighbour, which knows better than nobody.
 
     :param way: how steps run (:func:`racer.leases.way_of`).
     :param packs: whether with packed weights.
+    :param length: tokens of the longest row.
     """
-    curves = _curves.setdefault(model, {})
-    return curves.setdefault((batch, model.dtype, model.device, way, packs), CostCurve())
+    curves = _curves.setdefault(model, {}).setdefault((batch, model.dtype, model.device, way, packs), {})
+    doublings = (length // SHORT).bit_length()
+    if doublings not in curves:
+        nearest = min(curves, key=lambda other: abs(other - doublings), default=None)
+        curves[doublings] = CostCurve() if nearest is None else curves[nearest].heir()
+    return curves[doublings]

@@ -120,14 +120,16 @@ class Decoder:
             if run.lease is not None:
                 give_back(self.core, run.lease)
         finally:
-            stats.close(task.requests, time.perf_counter() - started, self._curve(len(task.requests)).points())
+            stats.close(task.requests, time.perf_counter() - started, self._curve(task.requests).points())
             for request in task.requests:
                 self.lineup.tell("racer_request_closed", request=request, stats=stats)
         return stats
 
     def step(self, run: Run) -> None:
         """Guess a tree, score it in one forward pass, keep the longest right path."""
-        view, lane, phase, started = self._view(run), run.lane, run.watch.phase, time.perf_counter()
+        started, lane, phase = time.perf_counter(), run.lane, run.watch.phase
+        run.curve = self._curve(run.requests)
+        view = self._view(run)
         with phase("draft"):
             tree, faults = self.lineup.draft(view, self.lineup.nodes(view), lane.take)
         with phase("forward"):
@@ -191,10 +193,11 @@ class Decoder:
         run.cache.keep(stay)
         run.rows = tuple(run.rows[place] for place in stay)
         run.pipeline, run.seeds = run.pipeline.of_rows(stay), run.seeds[stay]
-        run.curve = self._curve(len(stay))
 
-    def _curve(self, batch: int) -> CostCurve:
-        return curve_of(self.model, batch, self.way, self.core.packs)
+    def _curve(self, requests: Sequence[Request]) -> CostCurve:
+        """What steps of these rows cost by now."""
+        longest = max(len(request.tokens) for request in requests)
+        return curve_of(self.model, len(requests), self.way, self.core.packs, longest)
 
     # -- before the first step --------------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class Decoder:
         cache = self.core.open(padding, capacity) if lease is None else lease.stage.cache
         lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
         seeds = signed_seeds(task.requests, device)
-        curve = self._curve(len(padding))
+        curve = self._curve(task.requests)
         rows, watch = tuple(range(len(padding))), Stopwatch(device)
         return Run(task, verifier, rows, task.pipeline, seeds, cache, lane, lease, last_position, stats, watch, curve)
 

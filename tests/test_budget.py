@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
 from racer.budget import AHEAD, SIZES, Auto, ByScore, Fixed
-from racer.costs import REACH, CostCurve, curve_of
+from racer.costs import LEGACY, REACH, SHORT, CostCurve, curve_of
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
 
@@ -270,10 +270,37 @@ def test_costs_are_learned_once_for_a_model() -> None:
     model = toy_model()
     _, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 50)
     assert stats.nodes[:2] == [1, 1]
-    known = curve_of(model, 1, "off", False).points()
+    known = curve_of(model, 1, "off", False, 50).points()
     _, again = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 3)
     assert set(again.step_costs) >= set(known)
-    assert curve_of(model, 2, "off", False).points() == {}
+    assert curve_of(model, 2, "off", False, 50).points() == {}
+
+
+def test_contexts_of_other_lengths_have_costs_of_their_own() -> None:
+    """And they start from what is known of the nearest length."""
+    model = toy_model()
+    short = curve_of(model, 1, "off", False, 3)
+    for nodes, cost in ((1, 10.0), (16, 12.0)):
+        for _ in range(31):
+            short.learn(nodes, cost)
+    assert curve_of(model, 1, "off", False, SHORT - 1) is short
+    long = curve_of(model, 1, "off", False, 2 * SHORT)
+    assert long is not short
+    assert long.points() == short.points()
+    for _ in range(LEGACY + 1):
+        long.learn(1, 20.0)
+        long.learn(16, 36.0)
+    assert long(16) / long(1) == pytest.approx(1.8)
+    assert short(16) / short(1) == pytest.approx(1.2)
+    assert curve_of(model, 1, "off", False, 9 * SHORT)(16) == long(16), "the nearest one's"
+    assert curve_of(model, 1, "off", False, 2 * SHORT + 9) is long
+
+
+def test_a_long_answer_ends_with_the_costs_of_long_contexts() -> None:
+    model = toy_model()
+    decode(Decoder(model, DecodeConfig(drafter="none")), [[1, 2, 3]], SHORT + 5)
+    samples = [curve_of(model, 1, "off", False, length).samples(1) for length in (SHORT - 1, SHORT, 2 * SHORT - 1)]
+    assert samples == [31, LEGACY + 8, LEGACY + 8], "a doubling begins at SHORT"
 
 
 def test_auto_through_the_decoder_reports_its_costs() -> None:
@@ -428,5 +455,5 @@ def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:
     for config in ({"pack": False}, {"compile": "static", "pack": False}, {"pack": True}):
         _, stats = decode(Decoder(model, DecodeConfig(drafter="none", budget=1, **config)), [[1, 2, 3]], 9)
         assert stats.step_costs
-    curves = [curve_of(model, 1, *how) for how in (("off", False), ("static", False), ("off", True))]
+    curves = [curve_of(model, 1, *how, length=12) for how in (("off", False), ("static", False), ("off", True))]
     assert [curve.samples(1) for curve in curves] == [8, 8, 8]
