@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
-from racer.request import StepView
+from racer.request import Request, StepView
 from racer.tree import DraftTree
 from racer.verdict import Verdict
 
@@ -19,6 +19,8 @@ AHEAD = 2
 """Trees are asked for that are so many times as large as what was taken lately, ..."""
 LEAST_ASKED = 8
 """... and never smaller ones."""
+LATEST = 16
+"""Steps of a row by which its pace is judged."""
 BELIEF = 2.0
 """Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""
 
@@ -66,7 +68,10 @@ class ByScore(Budget):
     little get hardly a node, and the drafter misses what they would have taught.
 
     A padded batch pays for its widest row, so all rows get the same number of nodes. The batch is done when its slowest
-    row is: those that have most left to say settle the number together.
+    row is: those that have most steps to go settle the number together.
+
+    Each call starts anew. How much of the last text could be guessed says little of the next one: believing it cost 2
+    to 5 % of the time on forced texts.
 
     Where nothing can be guessed, even drafting costs more than it brings: after a tree that does not pay, the next few
     steps decode plainly without asking for one.
@@ -82,6 +87,10 @@ class ByScore(Budget):
         self, own: float = 0.3, decay: float = 0.97, memory: float = 0.98, lesson: float = 0.05, rest: int = 7
     ) -> None:
         self._own, self._decay, self._memory, self._lesson, self._rest = own, decay, memory, lesson, rest
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing."""
         self._resting = 0
         """Steps that are still to go without a tree."""
         self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
@@ -96,6 +105,8 @@ class ByScore(Budget):
         """About the size of the latest trees."""
 
     def nodes(self, view: StepView) -> int:
+        if view.step == 0:
+            self._begin()
         if self._resting > 0:
             self._resting -= 1
             return 1
@@ -144,10 +155,15 @@ class ByScore(Budget):
 
 
 def _slowest(view: StepView) -> list[int]:
-    """Rows that have about most left to say of those that go on."""
-    left = {row: request.remaining for row, request in enumerate(view.requests) if view.active[row]}
+    """Rows that have about most steps to go, at what their latest ones kept."""
+    left = {row: _steps_left(request) for row, request in enumerate(view.requests) if view.active[row]}
     most = max(left.values())
-    return [row for row, tokens in left.items() if tokens >= 0.9 * most]
+    return [row for row, steps in left.items() if steps >= 0.9 * most]
+
+
+def _steps_left(request: Request) -> float:
+    latest = request.accept_lengths[-LATEST:]
+    return request.remaining * (len(latest) + 1) / (sum(latest) + 1)
 
 
 class ByRecord(Budget):

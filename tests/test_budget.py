@@ -82,11 +82,11 @@ def a_curve(slope: float) -> CostCurve:
 
 
 def a_view(curve: CostCurve, requests: tuple[Request, ...]) -> StepView:
-    """Of rows that all go on."""
+    """Of rows that all go on, in the midst of a call."""
     roots = torch.tensor([request.tokens[-1] for request in requests])
     return StepView(
         requests=requests, active=(True,) * len(requests), root=roots, position=torch.zeros_like(roots), vocab_size=9,
-        pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve,
+        pipeline=ProcessorPipeline(), do_sample=False, step_cost=curve, step=1,
     )  # fmt: skip
 
 
@@ -413,9 +413,24 @@ def test_a_capped_budget_still_learns_what_its_trees_are_worth() -> None:
     assert spent > steps
 
 
-def test_the_rows_that_have_most_left_decide() -> None:
+def test_a_new_call_does_not_spend_as_the_last_one_did() -> None:
+    """After a text that repeats itself, one that cannot be guessed."""
+    view = a_view(a_curve(0.05), (Request((1,)),))
+    for step, least, most in ((0, 1, 6), (1, 12, 64)):
+        judge = ByScore()
+        assert np.median(settled(judge, view, chance=0.95, steps=60)) >= 20
+        view.settled.budget = judge.nodes(attrs.evolve(view, step=step))
+        assert least <= judge.fit(view, a_chain(view.settled.budget, 0.2)).width <= most
+
+
+@pytest.mark.parametrize("ahead", ["in tokens", "in pace"])
+def test_the_rows_that_have_most_steps_to_go_decide(ahead: str) -> None:
     quick, slow = Request((1,), limit=100), Request((2,), limit=100)
-    quick.tokens += [1] * 60
+    if ahead == "in tokens":
+        quick.tokens += [1] * 60
+    else:
+        quick.accept_lengths += [4] * 20
+        slow.accept_lengths += [1] * 20
     for rich, expected in ((quick, 1), (slow, 16)):
         judge, view = ByScore(), a_view(a_curve(0.02), (quick, slow))
         for _ in range(30):
