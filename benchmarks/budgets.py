@@ -35,7 +35,7 @@ import racer
 from racer import models
 from racer.bench.questions import Question, draw, load_questions
 from racer.budget import SIZES, Auto, Budget, ByScore, Fixed
-from racer.costs import CostCurve, curve_of
+from racer.costs import SHORT, CostCurve, curve_of
 from racer.loaded import LoadedModel
 from racer.packing import is_packed
 from racer.request import StepView
@@ -75,11 +75,13 @@ class Texts:
     answers: list[list[int]] = attrs.field(factory=list)
 
 
-def decode(decoder: racer.Decoder, prompt: dict[str, Tensor], new: int, pad: int | None) -> tuple[list[int], list[int]]:
-    """The answer, and the sizes of the steps."""
+def decode(
+    decoder: racer.Decoder, prompt: dict[str, Tensor], new: int, pad: int | None
+) -> tuple[list[int], racer.DecodeStats]:
+    """The answer, and how it came."""
     arguments: Any = {"do_sample": False, "pad_token_id": pad, "return_dict_in_generate": True}
     output = decoder.generate(**prompt, max_new_tokens=new, **arguments)
-    return output.sequences[0, prompt["input_ids"].shape[1] :].tolist(), output.racer_stats.nodes
+    return output.sequences[0, prompt["input_ids"].shape[1] :].tolist(), output.racer_stats
 
 
 def written(loaded: LoadedModel, questions: Sequence[Question], new: int) -> Texts:
@@ -112,18 +114,34 @@ def budget_of(name: str) -> Budget:
         ) from None
 
 
-def measure(loaded: LoadedModel, name: str, texts: Texts, costs: CostCurve) -> dict[str, Any]:
+def costs_by_now(model: Any) -> list[CostCurve]:
+    """By doublings of the context; what is measured from here on does not change them."""
+    lengths = [0, *(SHORT << doubling for doubling in range(12))]
+    return [copy.deepcopy(curve_of(model, 1, "off", is_packed(model), length)) for length in lengths]
+
+
+def bill(costs: list[CostCurve], length: int, stats: racer.DecodeStats) -> float:
+    """Milliseconds of all steps after a prompt of this length."""
+    total, length = 0.0, length + 1  # the prefill gives a token
+    for nodes, kept in zip(stats.nodes, stats.accept_lengths[0], strict=True):
+        total += costs[(length // SHORT).bit_length()](nodes)
+        length += kept
+    return total
+
+
+def measure(loaded: LoadedModel, name: str, texts: Texts, costs: list[CostCurve]) -> dict[str, Any]:
     """Decode the texts once more, with a fresh drafter."""
-    verifier, sizes = Forced(), Counter[int]()
+    verifier, sizes, milliseconds = Forced(), Counter[int](), 0.0
     decoder = racer.Decoder(loaded.model, racer.DecodeConfig(verifier=verifier))
     decoder.lineup.budget = budget_of(name)
     for prompt, answer in zip(texts.prompts, texts.answers, strict=True):
         verifier.text = prompt["input_ids"][0].tolist() + answer
-        again, nodes = decode(decoder, prompt, len(answer), loaded.pad_token_id)
+        again, stats = decode(decoder, prompt, len(answer), loaded.pad_token_id)
         assert again == answer
-        sizes.update(nodes)
+        sizes.update(stats.nodes)
+        milliseconds += bill(costs, prompt["input_ids"].shape[1], stats)
     tokens = sum(len(answer) - 1 for answer in texts.answers)  # the prefill gives the first
-    steps, milliseconds = sizes.total(), sum(count * costs(size) for size, count in sizes.items())
+    steps = sizes.total()
     return {
         "tokens a second": 1e3 * tokens / milliseconds,
         "mean accepted tokens": tokens / steps,
@@ -148,7 +166,7 @@ def main(
         budget_of(name)
     loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     texts = written(loaded, chosen, new)
-    costs = copy.deepcopy(curve_of(loaded.model, 1, "off", is_packed(loaded.model), 0))
+    costs = costs_by_now(loaded.model)
     table = Table("budget", "tokens/s", "of the best", "accepted", "nodes a step", box=None, header_style="bold")
     for name in track(budgets, "budgets", console=Console(stderr=True)):
         figures[name] = measure(loaded, name, texts, costs)
@@ -158,10 +176,10 @@ def main(
         row = f"{rate:.1f}", f"{rate / best:.3f}", f"{part['mean accepted tokens']:.2f}", f"{part['nodes a step']:.1f}"
         table.add_row(name, *row)
     console = Console(highlight=False)
-    console.print("a step's milliseconds:", {size: round(costs(size), 1) for size in SIZES})
+    console.print(f"a step's milliseconds below {SHORT} tokens:", {size: round(costs[0](size), 1) for size in SIZES})
     console.print(table)
     if output:
-        report = {"texts": len(texts.answers), "milliseconds": costs.points(), "budgets": figures}
+        report = {"texts": len(texts.answers), "milliseconds": costs[0].points(), "budgets": figures}
         output.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 

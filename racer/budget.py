@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,10 @@ BELIEF = 2.0
 """Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""
 
 
+def _zeros() -> NDArray[np.float64]:
+    return np.zeros(len(SIZES))
+
+
 class Budget:
     """Says how many nodes a step may score."""
 
@@ -38,6 +43,9 @@ class Budget:
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
         """Learn from a step."""
+
+    def closed(self, request: Request) -> None:
+        """Forget a request that has ended."""
 
 
 class Fixed(Budget):
@@ -87,58 +95,54 @@ class ByScore(Budget):
         self, own: float = 0.3, decay: float = 0.97, memory: float = 0.98, lesson: float = 0.05, rest: int = 7
     ) -> None:
         self._own, self._decay, self._memory, self._lesson, self._rest = own, decay, memory, lesson, rest
-        self._begin()
+        self._calls: dict[int, _Call] = {}
+        """By each of a call's requests: several calls may be running."""
 
-    def _begin(self) -> None:
-        """Know nothing."""
-        self._resting = 0
-        """Steps that are still to go without a tree."""
-        self._gains: NDArray[np.float64] = np.zeros(len(SIZES))
-        """Expected accepted nodes of a row, by size: of the last tree, ..."""
-        self._average: NDArray[np.float64] = np.zeros(len(SIZES))
-        """... and of the latest ones."""
-        self._seen: NDArray[np.float64] = np.zeros(len(SIZES))
-        """Trees that each average rests on; old ones count less, whether later ones told of that size or not."""
-        self._lately: NDArray[np.float64] = np.zeros(4)
-        """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
-        self._choice = 16.0
-        """About the size of the latest trees."""
+    def _call(self, view: StepView) -> _Call:
+        call = self._calls.get(view.requests[0].id)
+        if call is None:
+            call = _Call()
+            self._calls.update((request.id, call) for request in view.requests)
+        return call
+
+    def closed(self, request: Request) -> None:
+        self._calls.pop(request.id, None)
 
     def nodes(self, view: StepView) -> int:
-        if view.step == 0:
-            self._begin()
-        if self._resting > 0:
-            self._resting -= 1
+        call = self._call(view)
+        if call.resting > 0:
+            call.resting -= 1
             return 1
-        wanted = max(AHEAD * self._choice, LEAST_ASKED)
+        wanted = max(AHEAD * call.choice, LEAST_ASKED)
         return next((size for size in SIZES if size >= wanted), SIZES[-1])
 
     def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        call = self._call(view)
         told = view.settled.budget > _SMALLER  # the last of them may be cut short by the budget
-        self._hear(view, tree, told)
+        self._hear(call, view, tree, told)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
-        size = SIZES[int(np.argmax(self._worth(costs / costs[0])))]
-        self._choice += (size - self._choice) / 5
-        self._resting = self._rest if size == 1 and np.isfinite(costs[1]) else 0
+        size = SIZES[int(np.argmax(self._worth(call, costs / costs[0])))]
+        call.choice += (size - call.choice) / 5
+        call.resting = self._rest if size == 1 and np.isfinite(costs[1]) else 0
         return tree.head(size)
 
-    def _hear(self, view: StepView, tree: DraftTree, told: NDArray[np.bool_]) -> None:
+    def _hear(self, call: _Call, view: StepView, tree: DraftTree, told: NDArray[np.bool_]) -> None:
         """Take in a tree's scores, which tell of the sizes ``told``."""
         assert tree.score is not None
         rows = _slowest(view)
         scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[rows]
         scores[:, 0] = 0.0  # the root is no guess
         sums = np.nan_to_num(scores).clip(0, 1).mean(0).cumsum()  # plugins may score as they like
-        self._gains = sums[np.minimum(_SIZES, len(sums)) - 1]
-        self._seen *= self._decay ** len(rows)
-        self._seen[told] += len(rows)
-        self._average[told] += len(rows) / self._seen[told] * (self._gains - self._average)[told]
+        call.gains = sums[np.minimum(_SIZES, len(sums)) - 1]
+        call.seen *= self._decay ** len(rows)
+        call.seen[told] += len(rows)
+        call.average[told] += len(rows) / call.seen[told] * (call.gains - call.average)[told]
 
-    def _worth(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _worth(self, call: _Call, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Tokens that a step of each size gives beyond what others give in its time."""
-        steps, spent, kept, promised = self._lately
+        steps, spent, kept, promised = call.lately
         honesty = min((kept + BELIEF) / (promised + BELIEF), 2.0)
-        gains = self._own * self._gains + (1 - self._own) * np.maximum.accumulate(self._average)
+        gains = self._own * call.gains + (1 - self._own) * np.maximum.accumulate(call.average)
         tokens = 1 + honesty * gains
         pace = (steps + kept) / spent if steps else (tokens / costs).max()
         learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
@@ -146,24 +150,46 @@ class ByScore(Budget):
         return worth
 
     def observe(self, view: StepView, verdict: Verdict) -> None:
-        host = verdict.host
+        host, call = verdict.host, self._call(view)
         assert host is not None
         rows, width = _slowest(view), host.tokens.shape[1]
-        kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, _SIZES, self._gains))
-        cost = view.step_cost(width) / view.step_cost(1)  # so that what was learned serves batches of other sizes
-        self._lately = self._memory * self._lately + (1.0, cost, kept, promised)
+        kept, promised = float(host.length[rows].mean()) - 1, float(np.interp(width, _SIZES, call.gains))
+        cost = view.step_cost(width) / view.step_cost(1)  # in plain steps: what those take changes with the context
+        call.lately = self._memory * call.lately + (1.0, cost, kept, promised)
+
+
+@attrs.define(eq=False)
+class _Call:
+    """What one call has shown so far."""
+
+    resting: int = 0
+    """Steps that are still to go without a tree."""
+    gains: NDArray[np.float64] = attrs.field(factory=_zeros)
+    """Expected accepted nodes of a row, by size: of the last tree, ..."""
+    average: NDArray[np.float64] = attrs.field(factory=_zeros)
+    """... and of the latest ones."""
+    seen: NDArray[np.float64] = attrs.field(factory=_zeros)
+    """Trees that each average rests on; old ones count less, whether later ones told of that size or not."""
+    lately: NDArray[np.float64] = attrs.field(factory=lambda: np.zeros(4))
+    """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
+    choice: float = 16.0
+    """About the size of the latest trees."""
 
 
 def _slowest(view: StepView) -> list[int]:
-    """Rows that have about most steps to go, at what their latest ones kept."""
-    left = {row: _steps_left(request) for row, request in enumerate(view.requests) if view.active[row]}
+    """Rows that had about most steps to go when this one began, at what their latest ones kept."""
+    left = {row: _steps_left(request, view.step) for row, request in enumerate(view.requests) if view.active[row]}
     most = max(left.values())
     return [row for row, steps in left.items() if steps >= 0.9 * most]
 
 
-def _steps_left(request: Request) -> float:
-    latest = request.accept_lengths[-LATEST:]
-    return request.remaining * (len(latest) + 1) / (sum(latest) + 1)
+def _steps_left(request: Request, step: int) -> float:
+    """Steps that a request had to go before the step of this number, of which it may know the outcome by now.
+
+    It does not count: rows that are about equal would be told apart by their luck.
+    """
+    latest, since = request.accept_lengths[max(step - LATEST, 0) : step], request.accept_lengths[step:]
+    return (request.remaining + sum(since)) * (len(latest) + 1) / (sum(latest) + 1)
 
 
 class ByRecord(Budget):
@@ -264,6 +290,9 @@ class Auto(Budget):
         budget = view.settled.budget
         if budget == self._asked or (self._scored and budget > 1):
             self._judge.observe(view, verdict)
+
+    def closed(self, request: Request) -> None:
+        self._by_score.closed(request)
 
 
 @hookimpl

@@ -7,6 +7,7 @@ import statistics
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable, Sequence
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -50,19 +51,24 @@ class CostCurve:
         if nodes in self._samples:
             self._paces.append(min(max(milliseconds / self(nodes), 0.5), 2.0))  # a slow first step is no pace
         tempo = statistics.median(self._paces) if self._paces else 1.0
-        samples = self._samples.setdefault(nodes, deque(maxlen=self._memory))
+        samples = self._samples.get(nodes) or deque(maxlen=self._memory)
         samples.append(milliseconds / tempo)
         self._medians[nodes] = statistics.median_low(samples)
+        self._samples[nodes] = samples  # last: other threads may read the curve
         self._lines = {}
 
     def heir(self) -> CostCurve:
         """A new curve that starts from what this one says, and soon believes its own samples."""
         heir = CostCurve(self._memory)
-        for nodes, samples in self._samples.items():
-            known = min(len(samples), LEGACY)
-            heir._samples[nodes] = deque([self._medians[nodes]] * known, maxlen=self._memory)
-        heir._medians = dict(self._medians)
+        for nodes, samples in list(self._samples.items()):
+            heir._medians[nodes] = self._medians[nodes]
+            heir._samples[nodes] = deque([self._medians[nodes]] * min(len(samples), LEGACY), maxlen=self._memory)
         return heir
+
+    @property
+    def sizes(self) -> int:
+        """How many sizes were measured."""
+        return len(self._samples)
 
     def samples(self, nodes: int) -> int:
         """How many steps of this size were measured."""
@@ -127,6 +133,7 @@ def _rising(values: list[float], weights: list[int]) -> list[float]:
 
 _curves: WeakKeyDictionary[Any, dict[Hashable, dict[int, CostCurve]]] = WeakKeyDictionary()
 """Kept for the process, by everything else and then by length: whoever decodes again need not measure again."""
+_inheriting = Lock()
 
 
 def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> CostCurve:
@@ -137,11 +144,12 @@ def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> Cost
 
     :param way: how steps run (:func:`racer.leases.way_of`).
     :param packs: whether with packed weights.
-    :param length: tokens of the longest row.
+    :param length: places that the rows take in the cache, padding included.
     """
-    curves = _curves.setdefault(model, {}).setdefault((batch, model.dtype, model.device, way, packs), {})
     doublings = (length // SHORT).bit_length()
-    if doublings not in curves:
-        nearest = min(curves, key=lambda other: abs(other - doublings), default=None)
-        curves[doublings] = CostCurve() if nearest is None else curves[nearest].heir()
-    return curves[doublings]
+    with _inheriting:
+        curves = _curves.setdefault(model, {}).setdefault((batch, model.dtype, model.device, way, packs), {})
+        curve = curves.setdefault(doublings, CostCurve())
+        if not curve.sizes and (known := [other for other, curve in curves.items() if curve.sizes]):
+            curve = curves[doublings] = curves[min(known, key=lambda other: abs(other - doublings))].heir()
+    return curve

@@ -104,7 +104,7 @@ class Decoder:
         """
         verifier, name = self.lineup.verifier_for(task.do_sample)
         stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
-        started = time.perf_counter()
+        run, started = None, time.perf_counter()
         self.core.packs = pack(self.model, self._pack)
         try:
             for request in task.requests:
@@ -120,7 +120,7 @@ class Decoder:
             if run.lease is not None:
                 give_back(self.core, run.lease)
         finally:
-            stats.close(task.requests, time.perf_counter() - started, self._curve(task.requests).points())
+            stats.close(task.requests, time.perf_counter() - started, run.curve.points() if run else {})
             for request in task.requests:
                 self.lineup.tell("racer_request_closed", request=request, stats=stats)
         return stats
@@ -196,8 +196,8 @@ class Decoder:
 
     def _curve(self, requests: Sequence[Request]) -> CostCurve:
         """What steps of these rows cost by now."""
-        longest = max(len(request.tokens) for request in requests)
-        return curve_of(self.model, len(requests), self.way, self.core.packs, longest)
+        length = max(len(request.padding) + len(request.tokens) for request in requests)
+        return curve_of(self.model, len(requests), self.way, self.core.packs, length)
 
     # -- before the first step --------------------------------------------------------------------------------------
 

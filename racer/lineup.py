@@ -175,6 +175,8 @@ class Lineup:
     @hookimpl(tryfirst=True)
     def racer_request_closed(self, request: Request, stats: DecodeStats) -> None:
         self._guard.closed(request)
+        if hasattr(self.budget, "closed"):
+            self.budget.closed(request)
 
     @hookimpl(tryfirst=True)
     def racer_step(self, view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:

@@ -123,7 +123,7 @@ class StepView:
     stop_tokens: frozenset[int] = frozenset()
     """Ids that end a row."""
     step_cost: CostCurve = attrs.field(factory=CostCurve)
-    """Measured milliseconds of a step over so many nodes, on this model, device and batch."""
+    """Measured milliseconds of a step over so many nodes, on this model, device and batch, at about this context."""
     step: int = 0
     """Steps before this one."""
     seeds: Tensor = attrs.field(

@@ -44,7 +44,8 @@ class DecodeStats:
     first_token_seconds: float = float("nan")
     """Wall-clock time until every row had its first token; NaN if the prefill did not end."""
     step_costs: dict[int, float] = attrs.field(factory=dict)
-    """Measured milliseconds of a step by its nodes, in batches of as many rows as the call began with."""
+    """Milliseconds of a step by its nodes, as measured by now, for as many rows and about as much context as the call
+    ended with."""
 
     @property
     def mean_accepted_tokens(self) -> float:

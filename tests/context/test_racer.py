@@ -17,6 +17,7 @@ from racer.errors import ConfigError
 from racer.guard import PluginWarning
 from racer.request import StepView
 from racer.strategies.context import Racer
+from racer.strategies.context.fetch import LINE
 from racer.strategies.context.growth import Growth
 from racer.strategies.context.learning import calibrate
 from racer.strategies.context.odds import SIZE, Odds
@@ -109,6 +110,8 @@ def test_a_copy_goes_its_own_way(copied: Callable[[Racer], Racer]) -> None:
     twin = copied(drafter)
     assert np.shares_memory(twin.memory.cues.words, twin.memory.cues.reals)
     assert not np.shares_memory(twin.memory.cues.words, drafter.memory.cues.words)
+    for part in (drafter.memory, twin.memory):
+        assert part.cues.words.ctypes.data % LINE == part.blends.words.ctypes.data % LINE == 0
     lengths = []
     for each in (drafter, twin):
         _, stats = decode(Decoder(model, DecodeConfig(drafter=each, budget=12)), [[1, 2, 3]], 30)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from racer.errors import ConfigError
 from racer.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
-from racer.strategies.context import history, state, voices
+from racer.strategies.context import history, state, table, voices
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth
@@ -122,8 +122,7 @@ class Racer(Drafter):
         """Of a copy: a table's ``reals`` are its ``words`` again."""
         cues, blends = state["memory"].cues, state["memory"].blends
         state["memory"] = state["memory"]._replace(
-            cues=cues._replace(reals=cues.words.view(np.float32)),
-            blends=blends._replace(reals=blends.words.view(np.float32)),
+            cues=Cues(*table.copy(cues.words), cues.asked), blends=Blends(*table.copy(blends.words))
         )
         self.__dict__.update(state)
 

@@ -25,11 +25,12 @@ def zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
     kind = np.dtype(dtype)
     if size * kind.itemsize < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(size, kind)
-    length = -(-size * kind.itemsize // HUGE) * HUGE
+    length = size * kind.itemsize
     try:
         memory = mmap.mmap(-1, length + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        everything = np.frombuffer(memory, np.uint8)
+        first = -everything.ctypes.data % HUGE
+        memory.madvise(mmap.MADV_HUGEPAGE, first, length // HUGE * HUGE)  # a last half-used page would be wasted
     except OSError:  # a kernel without huge pages, or a limit on addresses
         return np.zeros(size, kind)
-    everything = np.frombuffer(memory, np.uint8)
-    return everything[-everything.ctypes.data % HUGE :][: size * kind.itemsize].view(kind)
+    return everything[first : first + length].view(kind)

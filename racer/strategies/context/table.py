@@ -37,6 +37,13 @@ def empty(slots: int, k: int) -> tuple[Words, Reals]:
     return words, words.view(np.float32)
 
 
+def copy(words: Words) -> tuple[Words, Reals]:
+    """Its twin, which begins as :func:`empty` lets it begin; a plain copy would lie anywhere."""
+    twin, reals = empty(len(words), words.shape[1] // 2 - 1)
+    twin[:] = words
+    return twin, reals
+
+
 @compiled
 def middle(words: Words) -> Number:
     """The column of the first probability: ``words[slot, IDS:middle]`` are ids, ``reals[slot, middle:]`` their
