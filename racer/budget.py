@@ -144,7 +144,7 @@ class ByScore(Budget):
         honesty = min((kept + BELIEF) / (promised + BELIEF), 2.0)
         gains = self._own * call.gains + (1 - self._own) * np.maximum.accumulate(call.average)
         tokens = 1 + honesty * gains
-        pace = (steps + kept) / spent if steps else (tokens / costs).max()
+        pace = max((steps + kept) / spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
         learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
         worth: NDArray[np.float64] = tokens + learned - pace * costs
         return worth

@@ -424,6 +424,16 @@ def test_a_new_call_does_not_spend_as_the_last_one_did() -> None:
             assert np.median(settled(judge, view, chance=0.95, steps=8)) >= 20, "the other call goes on as before"
 
 
+def test_steps_that_pay_less_than_plain_ones_do_not_lower_the_bar() -> None:
+    """Once tokens are dearer than plain ones because of what is spent, that is no excuse for spending more."""
+    curve = CostCurve()
+    for _ in range(31):
+        for size, cost in ((1, 10), (2, 17), (4, 22), (6, 27), (8, 34), (64, 240)):
+            curve.learn(size, cost)
+    widths = settled(ByScore(), a_view(curve, (Request((1,)),)), chance=0.55, steps=60)
+    assert np.mean(widths) < 1.5, "four nodes give 2 tokens for 2.2 plain steps"
+
+
 def test_ended_calls_are_forgotten() -> None:
     decoder = Decoder(toy_model(), DecodeConfig(drafter="racer", budget="auto"))
     decode(decoder, [[1, 2, 3], [4]], 20)

@@ -50,12 +50,14 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
 def grown(memory: Memory, row: Row, budget: int, least: float) -> Growth:
     """The tree below the end of the row's text."""
     growth, desk = Growth.of(budget + 1), Desk.of(budget + 2, K)
-    integers, score = np.zeros((2, 3, budget), np.int64), np.zeros((3, budget), np.float32)
-    count = grow(memory, row, np.empty(0, np.int32), budget, VOCAB, least, growth, desk, integers, score, 1)
-    assert np.array_equal(integers[0, 1, 1:count], growth.tokens[1:count])
-    assert np.array_equal(integers[1, 1, 1:count], growth.parent[1:count])
-    assert np.array_equal(score[1, 1:count], growth.score[1:count])
-    assert not integers[:, ::2].any()
+    batch = np.zeros((4, 3, budget), np.int64)
+    reals = batch.view(np.float64)
+    count = grow(memory, row, np.empty(0, np.int32), budget, VOCAB, least, growth, desk, batch, reals, 1)
+    assert np.array_equal(batch[0, 1, 1:count], growth.tokens[1:count])
+    assert np.array_equal(batch[1, 1, 1:count], growth.parent[1:count])
+    assert np.array_equal(reals[3, 1, 1:count], growth.score[1:count])
+    assert not batch[2].any()
+    assert not batch[:, ::2].any()
     return Growth(*(part[:count] for part in growth))
 
 

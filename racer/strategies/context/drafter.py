@@ -133,20 +133,18 @@ class Racer(Drafter):
         self.memory.cues.asked[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
-        integers = np.zeros((3, len(view.requests), budget), np.int64)  # tokens, parents, sources
-        score, counts = np.zeros((len(view.requests), budget), np.float32), [1] * len(view.requests)
+        batch = np.zeros((4, len(view.requests), budget), np.int64)  # tokens, parents, sources, bits of scores
+        counts = [1] * len(view.requests)
         for row, request in enumerate(view.requests):
-            integers[0, row, 0] = request.tokens[-1]
+            batch[0, row, 0] = request.tokens[-1]
             if view.active[row] and budget > 1:
-                counts[row] = self._grow(request, budget, view.vocab_size, integers, score, row)
+                counts[row] = self._grow(request, budget, view.vocab_size, batch, row)
         if (width := max(counts)) < budget:
-            integers, score = integers[:, :, :width], score[:, :width]
-        tokens, parent, source = torch.from_numpy(integers).unbind()
-        return DraftTree(
-            tokens, parent, torch.from_numpy(np.array(counts, np.int64)), torch.from_numpy(score), source, (self.name,)
-        )
+            batch = batch[:, :, :width]
+        tokens, parent, source, bits = torch.from_numpy(batch).unbind()
+        return DraftTree(tokens, parent, torch.tensor(counts), bits.view(torch.float64), source, (self.name,))
 
-    def _grow(self, request: Request, budget: int, vocab_size: int, *out: Any) -> int:
+    def _grow(self, request: Request, budget: int, vocab_size: int, batch: NDArray[np.int64], row: int) -> int:
         """Grow one row's tree; its nodes."""
         entry = self._open[request.id]
         if budget > len(entry.growth.tokens):
@@ -154,8 +152,10 @@ class Racer(Drafter):
         desk = self._desk
         if budget > len(desk.depth):
             desk = self._desk = Desk.of(budget, self._top_k)  # another thread may put a smaller one there
-        new, memory, growth = entry.unread(request, len(request.tokens)), self.memory, entry.growth
-        entry.drafted = self._machine.grow(memory, entry.row, new, budget, vocab_size, LEAST, growth, desk, *out)
+        new, reals = entry.unread(request, len(request.tokens)), batch.view(np.float64)
+        entry.drafted = self._machine.grow(
+            self.memory, entry.row, new, budget, vocab_size, LEAST, entry.growth, desk, batch, reals, row
+        )
         return entry.drafted
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:

@@ -86,8 +86,8 @@ def grow(
     least: Number,
     growth: Growth,
     desk: Desk,
-    integers: NDArray[np.int64],
-    score: Floats,
+    batch: NDArray[np.int64],
+    reals: NDArray[np.float64],
     at: int,
 ) -> int:
     """The tree of most expected accepted tokens for its size, among all trees over the candidates.
@@ -100,8 +100,9 @@ def grow(
     :param least: no node is scored below it.
     :param growth: receives the tree; of ``budget`` nodes or more, as is ``desk``.
     :param desk: what lies on it is overwritten.
-    :param integers: ``[2 or more, B, N]``, whose row ``at`` receives the tree's tokens and parents as well, ...
-    :param score: ``[B, N]`` ... and its scores: the batch that goes out, while ``growth`` waits for the verdict.
+    :param batch: ``[4, B, N]``, whose row ``at`` receives the tree's tokens and parents as well, and behind the sources
+        the bits of its scores: what goes out, while ``growth`` waits for the verdict.
+    :param reals: the same memory, read as floats.
     :return: the tree's nodes.
     """
     contexts, depth, own, matches, frontier, evidence, _, _ = desk
@@ -132,8 +133,8 @@ def grow(
         follow(matches, parent, node, token, row.text, memory.past)
         count += 1
     for node in range(1, count):
-        integers[0, at, node], integers[1, at, node] = growth.tokens[node], growth.parent[node]
-        score[at, node] = growth.score[node]
+        batch[0, at, node], batch[1, at, node] = growth.tokens[node], growth.parent[node]
+        reals[3, at, node] = growth.score[node]
     return count
 
 

@@ -44,8 +44,8 @@ def make_ready() -> Machine:
     heard = np.ones(voices.VOICES, np.bool_)
     memory = Memory(Cues.of(2, 1), Blends.of(2, 1), History.of(16), fitted_odds(), heard)
     row, growth, said = Row(History.of(16), History.of(16), Hints.of(1)), Growth.of(2), np.zeros(2, np.int32)
-    integers, score = np.zeros((3, 1, 2), np.int64), np.zeros((1, 2), np.float32)
-    growing = memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), integers, score, 0
+    batch = np.zeros((4, 1, 2), np.int64)
+    growing = memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), batch, batch.view(np.float64), 0
     drafted = grow(*growing)
     tokens, parent, path = (np.zeros(1, np.int64) for _ in range(3))
     ids, probs = np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32)
