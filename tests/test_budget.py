@@ -434,6 +434,14 @@ def test_steps_that_pay_less_than_plain_ones_do_not_lower_the_bar() -> None:
     assert np.mean(widths) < 1.5, "four nodes give 2 tokens for 2.2 plain steps"
 
 
+def test_calls_side_by_side_do_not_disturb_each_other() -> None:
+    judge, rich, poor = ByScore(), *(a_view(a_curve(0.1), (Request((1,)),)) for _ in range(2))
+    for _ in range(8):
+        widths = settled(judge, rich, chance=0.95, steps=20), settled(judge, poor, chance=0.01, steps=20)
+    assert np.median(widths[0]) >= 12
+    assert np.median(widths[1]) == 1
+
+
 def test_ended_calls_are_forgotten() -> None:
     decoder = Decoder(toy_model(), DecodeConfig(drafter="racer", budget="auto"))
     decode(decoder, [[1, 2, 3], [4]], 20)
