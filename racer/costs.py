@@ -149,7 +149,9 @@ def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> Cost
     doublings = (length // SHORT).bit_length()
     with _inheriting:
         curves = _curves.setdefault(model, {}).setdefault((batch, model.dtype, model.device, way, packs), {})
-        curve = curves.setdefault(doublings, CostCurve())
-        if not curve.sizes and (known := [other for other, curve in curves.items() if curve.sizes]):
-            curve = curves[doublings] = curves[min(known, key=lambda other: abs(other - doublings))].heir()
-    return curve
+        if doublings not in curves or not curves[doublings].sizes:
+            known = [other for other in curves if curves[other].sizes]
+            nearest = min(known, key=lambda other: abs(other - doublings), default=None)
+            if nearest is not None or doublings not in curves:
+                curves[doublings] = CostCurve() if nearest is None else curves[nearest].heir()
+        return curves[doublings]
