@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from racer import vocab
 from racer.cache import TreeCache
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
@@ -89,6 +90,8 @@ class Decoder:
         compiled = self.way == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         self._pack = False if compiled else self.config.pack
         self.lineup = lineup or Lineup(self.config)
+        if self.lineup.needs.top_k and model.device.type == "cpu" and model.dtype in vocab.BITS:
+            vocab.make_ready(model.dtype)
 
     def generate(self, **kwargs: Any) -> Any:
         """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.compiled import Number, compiled
 from racer.strategies.context import blends, cues
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.candidates import Candidates, add, clear, describe, find, nominate, tell
-from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.hashing import NO_TOKEN, Context
 from racer.strategies.context.hints import DEPTHS, RECENT, Hints

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.compiled import Number, compiled
 from racer.strategies.context import history
 from racer.strategies.context.candidates import MOST
-from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.evidence import Evidence, collect
 from racer.strategies.context.frontier import Frontier, bar, clear, offer, take

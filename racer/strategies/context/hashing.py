@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.strategies.context.compiled import Number, compiled
+from racer.compiled import Number, compiled
 
 Context = NDArray[np.int32]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.compiled import compiled
 from racer.strategies.context.blends import average
-from racer.strategies.context.compiled import compiled
 from racer.strategies.context.cues import ASKERS
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.table import Ids, Probs

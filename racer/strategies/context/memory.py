@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.compiled import compiled
 from racer.strategies.context import blends, cues, history
 from racer.strategies.context.blends import Blends
-from racer.strategies.context.compiled import compiled
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.hashing import Context
 from racer.strategies.context.hints import Hints

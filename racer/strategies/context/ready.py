@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from racer.compiled import direct, is_kept
 from racer.strategies.context import history, voices
 from racer.strategies.context.blends import Blends
-from racer.strategies.context.compiled import direct, is_kept
 from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth, grow
 from racer.strategies.context.hints import Hints

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.compiled import Number, compiled
 from racer.strategies.context.blends import BLENDS
-from racer.strategies.context.compiled import Number, compiled
 from racer.strategies.context.cues import LONGEST, TRUSTS
 from racer.strategies.context.hints import DEPTHS
 

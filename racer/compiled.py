@@ -19,12 +19,16 @@ Number = Any
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """``function`` as machine code. It must keep to numbers and given arrays, and checks no bounds."""
+def compiled(function: Function, **options: Any) -> Function:
+    """``function`` as machine code. It must keep to numbers and given arrays, and checks no bounds.
+
+    :param options: of ``numba.njit``, above :data:`OPTIONS`.
+    """
+    options = OPTIONS | options
     try:
-        machine = numba.njit(cache=True, **OPTIONS)(function)
+        machine = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to: compile in every process
-        return cast(Function, numba.njit(**OPTIONS)(function))
+        return cast(Function, numba.njit(**options)(function))
     if machine is not function:  # NUMBA_DISABLE_JIT gives it back as it is
         _forget_stale(machine)
     return cast(Function, machine)
@@ -43,10 +47,11 @@ def direct(function: Function, *arguments: Any) -> Function:
 
 
 def _forget_stale(machine: Any) -> None:
-    """Drop kept code that is older than any source of this folder: numba looks at the function's own file only."""
+    """Drop kept code that is older than any source of its folder: numba looks at the function's own file only."""
+    newest = _newest_source(Path(machine.py_func.__code__.co_filename).parent)
     for kept in Path(machine.stats.cache_path).glob(f"*{machine.py_func.__qualname__}-*.nbi"):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
-            if kept.stat().st_mtime_ns < _newest_source():
+            if kept.stat().st_mtime_ns < newest:
                 kept.unlink()
 
 
@@ -59,5 +64,5 @@ def is_kept(function: Any) -> bool:
 
 
 @cache
-def _newest_source() -> int:
-    return max(source.stat().st_mtime_ns for source in Path(__file__).parent.glob("*.py"))
+def _newest_source(folder: Path) -> int:
+    return max(source.stat().st_mtime_ns for source in folder.glob("*.py"))
