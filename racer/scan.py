@@ -17,12 +17,10 @@ from racer.compiled import Number, compiled
 BLOCK = 64
 """Scores that share one maximum: the k best are searched for in the blocks that hold them."""
 CHUNK = 1024
-"""Scores whose powers are taken at a time, so that these stay in the nearest cache."""
+"""Scores that are summed up in float32."""
 LOG2_E = 1.4426950408889634
-POWER_OF_TWO = tuple(
-    np.float32(c) for c in (1, 0.69314718, 0.24022651, 0.055504109, 0.0096181291, 0.0013333558, 0.00015403530)
-)
-"""Taylor's polynomial of ``2**x``, right to a last digit of float32 from -0.5 to 0.5."""
+POWER_OF_TWO = tuple(np.float32(c) for c in (1.0000001, 0.693121, 0.24022107, 0.055922035, 0.009676037))
+"""A polynomial for ``2**x`` from -0.5 to 0.5, right to 4e-6 of it (interpolated at Chebyshev's nodes)."""
 
 
 @compiled
@@ -85,39 +83,30 @@ def _first(keys: NDArray[Any], wanted: Number) -> int:
 
 
 def _find_peaks(
-    bits: NDArray[Any],
-    best: NDArray[np.float32],
-    sharpness: np.float32,
-    wide: NDArray[np.int32],
-    powers: NDArray[np.int32],
-    peaks: NDArray[np.float32],
+    bits: NDArray[Any], best: NDArray[np.float32], sharpness: np.float32, peaks: NDArray[np.float32]
 ) -> None:
     """The softmax ``peaks [M]`` of each row at its largest score; NaN where that is no number.
 
     :param bits: ``[M, V]`` of the scores: int16 of bf16, or int32 of float32.
     :param best: ``[M]`` the largest scores.
     :param sharpness: log2(e) / temperature.
-    :param wide: ``[CHUNK]`` to work in.
-    :param powers: ``[CHUNK]``, too.
     """
-    floats, scales = wide.view(np.float32), powers.view(np.float32)
-    shift, c = np.int32(32 - 8 * bits.itemsize), POWER_OF_TWO
+    half, c = bits.itemsize == 2, POWER_OF_TWO
     for row in range(len(bits)):
         total = 0.0
         for start in range(0, bits.shape[1], CHUNK):
             piece = bits[row, start : start + CHUNK]
-            for place in range(len(piece)):
-                wide[place] = np.int32(piece[place]) << shift
-            for place in range(len(piece)):
-                log = (floats[place] - best[row]) * sharpness
-                log = log if log > np.float32(-126) else np.float32(-126)  # below are no normal floats; NaN neither
-                whole = np.int32(log - np.float32(0.5))
-                powers[place] = (whole + np.int32(127)) << np.int32(23)  # the bits of 2 ** whole
-                x = log - np.float32(whole)
-                floats[place] = c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * (c[4] + x * (c[5] + x * c[6])))))
             part: Number = np.float32(0)
             for place in range(len(piece)):
-                part += floats[place] * scales[place]
+                wide = np.int32(piece[place])
+                score = np.int32(wide << np.int32(16) if half else wide).view(np.float32)
+                log = (score - best[row]) * sharpness
+                log = log if log > np.float32(-126) else np.float32(-126)  # below are no normal floats; NaN neither
+                whole = np.int32(log - np.float32(0.5))
+                x = log - np.float32(whole)
+                power = np.float32(c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4]))))
+                # times 2 ** whole, by what is added to the exponent's bits
+                part += np.int32(power.view(np.int32) + (whole << np.int32(23))).view(np.float32)
             total += part
         peaks[row] = 1 / total if total >= 0.5 else np.nan
 

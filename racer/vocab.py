@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from racer.compiled import direct, is_kept
-from racer.scan import BLOCK, CHUNK, LOG2_E, find_best, find_peaks
+from racer.scan import BLOCK, LOG2_E, find_best, find_peaks
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ def _machine(kind: torch.dtype) -> Machine:
     if not (is_kept(find_best) and is_kept(find_peaks)):
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
     bits = torch.zeros(1, 1, dtype=kind).numpy()
-    best = bits, bits[0], np.zeros(BLOCK, bits.dtype), bits[0].copy(), np.zeros((1, 1), np.int64)
-    one, work = np.zeros(1, np.float32), np.zeros(CHUNK, np.int32)
-    peaks = bits, one, np.float32(1), work, work, one.copy()
+    limits, keys, maxima = (np.zeros(size, bits.dtype) for size in (2, BLOCK, 1))
+    best = bits, limits, keys, maxima, np.zeros((1, 1), np.int64)
+    peaks = bits, np.zeros(1, np.float32), np.float32(1), np.zeros(1, np.float32)
     find_best(*best)
     find_peaks(*peaks)
     return Machine(direct(find_best, *best), direct(find_peaks, *peaks))
@@ -69,7 +69,6 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.keys: dict[torch.dtype, tuple[NDArray[Any], NDArray[Any]]] = {}
-        self.wide, self.powers = np.empty((2, CHUNK), np.int32)
 
     def keys_of(self, kind: torch.dtype, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Keys of a row of ``size`` scores, filled up to whole blocks, and a maximum for each."""
@@ -127,6 +126,5 @@ def _peaks(logits: Tensor, best: Tensor, temperature: float) -> Tensor:
     kind, _ = BITS[logits.dtype]
     bits, peaks = logits.detach().contiguous().view(kind).numpy(), np.empty(len(best), np.float32)
     sharpness = np.float32(LOG2_E / temperature)
-    best_of_row = best.detach().contiguous().numpy()
-    _machine(kind).find_peaks(bits, best_of_row, sharpness, _scratch.wide, _scratch.powers, peaks)
+    _machine(kind).find_peaks(bits, best.detach().contiguous().numpy(), sharpness, peaks)
     return torch.from_numpy(peaks)
