@@ -28,11 +28,11 @@ from racer.request import Request
 from racer.strategies.context.evidence import collect
 from racer.strategies.context.growth import Desk
 from racer.strategies.context.hashing import context_of
+from racer.strategies.context.learning import Scored
 from racer.strategies.context.matches import follow, look_up
 from racer.strategies.context.odds import BOUND, FINE, HIDDEN, SIZE
 from racer.strategies.context.start import FITTED, FITTED_WEIGHT, unknowing_odds
 from racer.strategies.context.voices import CELLS
-from racer.verdict import HostVerdict
 
 LEAST = 1e-4
 """Candidates that every voice gives less than a quarter of it are no samples."""
@@ -46,19 +46,19 @@ class Recording(racer.Racer):
         super().__init__()
         self.cells, self.right = cells, right
 
-    def _learn(self, request: Request, host: HostVerdict, row: int, place: int) -> None:
-        entry, path = self._open[request.id], host.path[row, : host.length[row]]
+    def _learn(self, request: Request, place: int, row: int, nodes: int, length: int, scored: Scored) -> None:
+        entry, path = self._open[request.id], scored.path[row, :length]
         if entry.drafted:
             desk, score = Desk.of(len(path), self._top_k), entry.growth.score
             text = list(request.tokens[: place + 1])
-            tokens = [*host.tokens[row, path].tolist(), int(host.next_token[row])]
+            tokens = [*scored.tokens[row, path].tolist(), int(scored.next_token[row])]
             for depth, node in enumerate(path):
                 chance = score[node] / score[path[depth - 1]] if depth else 1.0
                 if depth:
                     text.append(tokens[depth])
                     follow(desk.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
                 self._note(entry.row, desk, text, depth, float(chance), tokens[depth + 1])
-        super()._learn(request, host, row, place)
+        super()._learn(request, place, row, nodes, length, scored)
 
     def _note(self, row: Any, desk: Desk, text: list[int], depth: int, chance: float, then: int) -> None:
         context, found = context_of(text, len(text)), desk.evidence.candidates

@@ -18,7 +18,7 @@ from racer.strategies.context.frontier import Frontier
 from racer.strategies.context.growth import Desk, Growth, grow
 from racer.strategies.context.hints import EXPECTED, Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import Lesson, learn
+from racer.strategies.context.learning import Lesson, Scored, learn
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.memory import read as remember_text
 from racer.strategies.context.start import fitted_odds
@@ -42,8 +42,9 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
     tokens = np.array(text, np.int64)
     chain = np.arange(-1, len(text) - 1)
     first, rest = tokens[:1].astype(np.int32), tokens[1:].astype(np.int32)
-    nodes, unused = np.arange(len(text)), Growth.of(1)
-    learn(memory, row, first, unused, 0, tokens, chain, nodes, 0, ids.astype(np.int64), probs, Lesson.of(len(text), K))
+    nodes, unused, next_token = np.arange(len(text)), Growth.of(1), np.zeros(1, np.int64)
+    scored = Scored(tokens[None], chain[None], nodes[None], next_token, ids[None].astype(np.int64), probs[None])
+    learn(memory, row, first, unused, 0, scored, 0, len(text), len(text), Lesson.of(len(text), K))
     remember_text(row, rest)
 
 
@@ -144,9 +145,11 @@ def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
     """Machine code would write to wherever it points."""
     memory, row = a_memory(), a_row()
     tokens, parent = np.array([1, 2]), np.array([-1, 0])
-    ids, probs = np.array([[3, 4], [4, 5]]), np.full((2, 2), 0.5, np.float32)
+    ids, probs = np.array([[[3, 4], [4, 5]]]), np.full((1, 2, 2), 0.5, np.float32)
     new, unused, lesson = np.array([1], np.int32), Growth.of(1), Lesson.of(2, K)
-    assert not learn(memory, row, new, unused, 0, tokens, parent, np.array(path, np.int64), 0, ids, probs, lesson)
+    wrong, right = np.array([path], np.int64), np.array([[0, 0]])
+    scored = Scored(tokens[None], parent[None], wrong, np.zeros(1, np.int64), ids, probs)
+    assert not learn(memory, row, new, unused, 0, scored, 0, 2, 2, lesson)
     assert not memory.cues.words.any()
-    assert learn(memory, row, new[:0], unused, 0, tokens, parent, np.array([0]), 0, ids, probs, lesson)
+    assert learn(memory, row, new[:0], unused, 0, scored._replace(path=right), 0, 2, 1, lesson)
     assert memory.cues.words.any()

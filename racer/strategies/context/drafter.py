@@ -21,13 +21,13 @@ from racer.strategies.context.growth import Desk, Growth
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import Lesson
+from racer.strategies.context.learning import Lesson, Scored
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds
 from racer.strategies.context.ready import Machine, make_ready
 from racer.strategies.context.start import fitted_odds
 from racer.tree import DraftTree
-from racer.verdict import HostVerdict, Verdict
+from racer.verdict import Verdict
 
 OWN_TOKENS = 65_536
 """Tokens of its own text that a row searches for matches, the latest ones."""
@@ -161,31 +161,34 @@ class Racer(Drafter):
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
         host = verdict.host
         assert host is not None
-        for row, (request, place) in enumerate(zip(view.requests, view.places, strict=True)):
-            if view.active[row] and host.count[row]:
-                self._learn(request, host, row, place)
-
-    def _learn(self, request: Request, host: HostVerdict, row: int, place: int) -> None:
-        """Learn from one row, whose root stands at ``place``."""
-        entry, nodes = self._open[request.id], int(host.count[row])
         assert host.top_probs is not None
+        scored = Scored(  # machine code takes these types, and no others
+            np.ascontiguousarray(host.tokens, np.int64),
+            np.ascontiguousarray(host.parent, np.int64),
+            np.ascontiguousarray(host.path, np.int64),
+            np.ascontiguousarray(host.next_token, np.int64),
+            np.ascontiguousarray(host.top_ids, np.int64),
+            np.ascontiguousarray(host.top_probs, np.float32),
+        )
+        counts, lengths = host.count.tolist(), host.length.tolist()
+        for row, (request, place) in enumerate(zip(view.requests, view.places, strict=True)):
+            if view.active[row] and counts[row]:
+                self._learn(request, place, row, counts[row], lengths[row], scored)
+
+    def _learn(self, request: Request, place: int, row: int, nodes: int, length: int, scored: Scored) -> None:
+        """Learn from one row, whose root stands at ``place``, and of whose ``nodes`` so many were accepted."""
+        entry = self._open[request.id]
         lesson = self._lesson
         if nodes > len(lesson.depth):
             lesson = self._lesson = Lesson.of(nodes, self._top_k)
         new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
-        tokens, parent, path, ids, probs = (  # machine code takes these types, and no others
-            np.ascontiguousarray(host.tokens[row, :nodes], np.int64),
-            np.ascontiguousarray(host.parent[row, :nodes], np.int64),
-            np.ascontiguousarray(host.path[row, : host.length[row]], np.int64),
-            np.ascontiguousarray(host.top_ids[row, :nodes], np.int64),
-            np.ascontiguousarray(host.top_probs[row, :nodes], np.float32),
-        )
-        following, memory, growth = int(host.next_token[row]), self.memory, entry.growth
         learned = self._machine.learn(
-            memory, entry.row, new, growth, drafted, tokens, parent, path, following, ids, probs, lesson
+            self.memory, entry.row, new, entry.growth, drafted, scored, row, nodes, length, lesson
         )
         if not learned:
-            raise ValueError(f"accepted are the columns {path.tolist()}, of a tree of {nodes} nodes")
+            raise ValueError(
+                f"accepted are the columns {scored.path[row, :length].tolist()}, of a tree of {nodes} nodes"
+            )
 
     def save(self, path: str | Path, fingerprint: str) -> None:
         """Write what was learned to a file; see :func:`racer.strategies.context.state.save`."""

@@ -20,6 +20,23 @@ from racer.strategies.context.table import Ids, Probs
 Nodes = NDArray[np.int64]
 
 
+class Scored(NamedTuple):
+    """The trees of a batch after their forward pass."""
+
+    tokens: Nodes
+    """``[B, N]``"""
+    parent: Nodes
+    """``[B, N]`` parents stand before their children."""
+    path: Nodes
+    """``[B, N]`` accepted nodes, the root first."""
+    next_token: Nodes
+    """``[B]`` what came after them."""
+    ids: Nodes
+    """``[B, N, any]`` the best next tokens of every node; those of a node that starts with -1 are unknown."""
+    probs: Probs
+    """``[B, N, any]`` their probabilities."""
+
+
 class Lesson(NamedTuple):
     """Where a scored tree is learned from; used again for the next."""
 
@@ -56,12 +73,10 @@ def learn(
     new: NDArray[np.int32],
     growth: Growth,
     drafted: int,
-    tokens: Nodes,
-    parent: Nodes,
-    path: Nodes,
-    next_token: int,
-    top_ids: NDArray[np.int64],
-    top_probs: Probs,
+    scored: Scored,
+    at: int,
+    nodes: int,
+    length: int,
     lesson: Lesson,
 ) -> bool:
     """Count right and wrong guesses, and remember what the model thought at every node of a scored tree.
@@ -69,17 +84,14 @@ def learn(
     :param new: what the row's text has not got yet; the text ends with the root.
     :param growth: the tree as it was drafted, ``drafted`` nodes (0: there is none). If a plugin has changed it, nothing
         is counted.
-    :param tokens, parent: ``[N]`` the scored tree; parents stand before their children.
-    :param path: its accepted nodes, the root first.
-    :param next_token: what came after them.
-    :param top_ids, top_probs: ``[N, any]`` best next tokens of every node; those of a node that starts with -1 are
-        unknown.
-    :param lesson: of N nodes or more; overwritten.
-    :return: whether ``path`` is one of this tree; else nothing is learned.
+    :param at: the row of the batch, of whose tree ``nodes`` were scored and ``length`` accepted.
+    :param lesson: of ``nodes`` nodes or more; overwritten.
+    :return: whether the path is one of this tree; else nothing is learned.
     """
+    tokens, parent, path = scored.tokens[at, :nodes], scored.parent[at, :nodes], scored.path[at, :length]
     read(row, new)
-    nodes, known = len(tokens), _is_head(growth, drafted, tokens, parent)
-    sound = len(path) > 0
+    nodes, length = len(tokens), len(path)
+    known, sound = _is_head(growth, drafted, tokens, parent), length > 0
     for node in path:
         sound = sound and 0 <= node < nodes
     if not sound:
@@ -90,10 +102,10 @@ def learn(
     for node in path:
         lesson.accepted[node] = True
     if known:
-        note_success(row.hints, len(path) - 1)
-        last: Number = path[len(path) - 1]
-        calibrate(memory.odds, growth, drafted, lesson.accepted[:nodes], last, next_token, lesson.total)
-    _remember_all(memory, row, tokens, parent, len(path), top_ids, top_probs, lesson)
+        note_success(row.hints, length - 1)
+        last: Number = path[length - 1]
+        calibrate(memory.odds, growth, drafted, lesson.accepted[:nodes], last, scored.next_token[at], lesson.total)
+    _remember_all(memory, row, tokens, parent, length, scored.ids[at, :nodes], scored.probs[at, :nodes], lesson)
     return True
 
 

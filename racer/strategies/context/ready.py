@@ -16,7 +16,7 @@ from racer.strategies.context.cues import Cues
 from racer.strategies.context.growth import Desk, Growth, grow
 from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import Lesson, learn
+from racer.strategies.context.learning import Lesson, Scored, learn
 from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.start import fitted_odds
 
@@ -47,9 +47,9 @@ def make_ready() -> Machine:
     batch = np.zeros((4, 1, 2), np.int64)
     growing = memory, row, said, 2, 2, 0.0, growth, Desk.of(2, 1), batch, batch.view(np.float64), 0
     drafted = grow(*growing)
-    tokens, parent, path = (np.zeros(1, np.int64) for _ in range(3))
-    ids, probs = np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32)
-    learning = memory, row, said, growth, drafted, tokens, parent, path, 0, ids, probs, Lesson.of(1, 1)
+    nodes, ids, probs = np.zeros((1, 1), np.int64), np.zeros((1, 1, 1), np.int64), np.ones((1, 1, 1), np.float32)
+    scored = Scored(nodes, nodes, nodes, nodes[0], ids, probs)
+    learning = memory, row, said, growth, drafted, scored, 0, 1, 1, Lesson.of(1, 1)
     learn(*learning)
     history.append(memory.past, said, GRAM)
     return Machine(direct(grow, *growing), direct(learn, *learning))
