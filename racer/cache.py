@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -177,6 +178,13 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         Paths start with the root, column 0. ``advance[b]`` of the ``A`` entries count for row ``b`` (0 for finished
         rows).
         """
+        if len(advance) > 1 and all(block.device.type == "cpu" for block in self._stores):
+            self._move_together(path, advance)
+        else:
+            self._move_each(path, advance)
+        self.advance(advance)
+
+    def _move_each(self, path: Tensor, advance: Sequence[int]) -> None:
         end = self.end
         for row, (length, kept) in enumerate(zip(self.lengths, advance, strict=True)):
             if kept > 1 or (kept and length < end):  # a lone root of the longest row stands where it belongs
@@ -184,7 +192,21 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 for block, store in self._stores.items():
                     # a few contiguous rows: index_select took 0.03 ms for 30 layers where gather and scatter took 11
                     store[:, row, :, length : length + kept] = store[:, row].index_select(2, columns.to(block.device))
-        self.advance(advance)
+
+    def _move_together(self, path: Tensor, advance: Sequence[int]) -> None:
+        """The same for a batch on a CPU, where once rows differ in length nearly all of them move in every step."""
+        end = self.end
+        counts = [
+            0 if kept == 1 and length == end else kept for length, kept in zip(self.lengths, advance, strict=True)
+        ]
+        if not any(counts):
+            return
+        from racer.moves import move  # with numba, which plain decoding does without
+
+        for store in self.stores:
+            slots = store.detach().view(torch.uint8).numpy()
+            if not move(slots, end, path.numpy(), np.array(self.lengths), np.array(counts)):
+                raise IndexError(f"{path.tolist()}, of which {list(advance)} count, are not paths of a tree")
 
     def advance(self, counts: Sequence[int]) -> None:
         """Note that each row is longer by so much: its rows stand where they belong."""

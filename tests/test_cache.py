@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -108,6 +109,19 @@ def test_storage_grows_in_buckets_and_not_with_every_step() -> None:
         cache.append(1)
     assert len(where) <= 5
     assert cache.capacity % GROWTH == 0
+
+
+@pytest.mark.parametrize("path", [[0, 2, 1], [0, 400, 401], [-1, 0, 1], [1, 1, 2]])
+def test_what_is_no_path_moves_nothing(path: list[int]) -> None:
+    """Machine code would read and write wherever it points."""
+    cache = TreeCache(LAYOUT, [0, 0], capacity=10)
+    before = [store.clone() for store in cache.stores]
+    with pytest.raises(IndexError, match="not paths of a tree"):
+        cache.commit(torch.tensor([[0, 1, 2], path]), [1, 3])
+    with pytest.raises(IndexError, match="not paths of a tree"):
+        cache.commit(torch.tensor([[0, 1, 2], [0, 1, 2]]), [1, 4])
+    assert all(torch.equal(store, was) for store, was in zip(cache.stores, before, strict=True))
+    assert cache.lengths == [0, 0]
 
 
 def test_storage_goes_with_its_last_reference_not_with_the_next_garbage_collection() -> None:

@@ -14,7 +14,7 @@ import racer
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
     {"compiled"},
-    {"scan"},
+    {"scan", "moves"},
     {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request", "verdict"},
     {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
