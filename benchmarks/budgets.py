@@ -34,7 +34,7 @@ from torch import Tensor
 import racer
 from racer import models
 from racer.bench.questions import Question, draw, load_questions
-from racer.budget import SIZES, Auto, Budget, ByScore, Fixed
+from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
 from racer.costs import SHORT, CostCurve, curve_of
 from racer.loaded import LoadedModel
 from racer.packing import is_packed

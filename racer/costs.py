@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 MEASURED = 2
 """Samples of a size from which on its cost is believed: the first such step may pay for what later ones find ready."""
-DOUBT = 4
-"""Samples of a size that count as much as what the others say of it."""
+DOUBT = 5
+"""What the others say of a size counts as so many of its samples, divided by how many there are."""
 LEGACY = 8
 """Samples of a size that a new curve takes over from another one."""
 SHORT = 512
@@ -65,6 +65,21 @@ class CostCurve:
             heir._samples[nodes] = deque([self._medians[nodes]] * min(len(samples), LEGACY), maxlen=self._memory)
         return heir
 
+    def scaled(self, rows: float) -> CostCurve:
+        """A curve for a batch of ``rows`` times as many rows that starts from this one, and sooner believes its own.
+
+        What a step costs goes with the nodes of all rows together: as far as there are steps of as many, they tell.
+        """
+        scaled, sizes = CostCurve(self._memory), sorted(self._samples)
+        found = {nodes / rows: self(nodes) for nodes in sizes if nodes >= rows and nodes / rows % 1 == 0}
+        if found and 1 not in found:  # a batch of fewer rows
+            (first, cost), *others = found.items()
+            slope = (others[0][1] - cost) / (others[0][0] - first) if others else 0.0
+            found[1] = max(cost - slope * (first - 1), cost / 2)
+        for nodes, cost in found.items():
+            scaled._medians[int(nodes)], scaled._samples[int(nodes)] = cost, deque([cost] * MEASURED, self._memory)
+        return scaled
+
     @property
     def sizes(self) -> int:
         """How many sizes were measured."""
@@ -107,8 +122,11 @@ class CostCurve:
         first, last = (below, above) if above < len(known) else (max(below - 1, 0), below)
         slope = (costs[last] - costs[first]) / max(known[last] - known[first], 1)
         hope = costs[below] + slope * (size - known[below]) / 2
-        samples = self.samples(size) if measured else 0
-        return (samples * (costs[at] if measured else 0.0) + DOUBT * hope) / (samples + DOUBT)
+        if not measured:
+            return hope
+        samples = self.samples(size)
+        doubt = DOUBT / samples
+        return (samples * costs[at] + doubt * hope) / (samples + doubt)
 
     def _drawn(self, least: int) -> tuple[list[int], list[float]]:
         """Sizes of ``least`` samples or more, and their costs."""
@@ -131,7 +149,8 @@ def _rising(values: list[float], weights: list[int]) -> list[float]:
     return [mean for mean, _, members in pools for _ in range(members)]
 
 
-_curves: WeakKeyDictionary[Any, dict[Hashable, dict[int, CostCurve]]] = WeakKeyDictionary()
+_Curves = dict[tuple[Any, ...], dict[int, CostCurve]]
+_curves: WeakKeyDictionary[Any, _Curves] = WeakKeyDictionary()
 """Kept for the process, by everything else and then by length: whoever decodes again need not measure again."""
 _inheriting = Lock()
 
@@ -140,18 +159,31 @@ def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> Cost
     """What steps of this model have cost so far, at its dtype, on its device, in batches of this size.
 
     Every node attends to the whole context, so nodes are dearer in long ones: there is a curve for every doubling of
-    the context. A new one starts as its nearest neighbour, which knows better than nobody.
+    the context. A new one starts from its nearest neighbour, which knows better than nobody.
 
     :param way: how steps run (:func:`racer.leases.way_of`).
     :param packs: whether with packed weights.
     :param length: places that the rows take in the cache, padding included.
     """
-    doublings = (length // SHORT).bit_length()
+    doublings, how = (length // SHORT).bit_length(), (model.dtype, model.device, way, packs)
     with _inheriting:
-        curves = _curves.setdefault(model, {}).setdefault((batch, model.dtype, model.device, way, packs), {})
+        kept = _curves.setdefault(model, {})
+        curves = kept.setdefault((batch, *how), {})
         if doublings not in curves or not curves[doublings].sizes:
-            known = [other for other in curves if curves[other].sizes]
-            nearest = min(known, key=lambda other: abs(other - doublings), default=None)
-            if nearest is not None or doublings not in curves:
-                curves[doublings] = CostCurve() if nearest is None else curves[nearest].heir()
+            curves[doublings] = _heir(kept, batch, how, doublings) or curves.get(doublings) or CostCurve()
         return curves[doublings]
+
+
+def _heir(kept: _Curves, batch: int, how: tuple[Hashable, ...], doublings: int) -> CostCurve | None:
+    """What the nearest curve that knows anything says: of another length, or else of another batch."""
+
+    def nearest(curves: dict[int, CostCurve]) -> CostCurve | None:
+        known = [length for length, curve in curves.items() if curve.sizes]
+        return curves[min(known, key=lambda length: abs(length - doublings))] if known else None
+
+    if (curve := nearest(kept[batch, *how])) is not None:
+        return curve.heir()
+    for rows in sorted((rows for rows, *other in kept if tuple(other) == how), key=lambda n: abs(math.log(n / batch))):
+        if (curve := nearest(kept[rows, *how])) is not None and (scaled := curve.scaled(batch / rows)).sizes:
+            return scaled
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racer.budget import Budget, Fixed
+from racer.budgets import Budget, Fixed
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.errors import ConfigError, PluginError, RacerError
 from racer.guard import Complaints, Guard, check_form

@@ -15,8 +15,9 @@ from test_tiny_models import SMALL
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
-from racer.budget import AHEAD, SIZES, Auto, ByScore, Fixed
-from racer.costs import LEGACY, REACH, SHORT, CostCurve, curve_of
+from racer.budgets import SIZES, Auto, ByScore, Fixed
+from racer.budgets.scores import AHEAD
+from racer.costs import LEGACY, MEASURED, REACH, SHORT, CostCurve, curve_of
 from racer.pipeline import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
 
@@ -207,7 +208,7 @@ def test_a_change_of_text_is_followed() -> None:
         auto.observe(view, a_verdict(tree, tree.width if sure else 1))
         widths.append(tree.width)
     assert (widths[199], widths[599]) == (64, 64)
-    assert max(widths[360:400]) <= 2
+    assert max(widths[360:400]) <= 4
 
 
 def test_where_nothing_can_be_guessed_hardly_a_tree_is_asked_for() -> None:
@@ -244,8 +245,8 @@ def test_a_cost_that_nobody_measured_is_hoped_for() -> None:
     curve.learn(1, 10)
     slope = 290 / 63
     before = curve.hopeful([1, 22, 64, 128, 257])
-    # 64: two samples of 300 against four doubts, as one size alone gives no line to go by
-    assert before == pytest.approx([10, 10 + slope * 21 / 2, (2 * 300 + 4 * 10) / 6, 300 + slope * 64 / 2, np.inf])
+    # 64: two samples of 300 against five halved doubts, as one size alone gives no line to go by
+    assert before == pytest.approx([10, 10 + slope * 21 / 2, (2 * 300 + 2.5 * 10) / 4.5, 300 + slope * 64 / 2, np.inf])
     curve.learn(128, 4000)
     assert curve.hopeful([128])[0] == before[3], "a single sample may be far off"
     for _ in range(14):
@@ -272,7 +273,26 @@ def test_costs_are_learned_once_for_a_model() -> None:
     known = curve_of(model, 1, "off", False, 50).points()
     _, again = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 3)
     assert set(again.step_costs) >= set(known)
-    assert curve_of(model, 2, "off", False, 50).points() == {}
+    assert curve_of(model, 1, "static", False, 50).points() == {}
+
+
+def test_a_batch_starts_from_what_steps_of_as_many_nodes_have_cost_in_another() -> None:
+    model = toy_model()
+    single = curve_of(model, 1, "off", False, 50)
+    for nodes, cost in ((1, 10.0), (8, 12.0), (12, 13.0), (16, 14.0), (64, 30.0)):
+        for _ in range(9):
+            single.learn(nodes, cost)
+    eight = curve_of(model, 8, "off", False, 50)
+    assert eight.points() == {1: 12, 2: 14, 8: 30}, "12 nodes would be one and a half of each row"
+    assert curve_of(model, 8, "off", False, 2 * SHORT).points() == eight.points(), "its own, of another length"
+    for _ in range(2 * MEASURED):
+        eight.learn(2, 24.0)
+        eight.learn(1, 20.0)
+    assert eight(2) / eight(1) == pytest.approx(1.2, rel=0.02), "its own samples soon count"
+    four = curve_of(model, 4, "off", False, 50)
+    assert four(4) == pytest.approx(eight(2))
+    assert eight(1) / 2 <= four(1) <= four(2) == pytest.approx(eight(1))
+    assert curve_of(model, 3, "off", False, 50).points() == {}, "no known step has three times so many"
 
 
 def test_contexts_of_other_lengths_have_costs_of_their_own() -> None:
@@ -406,10 +426,10 @@ def test_a_capped_budget_still_learns_what_its_trees_are_worth() -> None:
     assert np.mean(np.array(lies) == 1) > 0.8
     auto, view = Auto(), a_view(a_curve(0.02), (Request((1,)),))
     settled(auto, view, chance=0.9, steps=100, cap=8)
-    steps, spent, kept, _ = auto._by_score._call(view).lately
-    assert steps > 40
-    assert kept > 3 * steps
-    assert spent > steps
+    outlook = auto._by_score._call(view).outlook
+    assert outlook.steps > 40
+    assert outlook.kept[0] > 3 * outlook.steps
+    assert outlook.spent > outlook.steps
 
 
 def test_a_new_call_does_not_spend_as_the_last_one_did() -> None:
@@ -463,8 +483,8 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
             request.accept_lengths.append(int(kept))
             request.tokens += [1] * int(kept)
         judge.observe(view, verdict)
-    _, _, kept, promised = judge._call(view).lately
-    assert kept / promised == pytest.approx(1, abs=0.15)
+    outlook = judge._call(view).outlook
+    assert outlook.kept.sum() / outlook.promised.sum() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("ahead", ["in tokens", "in pace"])
@@ -496,7 +516,7 @@ def test_scores_that_are_no_chances_do_no_harm() -> None:
         view.settled.budget = 8
         judge.fit(view, attrs.evolve(a_chain(8, 0.5), score=torch.full((1, 8), wild)))
         judge.observe(view, a_verdict(a_chain(8, 0.5), 2))
-    assert np.isfinite(judge._call(view).average).all()
+    assert np.isfinite(judge._call(view).outlook.average).all()
     sizes = settled(judge, view, chance=0.6, steps=200)
     assert 4 <= np.median(sizes) <= 16
 
@@ -507,8 +527,8 @@ def test_an_average_that_has_not_been_told_of_for_long_is_not_believed() -> None
         for _ in range(steps):
             view.settled.budget = nodes
             judge.fit(view, a_chain(nodes, chance))
-            rich = max(rich, judge._call(view).average[-1])
-    assert judge._call(view).average[-1] < rich / 8, "as the last three trees say"
+            rich = max(rich, judge._call(view).outlook.average[0, -1])
+    assert judge._call(view).outlook.average[0, -1] < rich / 8, "as the last three trees say"
 
 
 def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:

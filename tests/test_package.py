@@ -17,7 +17,7 @@ RANKS = [
     {"scan", "moves"},
     {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request", "verdict"},
-    {"cache", "masks", "guard", "stats", "budget", "pipeline", "strategies", "verifiers", "lineup"},
+    {"cache", "masks", "guard", "stats", "budgets", "pipeline", "strategies", "verifiers", "lineup"},
     {"static_cache", "attention", "packing"},
     {"core", "stage"},
     {"compiling", "lanes"},

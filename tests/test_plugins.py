@@ -52,7 +52,7 @@ def test_built_ins_come_through_the_entry_point_group_like_everybody() -> None:
         for e in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
         if e.dist and e.dist.name == "racer-decoding"
     ]
-    assert {entry.value for entry in mine} == {"racer.strategies", "racer.verifiers", "racer.budget"}
+    assert {entry.value for entry in mine} == {"racer.strategies", "racer.verifiers", "racer.budgets"}
     offers = {(offer.kind, offer.name): offer for offer in plugins.load_all()}
     for name in ("racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"):
         assert offers["drafter", name].origin.startswith("racer-decoding ")

@@ -1,0 +1,60 @@
+"""The budget that finds out by itself how many nodes pay."""
+
+from __future__ import annotations
+
+from racer.budgets.base import Budget
+from racer.budgets.record import ByRecord
+from racer.budgets.scores import ByScore
+from racer.hookspecs import hookimpl
+from racer.plugins import Registry
+from racer.request import Request, StepView
+from racer.tree import DraftTree
+from racer.verdict import Verdict
+
+
+class Auto(Budget):
+    """Spends what pays, by the tree's scores (:class:`ByScore`) or else by the record (:class:`ByRecord`).
+
+    What steps cost is learned from the steps themselves. Sizes that were not taken yet are tried where they might pay
+    (:meth:`racer.costs.CostCurve.hopeful`), from a plain step upwards.
+    """
+
+    def __init__(self) -> None:
+        self._by_score, self._by_record = ByScore(), ByRecord()
+        self._scored = True
+        """Whether the drafter's last tree had scores that can be read."""
+        self._asked = 0
+
+    @property
+    def _judge(self) -> ByScore | ByRecord:
+        return self._by_score if self._scored else self._by_record
+
+    def nodes(self, view: StepView) -> int:
+        self._asked = self._judge.nodes(view)
+        return self._asked
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        # on an accelerator, reading scores would synchronise
+        scored = tree.score is not None and tree.score.device.type == "cpu"
+        if self._scored and not scored:
+            self._scored, self._asked = scored, 0  # nobody learns from a tree that the other judge has asked for
+            return tree.head(self._judge.nodes(view))
+        self._scored = scored
+        return self._judge.fit(view, tree)
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        if verdict.host is None or not any(view.active):
+            return
+        # Where somebody else said how many nodes, a tree's size tells nothing about the drafter, and its scores still
+        # do; but a last token that needs no tree tells nothing at all.
+        budget = view.settled.budget
+        if budget == self._asked or (self._scored and budget > 1):
+            self._judge.observe(view, verdict)
+
+    def closed(self, request: Request) -> None:
+        self._by_score.closed(request)
+
+
+@hookimpl
+def racer_register(registry: Registry) -> None:
+    registry.budget("auto", Auto, summary="the size with most accepted tokens per measured millisecond")

@@ -1,0 +1,38 @@
+"""What a budget is, and one that is always the same."""
+
+from __future__ import annotations
+
+from racer.request import Request, StepView
+from racer.tree import DraftTree
+from racer.verdict import Verdict
+
+SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Sizes that ``auto`` chooses from."""
+
+
+class Budget:
+    """Says how many nodes a step may score."""
+
+    def nodes(self, view: StepView) -> int:
+        """At least 1 (plain decoding), the root included."""
+        raise NotImplementedError
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        """Cut the drafted trees to what pays; a node's children may not stay without it."""
+        return tree
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        """Learn from a step."""
+
+    def closed(self, request: Request) -> None:
+        """Forget a request that has ended."""
+
+
+class Fixed(Budget):
+    """Always the same."""
+
+    def __init__(self, nodes: int) -> None:
+        self._nodes = nodes
+
+    def nodes(self, view: StepView) -> int:
+        return self._nodes

@@ -1,0 +1,125 @@
+"""The size of trees that have scores."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from racer.budgets.base import SIZES, Budget
+from racer.budgets.rows import BELIEF, Outlook, lag, slowest
+from racer.request import Request, StepView
+from racer.tree import DraftTree
+from racer.verdict import Verdict
+
+_SMALLER, _DOUBLINGS = np.array((0, *SIZES[:-1])), np.log2(SIZES)
+"""Of each size the next smaller one, and how often one node must be doubled for it."""
+AHEAD = 2
+"""Trees are asked for that are so many times as large as what was taken lately, ..."""
+LEAST_ASKED = 8
+"""... and never smaller ones."""
+
+
+class ByScore(Budget):
+    """The size that is worth most by the scores of this tree and the latest ones.
+
+    A tree's first n scores add up to the accepted nodes that its n best are expected to give, so each tree tells of
+    every smaller size without spending it. Text that has to be written anyway is written sooner by every token that
+    this step gives, so a step of n nodes is worth
+
+        expected tokens(n) - cost(n) * tokens per cost of the latest steps
+
+    with costs in plain steps, and this is what is maximised, not the step's own rate: where this tree is poor, a plain
+    step's bad rate does not excuse spending on it. The expectation has three parts. The scores of this tree (``own`` of
+    it) and of the latest ones (the rest). Their honesty: how many nodes were accepted, against what the scores
+    promised. And ``lesson``: rejected nodes teach the drafter what it will know later, which is in no score. Each
+    doubling of the nodes is taken to add this share to the nodes that steps keep lately: hardly anything where nothing
+    is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
+    little get hardly a node, and the drafter misses what they would have taught.
+
+    A padded batch pays for its widest row, so all rows get the same number of nodes. The batch is done when its slowest
+    row is: those that have most steps to go settle the number together. What they gain on average is more than what
+    the unluckiest of them will have gained in the end, and that is what the batch gains: of so many rows, in so many
+    steps, it lags by some standard deviations of a count.
+
+    Each call starts anew. How much of the last text could be guessed says little of the next one: believing it cost 2
+    to 5 % of the time on forced texts.
+
+    Where nothing can be guessed, even drafting costs more than it brings: after a tree that does not pay, the next few
+    steps decode plainly without asking for one.
+
+    :param own: weight of this tree's scores; the rest is the latest trees'.
+    :param decay: weight of the latest trees' sums when a row's tree comes in.
+    :param memory: weight of the steps so far when a step comes in.
+    :param lesson: see above.
+    :param rest: steps without a tree after one that does not pay.
+    """
+
+    def __init__(
+        self, own: float = 0.3, decay: float = 0.97, memory: float = 0.98, lesson: float = 0.05, rest: int = 7
+    ) -> None:
+        self._own, self._decay, self._memory, self._lesson, self._rest = own, decay, memory, lesson, rest
+        self._calls: dict[int, _Call] = {}
+        """By each of a call's requests: several calls may be running."""
+
+    def _call(self, view: StepView) -> _Call:
+        call = self._calls.get(view.requests[0].id)
+        if call is None:
+            call = _Call(Outlook(view.requests, self._own, self._decay, self._memory))
+            self._calls.update((request.id, call) for request in view.requests)
+        return call
+
+    def closed(self, request: Request) -> None:
+        self._calls.pop(request.id, None)
+
+    def nodes(self, view: StepView) -> int:
+        call = self._call(view)
+        if call.resting > 0:
+            call.resting -= 1
+            return 1
+        wanted = max(AHEAD * call.choice, LEAST_ASKED)
+        return next((size for size in SIZES if size >= wanted), SIZES[-1])
+
+    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        assert tree.score is not None
+        call = self._call(view)
+        told = view.settled.budget > _SMALLER  # the last of them may be cut short by the budget
+        active = [row for row, on in enumerate(view.active) if on]
+        scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[active]
+        call.outlook.hear(call.outlook.places([view.requests[row] for row in active]), scores, told)
+        costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
+        size = SIZES[int(np.argmax(self._worth(call.outlook, view, costs / costs[0])))]
+        call.choice += (size - call.choice) / 5
+        call.resting = self._rest if size == 1 and np.isfinite(costs[1]) else 0
+        return tree.head(size)
+
+    def _worth(self, outlook: Outlook, view: StepView, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Tokens that a step of each size gives beyond what others give in its time."""
+        requests, left = slowest(view)
+        rows, behind = outlook.places(requests), lag(len(requests), left)
+        gains, steps, kept = outlook.expected(rows), outlook.steps, float(outlook.kept[rows].mean())
+        tokens = 1 + np.maximum(gains - behind * np.sqrt(gains), 0)
+        sure = max(kept - behind * np.sqrt(kept * steps), 0)
+        pace = max((steps + sure) / outlook.spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
+        learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
+        worth: NDArray[np.float64] = tokens + learned - pace * costs
+        return worth
+
+    def observe(self, view: StepView, verdict: Verdict) -> None:
+        host, outlook = verdict.host, self._call(view).outlook
+        assert host is not None
+        active, width = [row for row, on in enumerate(view.active) if on], host.tokens.shape[1]
+        cost = view.step_cost(width) / view.step_cost(1)  # in plain steps: what those take changes with the context
+        kept = host.length[active].astype(np.float64) - 1
+        outlook.learn(outlook.places([view.requests[row] for row in active]), kept, width, cost)
+
+
+@attrs.define(eq=False)
+class _Call:
+    """One call, and how much is spent in it."""
+
+    outlook: Outlook
+    resting: int = 0
+    """Steps that are still to go without a tree."""
+    choice: float = 16.0
+    """About the size of the latest trees."""
