@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,13 +73,11 @@ class Outlook:
         self.promised[rows] += [np.interp(width, SIZES, gains) for gains in self.gains[rows]]
 
 
-def slowest(view: StepView) -> tuple[list[Request], float]:
-    """The rows that had about most steps to go when this one began, at what their latest ones kept; how many steps."""
-    left = [
-        (_steps_left(request, view.step), request) for request, on in zip(view.requests, view.active, strict=True) if on
-    ]
-    most = max(steps for steps, _ in left)
-    return [request for steps, request in left if steps >= 0.9 * most], most
+def slowest(view: StepView) -> list[Request]:
+    """The rows that had about most steps to go when this one began, at what their latest ones kept."""
+    active = [request for request, on in zip(view.requests, view.active, strict=True) if on]
+    left = [_steps_left(request, view.step) for request in active]
+    return [request for request, steps in zip(active, left, strict=True) if steps >= 0.9 * max(left)]
 
 
 def _steps_left(request: Request, step: int) -> float:
@@ -91,12 +87,3 @@ def _steps_left(request: Request, step: int) -> float:
     """
     latest, since = request.accept_lengths[max(step - LATEST, 0) : step], request.accept_lengths[step:]
     return (request.remaining + sum(since)) * (len(latest) + 1) / (sum(latest) + 1)
-
-
-def lag(rows: int, steps: float) -> float:
-    """By how much the unluckiest of so many rows will lag behind their mean after so many ``steps``, a step.
-
-    In square roots of the accepted nodes that a row gains a step: they are taken for counts of events, of which the
-    deviation is the root of their number, and the unluckiest of n for the quantile that parts off one in n + 1.
-    """
-    return NormalDist().inv_cdf(rows / (rows + 1)) / math.sqrt(max(steps, 1))
