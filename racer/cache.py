@@ -203,9 +203,10 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             return
         from racer.moves import move  # with numba, which plain decoding does without
 
+        columns = path.contiguous().numpy()
         for store in self.stores:
             slots = store.detach().view(torch.uint8).numpy()
-            if not move(slots, end, path.numpy(), np.array(self.lengths), np.array(counts)):
+            if not move(slots, end, columns, np.array(self.lengths), np.array(counts)):
                 raise IndexError(f"{path.tolist()}, of which {list(advance)} count, are not paths of a tree")
 
     def advance(self, counts: Sequence[int]) -> None:

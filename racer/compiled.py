@@ -47,8 +47,8 @@ def direct(function: Function, *arguments: Any) -> Function:
 
 
 def _forget_stale(machine: Any) -> None:
-    """Drop kept code that is older than any source of its folder: numba looks at the function's own file only."""
-    newest = _newest_source(Path(machine.py_func.__code__.co_filename).parent)
+    """Drop kept code that is older than this file or any of its own folder: numba looks at the function's own only."""
+    newest = max(_newest_source(Path(machine.py_func.__code__.co_filename).parent), Path(__file__).stat().st_mtime_ns)
     for kept in Path(machine.stats.cache_path).glob(f"*{machine.py_func.__qualname__}-*.nbi"):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if kept.stat().st_mtime_ns < newest:

@@ -34,10 +34,12 @@ class CostCurve:
     is a median: the hiccup of one step must not make the next ones seem cheap.
 
     :param memory: samples kept of each size; their median counts.
+    :param guess: what steps may cost, in plain steps, by their nodes: for hopes, until enough is measured.
     """
 
-    def __init__(self, memory: int = 31) -> None:
+    def __init__(self, memory: int = 31, guess: dict[int, float] | None = None) -> None:
         self._memory = memory
+        self._guess = {1: 1.0, **(guess or {})}
         self._samples: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         """Of the samples."""
@@ -65,20 +67,19 @@ class CostCurve:
             heir._samples[nodes] = deque([self._medians[nodes]] * min(len(samples), LEGACY), maxlen=self._memory)
         return heir
 
-    def scaled(self, rows: float) -> CostCurve:
-        """A curve for a batch of ``rows`` times as many rows that starts from this one, and sooner believes its own.
+    def guess(self, rows: float) -> dict[int, float]:
+        """What steps of a batch of ``rows`` times as many rows may cost, in its plain steps, by their nodes.
 
-        What a step costs goes with the nodes of all rows together: as far as there are steps of as many, they tell.
+        What a step costs goes with the nodes of all rows together, so that steps of as many tell, as far as there are
+        any. In a smaller batch trees cost no more plain steps than in this one. Empty if too little is known.
         """
-        scaled, sizes = CostCurve(self._memory), sorted(self._samples)
-        found = {nodes / rows: self(nodes) for nodes in sizes if nodes >= rows and nodes / rows % 1 == 0}
-        if found and 1 not in found:  # a batch of fewer rows
-            (first, cost), *others = found.items()
-            slope = (others[0][1] - cost) / (others[0][0] - first) if others else 0.0
-            found[1] = max(cost - slope * (first - 1), cost / 2)
-        for nodes, cost in found.items():
-            scaled._medians[int(nodes)], scaled._samples[int(nodes)] = cost, deque([cost] * MEASURED, self._memory)
-        return scaled
+        known, costs = self._drawn(MEASURED)
+        rows, last = max(rows, 1.0), known[-1] if known else 0
+        if len(known) < 2 or 2 * rows > last:
+            return {}
+        plain = float(np.interp(rows, known, costs))
+        doublings = range(1, int(math.log2(last / rows)) + 1)
+        return {2**times: float(np.interp(2**times * rows, known, costs)) / plain for times in doublings}
 
     @property
     def sizes(self) -> int:
@@ -101,10 +102,10 @@ class CostCurve:
         """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
 
         What was not measured may rise from the next smaller size half as steeply as a straight line through the others
-        says. What was measured counts the more the more samples there are: some slow first steps of a size must not
-        keep it from ever being tried again. So whoever takes the size that seems best tries what might pay, and nothing
-        else: where nodes are dear, in a large batch say, no step is wasted on large trees. A plain step is measured
-        first.
+        says (or what was guessed, where only plain steps were measured). What was measured counts the more the more
+        samples there are: some slow first steps of a size must not keep it from ever being tried again. So whoever
+        takes the size that seems best tries what might pay, and nothing else: where nodes are dear, in a large batch
+        say, no step is wasted on large trees. A plain step is measured first.
         """
         if self.samples(1) < MEASURED:
             return np.where(np.asarray(sizes) == 1, 1.0, np.inf)
@@ -120,13 +121,17 @@ class CostCurve:
         measured = at < len(known) and known[at] == size
         below, above = at - 1, at + measured
         first, last = (below, above) if above < len(known) else (max(below - 1, 0), below)
-        slope = (costs[last] - costs[first]) / max(known[last] - known[first], 1)
-        hope = costs[below] + slope * (size - known[below]) / 2
+        if first < last:
+            hope = (
+                costs[below] + (costs[last] - costs[first]) / (known[last] - known[first]) * (size - known[below]) / 2
+            )
+        else:  # nothing but plain steps to go by
+            guess = float(np.interp(size, list(self._guess), list(self._guess.values())))
+            hope = costs[0] * (1 + guess) / 2
         if not measured:
             return hope
-        samples = self.samples(size)
-        doubt = DOUBT / samples
-        return (samples * costs[at] + doubt * hope) / (samples + doubt)
+        doubt = DOUBT / self.samples(size)
+        return (self.samples(size) * costs[at] + doubt * hope) / (self.samples(size) + doubt)
 
     def _drawn(self, least: int) -> tuple[list[int], list[float]]:
         """Sizes of ``least`` samples or more, and their costs."""
@@ -184,6 +189,6 @@ def _heir(kept: _Curves, batch: int, how: tuple[Hashable, ...], doublings: int) 
     if (curve := nearest(kept[batch, *how])) is not None:
         return curve.heir()
     for rows in sorted((rows for rows, *other in kept if tuple(other) == how), key=lambda n: abs(math.log(n / batch))):
-        if (curve := nearest(kept[rows, *how])) is not None and (scaled := curve.scaled(batch / rows)).sizes:
-            return scaled
+        if (curve := nearest(kept[rows, *how])) is not None and (guess := curve.guess(batch / rows)):
+            return CostCurve(guess=guess)
     return None

@@ -90,8 +90,12 @@ class Decoder:
         compiled = self.way == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         self._pack = False if compiled else self.config.pack
         self.lineup = lineup or Lineup(self.config)
-        if self.lineup.needs.top_k and model.device.type == "cpu" and model.dtype in vocab.BITS:
+        if self.lineup.drafts and model.device.type == "cpu" and model.dtype in vocab.BITS:
+            from racer import moves, walks  # with numba, which plain decoding does without
+
             vocab.make_ready(model.dtype)
+            moves.make_ready()
+            walks.make_ready()
 
     def generate(self, **kwargs: Any) -> Any:
         """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""

@@ -16,6 +16,7 @@ from racer.hookspecs import hookimpl
 from racer.plugins import new_manager, plugins
 from racer.request import Needs, Request, StepStats, StepView
 from racer.stats import DecodeStats
+from racer.strategies.none import NoDraft
 from racer.tree import DraftTree
 from racer.verdict import Verdict
 
@@ -72,6 +73,11 @@ class Lineup:
     @property
     def drafter_name(self) -> str:
         return self._guard.label
+
+    @property
+    def drafts(self) -> bool:
+        """Whether anybody may guess."""
+        return not isinstance(self.drafter, NoDraft) or len(self._manager.hook.racer_draft.get_hookimpls()) > 1
 
     def verifier_for(self, do_sample: bool) -> tuple[Any, str]:
         """Who verifies a call, and its name. Nothing is kept: other calls may be running.

@@ -8,6 +8,13 @@ from numpy.typing import NDArray
 from racer.compiled import compiled
 
 
+def make_ready() -> None:
+    """Compile for the storage of a whole batch, and for that of the rows that are left of one."""
+    store, one = np.zeros((1, 2, 1, 1, 1), np.uint8), np.zeros(1, np.int64)
+    for rows in (store, store[:, :1]):
+        move(rows, 0, one[None], one, one)
+
+
 @compiled
 def move(
     store: NDArray[np.uint8],
@@ -23,8 +30,8 @@ def move(
     :param lengths: ``[B]``, at most ``end``.
     :return: whether all slots are there, and rise; else nothing is moved.
     """
-    sound = True
-    for row in range(len(counts)):
+    sound = len(path) >= len(counts)
+    for row in range(len(counts) if sound else 0):
         sound = sound and counts[row] <= path.shape[1]
         for i in range(min(counts[row], path.shape[1])):
             sound = sound and i <= path[row, i] < store.shape[3] - end and (i == 0 or path[row, i - 1] < path[row, i])

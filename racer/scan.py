@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.compiled import Number, compiled
+from racer.vocab import BLOCK
 
-BLOCK = 64
-"""Scores that share one maximum: the k best are searched for in the blocks that hold them."""
 CHUNK = 1024
 """Scores that are summed up in float32."""
-LOG2_E = 1.4426950408889634
 POWER_OF_TWO = tuple(np.float32(c) for c in (1.0000001, 0.693121, 0.24022107, 0.055922035, 0.009676037))
 """A polynomial for ``2**x`` from -0.5 to 0.5, right to 4e-6 of it (interpolated at Chebyshev's nodes)."""
 

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racer.compiled import direct, is_kept
-from racer.scan import BLOCK, LOG2_E, find_best, find_peaks
-
 log = logging.getLogger(__name__)
 
+BLOCK = 64
+"""Scores that share one maximum: the k best are searched for in the blocks that hold them."""
+LOG2_E = 1.4426950408889634
 BITS = {
     torch.bfloat16: (torch.int16, 0x7F80),
     torch.float16: (torch.int16, 0x7C00),
@@ -42,26 +42,24 @@ class Machine(NamedTuple):
 @cache
 def _machine(kind: torch.dtype) -> Machine:
     """Compiles them, or loads them from the disk."""
-    if not (is_kept(find_best) and is_kept(find_peaks)):
+    from racer import scan  # with numba, which plain decoding of one row does without
+    from racer.compiled import direct, is_kept
+
+    if not (is_kept(scan.find_best) and is_kept(scan.find_peaks)):
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
     bits = torch.zeros(1, 1, dtype=kind).numpy()
     limits, keys, maxima = (np.zeros(size, bits.dtype) for size in (2, BLOCK, 1))
     best = bits, limits, keys, maxima, np.zeros((1, 1), np.int64)
     peaks = bits, np.zeros(1, np.float32), np.float32(1), np.zeros(1, np.float32)
-    find_best(*best)
-    find_peaks(*peaks)
-    return Machine(direct(find_best, *best), direct(find_peaks, *peaks))
+    scan.find_best(*best)
+    scan.find_peaks(*peaks)
+    return Machine(direct(scan.find_best, *best), direct(scan.find_peaks, *peaks))
 
 
 def make_ready(dtype: torch.dtype) -> None:
-    """Compile what searches on a CPU need for such scores; only the first call in a process does anything."""
-    for kind in {BITS[dtype][0], BITS[_summed(dtype)][0]}:
+    """Compile what searches on a CPU need for such scores, and for what processors make of them."""
+    for kind in {BITS[dtype][0], torch.int32}:
         _machine(kind)
-
-
-def _summed(dtype: torch.dtype) -> torch.dtype:
-    """As what such scores are summed up in a softmax."""
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
 class _Scratch(threading.local):
@@ -87,7 +85,7 @@ _scratch = _Scratch()
 
 def best(scores: Tensor) -> Tensor:
     """Index of the largest score, the first one among equals: ``[M, V] -> [M]``, as ``argmax`` gives it."""
-    if scores.device.type != "cpu" or scores.shape[0] == 1:
+    if not _searchable(scores, 1) or scores.shape[0] == 1:
         return scores.float().argmax(-1) if scores.dtype in (torch.bfloat16, torch.float16) else scores.argmax(-1)
     return _find(scores, 1)[:, 0]
 
@@ -95,11 +93,16 @@ def best(scores: Tensor) -> Tensor:
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` largest scores and their indices, best first: ``[M, V] -> [M, k], [M, k]``. ``k`` is cut to V."""
     k = min(k, scores.shape[-1])
-    if scores.device.type != "cpu" or scores.shape[-1] < BLOCK * k:  # then sorting takes less than picking one by one
+    if not _searchable(scores, k):
         values, ids = scores.topk(k)
         return values, ids
     ids = _find(scores, k)
     return scores.gather(1, ids), ids
+
+
+def _searchable(scores: Tensor, k: int) -> bool:
+    """Whether machine code serves; of a small vocabulary torch sorts in less time than k are picked one by one."""
+    return scores.device.type == "cpu" and scores.dtype in BITS and scores.shape[-1] >= max(BLOCK * k, 1)
 
 
 def _find(scores: Tensor, k: int) -> Tensor:
@@ -122,7 +125,9 @@ def probabilities(logits: Tensor, values: Tensor, temperature: float = 1.0) -> T
 
 def _peaks(logits: Tensor, best: Tensor, temperature: float) -> Tensor:
     """``[M]`` the largest probability of each row, whose largest logits are ``best [M]``."""
-    logits = logits.to(_summed(logits.dtype))
+    if logits.dtype not in (torch.bfloat16, torch.float32):  # row by row, so that there is no second copy of all
+        rows = zip(logits[:, None], best[:, None], strict=True)
+        return torch.cat([_peaks(row.float(), peak, temperature) for row, peak in rows])
     kind, _ = BITS[logits.dtype]
     bits, peaks = logits.detach().contiguous().view(kind).numpy(), np.empty(len(best), np.float32)
     sharpness = np.float32(LOG2_E / temperature)

@@ -14,8 +14,8 @@ import racer
 PACKAGE = Path(racer.__file__).parent
 RANKS = [
     {"compiled"},
-    {"scan", "moves"},
-    {"tree", "config", "costs", "errors", "vocab", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
+    {"vocab", "scan", "moves", "walks"},
+    {"tree", "config", "costs", "errors", "noise", "narrow", "builder", "buckets", "graphs", "sheet"},
     {"hookspecs", "plugins", "request", "verdict"},
     {"cache", "masks", "guard", "stats", "budgets", "pipeline", "strategies", "verifiers", "lineup"},
     {"static_cache", "attention", "packing"},
@@ -57,6 +57,17 @@ def test_public_names_are_there_and_no_others() -> None:
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, racer, racer.errors; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_plain_decoding_of_one_row_does_without_numba() -> None:
+    code = """
+import sys
+from racer import DecodeConfig, Decoder
+from racer.testing import decode, toy_model
+decode(Decoder(toy_model(), DecodeConfig(drafter="none")), [[1, 2, 3]], 5)
+assert "numba" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

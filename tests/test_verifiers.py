@@ -18,7 +18,7 @@ from racer.request import Request
 from racer.testing import decode, draft_trees, toy_model
 from racer.verifiers import Sampling
 from racer.verifiers.base import last_of, longest_path
-from racer.verifiers.exact import ExactVerifier
+from racer.verifiers.exact import ExactVerifier, _walked
 
 
 @given(draft_trees(), st.data())
@@ -36,6 +36,21 @@ def test_longest_path_is_that_of_brute_force(tree: DraftTree, data: st.DataObjec
         assert path[row, : len(best)].tolist() == best
         assert int(length[row]) == len(best)
         assert int(last_of(path, length)[row]) == best[-1]
+
+
+@given(draft_trees(distinct_siblings=True), st.data())
+def test_walking_down_a_tree_finds_its_longest_right_path(tree: DraftTree, data: st.DataObject) -> None:
+    right = st.lists(st.integers(0, 4), min_size=tree.width, max_size=tree.width)
+    targets = torch.tensor([data.draw(right) for _ in range(tree.batch)])
+    width = data.draw(st.integers(1, tree.width))  # a head's tensors are not contiguous
+    tree, targets = tree.head(width), targets[:, :width]
+    verdict = _walked(tree, targets)
+    path, length = longest_path(tree, tree.tokens == targets.gather(1, tree.parent.clamp(min=0)))
+    assert torch.equal(verdict.length, length)
+    for row, kept in enumerate(length.tolist()):
+        assert verdict.path[row, :kept].tolist() == path[row, :kept].tolist()
+        assert not verdict.path[row, kept:].any()
+    assert torch.equal(verdict.next_token, targets.gather(1, last_of(path, length)[:, None])[:, 0])
 
 
 def make_view(root: int, seeds: list[int], vocab_size: int, processors: Any = ()) -> StepView:

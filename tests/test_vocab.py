@@ -130,7 +130,8 @@ def test_memory_to_work_in_serves_any_size_thread_and_mode() -> None:
         pool.submit(alone).result()
 
 
-def test_no_second_copy_of_the_logits_is_made() -> None:
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_no_second_copy_of_the_logits_is_made(dtype: torch.dtype) -> None:
     """Memory that is mapped afresh by every step costs more than the search in it."""
 
     class Largest(TorchDispatchMode):
@@ -144,12 +145,20 @@ def test_no_second_copy_of_the_logits_is_made() -> None:
                     self.made = max(self.made, made.numel())
             return out
 
-    logits = torch.zeros(64, 50_000, dtype=torch.bfloat16)
+    logits = torch.zeros(64, 50_000, dtype=dtype)
     with Largest() as largest:
         vocab.best(logits)
         values, _ = vocab.top(logits, 16)
         vocab.probabilities(logits, values, 0.7)
     assert 0 < largest.made <= 50_000 + 64  # the keys of one row
+
+
+def test_other_types_and_no_scores_are_left_to_torch() -> None:
+    whole = torch.tensor([[3] * 70, [1] * 69 + [2]], dtype=torch.int32)
+    assert vocab.best(whole).tolist() == [0, 69]
+    assert vocab.top(whole, 1)[0].tolist() == [[3], [2]]
+    with pytest.raises(IndexError):
+        vocab.best(torch.zeros(2, 0))
 
 
 def reference_noise(seed: int, position: int, token: int) -> float:

@@ -36,10 +36,8 @@ class Outlook:
         """... and of its latest ones."""
         self._seen = np.zeros(shape)
         """Trees that each average rests on; old ones count less, whether later ones told of that size or not."""
-        self.kept, self.promised = np.zeros((2, len(requests)))
-        """``[B]`` of the latest steps: accepted nodes, and how many were expected to be."""
-        self.steps, self.spent = 0.0, 0.0
-        """Of them: how many, and what they cost in plain steps."""
+        self.lately = np.zeros(4)
+        """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
 
     def places(self, requests: Sequence[Request]) -> list[int]:
         """Where these rows stand in the arrays."""
@@ -56,28 +54,24 @@ class Outlook:
         self.average[rows] += np.where(told, (gains - self.average[rows]) / np.maximum(seen, 1), 0.0)
 
     def expected(self, rows: list[int]) -> NDArray[np.float64]:
-        """``[sizes]`` accepted nodes of these rows, on average, corrected by how honest their scores have been."""
-        honesty = np.minimum((self.kept[rows] + BELIEF) / (self.promised[rows] + BELIEF), 2.0)
-        latest = np.maximum.accumulate(self.average[rows], axis=1)
-        mean: NDArray[np.float64] = (honesty[:, None] * (self._own * self.gains[rows] + (1 - self._own) * latest)).mean(
-            0
-        )
-        return mean
+        """``[sizes]`` accepted nodes of these rows, on average, corrected by how honest scores have been."""
+        _, _, kept, promised = self.lately
+        latest = np.maximum.accumulate(self.average[rows].mean(0))
+        gains = self._own * self.gains[rows].mean(0) + (1 - self._own) * latest
+        expected: NDArray[np.float64] = min((kept + BELIEF) / (promised + BELIEF), 2.0) * gains
+        return expected
 
-    def learn(self, rows: list[int], kept: NDArray[np.float64], width: int, cost: float) -> None:
-        """Take in a step of ``width`` nodes that cost so many plain steps, and what these rows ``kept [R]`` of it."""
-        self.steps, self.spent = self._memory * self.steps + 1, self._memory * self.spent + cost
-        self.kept *= self._memory
-        self.promised *= self._memory
-        self.kept[rows] += kept
-        self.promised[rows] += [np.interp(width, SIZES, gains) for gains in self.gains[rows]]
+    def learn(self, rows: list[int], kept: float, width: int, cost: float) -> None:
+        """Take in a step of ``width`` nodes that cost so many plain steps, and what these rows ``kept`` on average."""
+        promised = float(np.interp(width, SIZES, self.gains[rows].mean(0)))
+        self.lately = self._memory * self.lately + (1.0, cost, kept, promised)
 
 
-def slowest(view: StepView) -> list[Request]:
-    """The rows that had about most steps to go when this one began, at what their latest ones kept."""
-    active = [request for request, on in zip(view.requests, view.active, strict=True) if on]
-    left = [_steps_left(request, view.step) for request in active]
-    return [request for request, steps in zip(active, left, strict=True) if steps >= 0.9 * max(left)]
+def slowest(view: StepView) -> list[int]:
+    """Rows that had about most steps to go when this one began, at what their latest ones kept."""
+    left = {row: _steps_left(request, view.step) for row, request in enumerate(view.requests) if view.active[row]}
+    most = max(left.values())
+    return [row for row, steps in left.items() if steps >= 0.9 * most]
 
 
 def _steps_left(request: Request, step: int) -> float:

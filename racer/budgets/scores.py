@@ -95,9 +95,9 @@ class ByScore(Budget):
 
     def _worth(self, outlook: Outlook, view: StepView, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Tokens that a step of each size gives beyond what others give in its time."""
-        rows = outlook.places(slowest(view))
-        tokens, steps, kept = 1 + outlook.expected(rows), outlook.steps, float(outlook.kept[rows].mean())
-        pace = max((steps + kept) / outlook.spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
+        steps, spent, kept, _ = outlook.lately
+        tokens = 1 + outlook.expected(outlook.places([view.requests[row] for row in slowest(view)]))
+        pace = max((steps + kept) / spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
         learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
         worth: NDArray[np.float64] = tokens + learned - pace * costs
         return worth
@@ -105,10 +105,10 @@ class ByScore(Budget):
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host, outlook = verdict.host, self._call(view).outlook
         assert host is not None
-        active, width = [row for row, on in enumerate(view.active) if on], host.tokens.shape[1]
+        rows, width = slowest(view), host.tokens.shape[1]
         cost = view.step_cost(width) / view.step_cost(1)  # in plain steps: what those take changes with the context
-        kept = host.length[active].astype(np.float64) - 1
-        outlook.learn(outlook.places([view.requests[row] for row in active]), kept, width, cost)
+        kept = float(host.length[rows].mean()) - 1
+        outlook.learn(outlook.places([view.requests[row] for row in rows]), kept, width, cost)
 
 
 @attrs.define(eq=False)

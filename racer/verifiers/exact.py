@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,10 @@ class ExactVerifier(Verifier):
         positions = view.position[:, None] + tree.depth + 1
         seeds = view.seeds[:, None].expand(-1, width).flatten()
         targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
+        if width == 1:
+            return Verdict(torch.zeros_like(targets), torch.ones_like(targets[:, 0]), targets[:, 0])
+        if targets.device.type == "cpu":
+            return _walked(tree, targets)
         hit = tree.tokens == targets.gather(1, tree.parent.clamp(min=0))
         path, length = longest_path(tree, hit)
         next_token = targets.gather(1, last_of(path, length)[:, None])[:, 0]
@@ -89,6 +94,16 @@ class ExactVerifier(Verifier):
                 return nodes, target
             nodes.append(child)
             prefix.append(target)
+
+
+def _walked(tree: DraftTree, targets: Tensor) -> Verdict:
+    """What :func:`longest_path` finds, on the host; of equal siblings, the first one's path."""
+    from racer.walks import walk  # with numba, which plain decoding does without
+
+    path, length, next_token = np.zeros(targets.shape, np.int64), *np.empty((2, tree.batch), np.int64)
+    tokens, parent, count, right = map(np.ascontiguousarray, (tree.tokens, tree.parent, tree.count, targets))
+    walk(tokens, parent, count, right, path, length, next_token)
+    return Verdict(torch.from_numpy(path), torch.from_numpy(length), torch.from_numpy(next_token))
 
 
 class Greedy(ExactVerifier):

@@ -149,7 +149,14 @@ def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
     new, unused, lesson = np.array([1], np.int32), Growth.of(1), Lesson.of(2, K)
     wrong, right = np.array([path], np.int64), np.array([[0, 0]])
     scored = Scored(tokens[None], parent[None], wrong, np.zeros(1, np.int64), ids, probs)
-    assert not learn(memory, row, new, unused, 0, scored, 0, 2, 2, lesson)
+    assert not learn(memory, row, new, unused, 0, scored, 0, 2, len(path), lesson)
+    good = scored._replace(path=right)
+    for beyond in ((good, 1, 2, 1), (good, -1, 2, 1), (good, 0, 3, 1), (good, 0, 0, 1), (good, 0, 2, 3)):
+        assert not learn(memory, row, new[:0], unused, 0, *beyond, lesson)
+    for name in ("tokens", "parent", "next_token", "ids", "probs"):
+        short = good._replace(**{name: getattr(good, name)[:0]})
+        assert not learn(memory, row, new[:0], unused, 0, short, 0, 2, 1, lesson)
+    assert not learn(memory, row, new[:0], unused, 0, good._replace(probs=probs[:, :, :1].copy()), 0, 2, 1, lesson)
     assert not memory.cues.words.any()
     assert learn(memory, row, new[:0], unused, 0, scored._replace(path=right), 0, 2, 1, lesson)
     assert memory.cues.words.any()

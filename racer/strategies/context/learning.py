@@ -88,10 +88,11 @@ def learn(
     :param lesson: of ``nodes`` nodes or more; overwritten.
     :return: whether the path is one of this tree; else nothing is learned.
     """
-    tokens, parent, path = scored.tokens[at, :nodes], scored.parent[at, :nodes], scored.path[at, :length]
     read(row, new)
-    nodes, length = len(tokens), len(path)
-    known, sound = _is_head(growth, drafted, tokens, parent), length > 0
+    if not _holds(scored, at, nodes, length):
+        return False
+    tokens, parent, path = scored.tokens[at, :nodes], scored.parent[at, :nodes], scored.path[at, :length]
+    known, sound = _is_head(growth, drafted, tokens, parent), True
     for node in path:
         sound = sound and 0 <= node < nodes
     if not sound:
@@ -107,6 +108,16 @@ def learn(
         calibrate(memory.odds, growth, drafted, lesson.accepted[:nodes], last, scored.next_token[at], lesson.total)
     _remember_all(memory, row, tokens, parent, length, scored.ids[at, :nodes], scored.probs[at, :nodes], lesson)
     return True
+
+
+@compiled
+def _holds(scored: Scored, at: int, nodes: int, length: int) -> bool:
+    """Whether there is a row ``at`` of so many nodes and accepted ones in all arrays."""
+    batch = min(len(scored.tokens), len(scored.parent), len(scored.path), len(scored.next_token))
+    wide = min(scored.tokens.shape[1], scored.parent.shape[1], scored.ids.shape[1], scored.probs.shape[1])
+    named = scored.ids.shape[2] <= scored.probs.shape[2]
+    inside = 0 <= at < min(batch, len(scored.ids), len(scored.probs))
+    return inside and named and 0 < nodes <= wide and 0 < length <= scored.path.shape[1]
 
 
 @compiled
