@@ -10,7 +10,7 @@ from racer.compiled import compiled
 
 def make_ready() -> None:
     """Compile for the storage of a whole batch, and for that of the rows that are left of one."""
-    store, one = np.zeros((1, 2, 1, 1, 1), np.uint8), np.zeros(1, np.int64)
+    store, one = np.zeros((2, 2, 1, 1, 1), np.uint8), np.zeros(1, np.int64)
     for rows in (store, store[:, :1]):
         move(rows, 0, one[None], one, one)
 

@@ -132,6 +132,8 @@ class ProcessorPipeline:
         steps = list(self._processors)
         temperature = math.prod(step.temperature for step in steps if type(step) is hf.TemperatureLogitsWarper)
         probs = vocab.probabilities(logits, values, temperature)
+        if not any(type(step) in FILTERS for step in steps):
+            return probs
         kept, mass = torch.ones_like(probs, dtype=torch.bool), 1.0
         for step in steps:
             if type(step) is hf.TopKLogitsWarper:

@@ -63,7 +63,7 @@ class Outlook:
 
     def learn(self, rows: list[int], kept: float, width: int, cost: float) -> None:
         """Take in a step of ``width`` nodes that cost so many plain steps, and what these rows ``kept`` on average."""
-        promised = float(np.interp(width, SIZES, self.gains[rows].mean(0)))
+        promised = float(np.interp(width, SIZES, self.gains[rows].mean(0))) if width > 1 else 0.0
         self.lately = self._memory * self.lately + (1.0, cost, kept, promised)
 
 

@@ -105,7 +105,11 @@ class ByScore(Budget):
     def observe(self, view: StepView, verdict: Verdict) -> None:
         host, outlook = verdict.host, self._call(view).outlook
         assert host is not None
-        rows, width = slowest(view), host.tokens.shape[1]
+        width = host.tokens.shape[1]
+        if width == 1:
+            outlook.learn([], 0.0, 1, 1.0)
+            return
+        rows = slowest(view)
         cost = view.step_cost(width) / view.step_cost(1)  # in plain steps: what those take changes with the context
         kept = float(host.length[rows].mean()) - 1
         outlook.learn(outlook.places([view.requests[row] for row in rows]), kept, width, cost)
