@@ -122,9 +122,8 @@ class CostCurve:
         below, above = at - 1, at + measured
         first, last = (below, above) if above < len(known) else (max(below - 1, 0), below)
         if first < last:
-            hope = (
-                costs[below] + (costs[last] - costs[first]) / (known[last] - known[first]) * (size - known[below]) / 2
-            )
+            slope = (costs[last] - costs[first]) / (known[last] - known[first])
+            hope = costs[below] + slope * (size - known[below]) / 2
         else:  # nothing but plain steps to go by
             guess = float(np.interp(size, list(self._guess), list(self._guess.values())))
             hope = costs[0] * (1 + guess) / 2

@@ -39,9 +39,9 @@ class Outlook:
         self.lately = np.zeros(4)
         """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
 
-    def places(self, requests: Sequence[Request]) -> list[int]:
-        """Where these rows stand in the arrays."""
-        return [self._places[request.id] for request in requests]
+    def places(self, view: StepView, rows: list[int]) -> list[int]:
+        """Where these rows of a step stand in the arrays: a step's rows get fewer as some end."""
+        return [self._places[view.requests[row].id] for row in rows]
 
     def hear(self, rows: list[int], scores: NDArray[np.float64], told: NDArray[np.bool_]) -> None:
         """Take in the scores ``[R, N]`` of these rows' trees, the root's too, which tell of the sizes ``told``."""

@@ -85,7 +85,7 @@ class ByScore(Budget):
         told = view.settled.budget > _SMALLER  # the last of them may be cut short by the budget
         active = [row for row, on in enumerate(view.active) if on]
         scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[active]
-        call.outlook.hear(call.outlook.places([view.requests[row] for row in active]), scores, told)
+        call.outlook.hear(call.outlook.places(view, active), scores, told)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
         size = SIZES[int(np.argmax(self._worth(call.outlook, view, costs / costs[0])))]
         call.choice += (size - call.choice) / 5
@@ -96,7 +96,7 @@ class ByScore(Budget):
     def _worth(self, outlook: Outlook, view: StepView, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Tokens that a step of each size gives beyond what others give in its time."""
         steps, spent, kept, _ = outlook.lately
-        tokens = 1 + outlook.expected(outlook.places([view.requests[row] for row in slowest(view)]))
+        tokens = 1 + outlook.expected(outlook.places(view, slowest(view)))
         pace = max((steps + kept) / spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
         learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
         worth: NDArray[np.float64] = tokens + learned - pace * costs
@@ -112,7 +112,7 @@ class ByScore(Budget):
         rows = slowest(view)
         cost = view.step_cost(width) / view.step_cost(1)  # in plain steps: what those take changes with the context
         kept = float(host.length[rows].mean()) - 1
-        outlook.learn(outlook.places([view.requests[row] for row in rows]), kept, width, cost)
+        outlook.learn(outlook.places(view, rows), kept, width, cost)
 
 
 @attrs.define(eq=False)
