@@ -33,6 +33,7 @@ OWN_TOKENS = 65_536
 """Tokens of its own text that a row searches for matches, the latest ones."""
 LEAST = 1e-5
 """No node is worth its place that is accepted less often."""
+NOTHING = np.empty(0, np.int32)
 
 
 @attrs.define(eq=False)
@@ -47,10 +48,18 @@ class _Open:
     drafted: int = 0
     """Nodes of the last tree, until its verdict is known; else 0."""
 
+    def growth_for(self, budget: int) -> Growth:
+        """Where its next tree grows, of up to ``budget`` nodes."""
+        if budget > len(self.growth.tokens):
+            self.growth = Growth.of(budget)
+        return self.growth
+
     def unread(self, request: Request, end: int) -> NDArray[np.int32]:
         """The tokens before ``end`` that are to be read; they count as read."""
+        if end <= self.read:
+            return NOTHING
         new = np.array(request.tokens[self.read : end], np.int32)
-        self.read = max(self.read, end)
+        self.read = end
         return new
 
 
@@ -133,35 +142,32 @@ class Racer(Drafter):
         self.memory.cues.asked[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
-        batch = np.zeros((4, len(view.requests), budget), np.int64)  # tokens, parents, sources, bits of scores
-        counts = [1] * len(view.requests)
-        for row, request in enumerate(view.requests):
-            batch[0, row, 0] = request.tokens[-1]
-            if view.active[row] and budget > 1:
-                counts[row] = self._grow(request, budget, view.vocab_size, batch, row)
-        if (width := max(counts)) < budget:
-            batch = batch[:, :, :width]
-        tokens, parent, source, bits = torch.from_numpy(batch).unbind()
-        return DraftTree(tokens, parent, torch.tensor(counts), bits.view(torch.float64), source, (self.name,))
-
-    def _grow(self, request: Request, budget: int, vocab_size: int, batch: NDArray[np.int64], row: int) -> int:
-        """Grow one row's tree; its nodes."""
-        entry = self._open[request.id]
-        if budget > len(entry.growth.tokens):
-            entry.growth = Growth.of(budget)
         desk = self._desk
         if budget > len(desk.depth):
             desk = self._desk = Desk.of(budget, self._top_k)  # another thread may put a smaller one there
-        new, reals = entry.unread(request, len(request.tokens)), batch.view(np.float64)
-        entry.drafted = self._machine.grow(
-            self.memory, entry.row, new, budget, vocab_size, LEAST, entry.growth, desk, batch, reals, row
-        )
-        return entry.drafted
+        batch = np.zeros((4, len(view.requests), budget), np.int64)  # tokens, parents, sources, bits of scores
+        reals, counts = batch.view(np.float64), [1] * len(view.requests)
+        for row, request in enumerate(view.requests):
+            batch[0, row, 0] = request.tokens[-1]
+            if view.active[row] and budget > 1:
+                entry = self._open[request.id]
+                growth, new = entry.growth_for(budget), entry.unread(request, len(request.tokens))
+                counts[row] = entry.drafted = self._machine.grow(
+                    self.memory, entry.row, new, budget, view.vocab_size, LEAST, growth, desk, batch, reals, row
+                )
+        if (width := max(counts)) < budget:
+            batch = batch[:, :, :width]
+        tokens, parent, source, bits = torch.from_numpy(batch).unbind()
+        count = torch.from_numpy(np.array(counts))  # in less time than torch makes a tensor of a list
+        return DraftTree(tokens, parent, count, bits.view(torch.float64), source, (self.name,))
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
         host = verdict.host
         assert host is not None
         assert host.top_probs is not None
+        lesson = self._lesson
+        if host.tokens.shape[1] > len(lesson.depth):
+            lesson = self._lesson = Lesson.of(host.tokens.shape[1], self._top_k)
         scored = Scored(  # machine code takes these types, and no others
             np.ascontiguousarray(host.tokens, np.int64),
             np.ascontiguousarray(host.parent, np.int64),
@@ -171,24 +177,17 @@ class Racer(Drafter):
             np.ascontiguousarray(host.top_probs, np.float32),
         )
         counts, lengths = host.count.tolist(), host.length.tolist()
-        for row, (request, place) in enumerate(zip(view.requests, view.places, strict=True)):
-            if view.active[row] and counts[row]:
-                self._learn(request, place, row, counts[row], lengths[row], scored)
-
-    def _learn(self, request: Request, place: int, row: int, nodes: int, length: int, scored: Scored) -> None:
-        """Learn from one row, whose root stands at ``place``, and of whose ``nodes`` so many were accepted."""
-        entry = self._open[request.id]
-        lesson = self._lesson
-        if nodes > len(lesson.depth):
-            lesson = self._lesson = Lesson.of(nodes, self._top_k)
-        new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
-        learned = self._machine.learn(
-            self.memory, entry.row, new, entry.growth, drafted, scored, row, nodes, length, lesson
-        )
-        if not learned:
-            raise ValueError(
-                f"accepted are the columns {scored.path[row, :length].tolist()}, of a tree of {nodes} nodes"
+        for row, (request, place, nodes) in enumerate(zip(view.requests, view.places, counts, strict=True)):
+            if not (view.active[row] and nodes):
+                continue
+            entry = self._open[request.id]
+            new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
+            learned = self._machine.learn(
+                self.memory, entry.row, new, entry.growth, drafted, scored, row, nodes, lengths[row], lesson
             )
+            if not learned:
+                path = scored.path[row, : lengths[row]].tolist()
+                raise ValueError(f"accepted are the columns {path}, of a tree of {nodes} nodes")
 
     def save(self, path: str | Path, fingerprint: str) -> None:
         """Write what was learned to a file; see :func:`racer.strategies.context.state.save`."""

@@ -76,6 +76,12 @@ def offer(frontier: Frontier, room: int, score: Number, parent: int, token: int)
 
 
 @compiled
+def best(frontier: Frontier) -> Number:
+    """The place of the best candidate, of which there is one."""
+    return frontier.order[frontier.size[0] - 1]
+
+
+@compiled
 def take(frontier: Frontier) -> Number:
     """Remove the best candidate; its place holds until the next offer."""
     frontier.size[0] -= 1

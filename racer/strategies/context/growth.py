@@ -12,7 +12,8 @@ from racer.strategies.context import history
 from racer.strategies.context.candidates import MOST
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.evidence import Evidence, collect
-from racer.strategies.context.frontier import Frontier, bar, clear, offer, take
+from racer.strategies.context.fetch import fetch
+from racer.strategies.context.frontier import Frontier, bar, best, clear, offer, take
 from racer.strategies.context.hashing import WIDTH, lengthen
 from racer.strategies.context.history import GRAM
 from racer.strategies.context.matches import Matches, follow, look_up
@@ -106,6 +107,8 @@ def grow(
     :return: the tree's nodes.
     """
     contexts, depth, own, matches, frontier, evidence, _, _ = desk
+    for cell in range(0, len(memory.odds.vectors), 4):
+        fetch(memory.odds.vectors, cell)
     read(row, new)
     last_context(row, contexts[0])
     clear(frontier)
@@ -119,10 +122,11 @@ def grow(
                 look_up(matches, node, contexts[node], row.text, row.singles, memory.past)
             wanted = floor / growth.score[node]
             collect(evidence, memory, row, matches, node, contexts[node], depth[node], own[node], vocab_size, wanted)
-            _weigh(memory, desk, room, least, node, growth.score[node])
+            _weigh(memory, row, desk, room, least, node, growth.score[node])
         if frontier.size[0] == 0:
             break
         place = take(frontier)
+        _expect_next(memory, row, desk)
         node, parent, token = count, frontier.parent[place], frontier.token[place]
         growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
         for i in range(VOICES):
@@ -139,7 +143,7 @@ def grow(
 
 
 @compiled
-def _weigh(memory: Memory, desk: Desk, room: int, least: Number, node: int, score: Number) -> None:
+def _weigh(memory: Memory, row: Row, desk: Desk, room: int, least: Number, node: int, score: Number) -> None:
     """Estimate every candidate, and offer it to the frontier."""
     frontier, candidates, found = desk.frontier, desk.evidence.candidates, desk.found
     chances(memory.odds, candidates.used[0], candidates.totals, found)
@@ -149,6 +153,18 @@ def _weigh(memory: Memory, desk: Desk, room: int, least: Number, node: int, scor
             place = offer(frontier, room, estimate, node, candidates.tokens[i])
             for voice in range(VOICES):
                 frontier.notes[place, voice] = candidates.cells[i, voice]
-            lengthen(desk.child, desk.contexts[node], candidates.tokens[i])
-            expect(memory, desk.child)
-            history.expect(memory.past, desk.child, GRAM)
+            if place == best(frontier):
+                _expect_next(memory, row, desk)
+
+
+@compiled
+def _expect_next(memory: Memory, row: Row, desk: Desk) -> None:
+    """The best candidate will soon be a node, and be asked for its children."""
+    frontier = desk.frontier
+    if frontier.size[0] > 0:
+        place = best(frontier)
+        lengthen(desk.child, desk.contexts[frontier.parent[place]], frontier.token[place])
+        expect(memory, desk.child)
+        history.expect(memory.past, desk.child, GRAM)
+        history.expect(row.text, desk.child, GRAM)
+        history.expect(row.singles, desk.child, 1)
