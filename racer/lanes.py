@@ -55,9 +55,10 @@ def cues(
     if not needs.top_k:
         return None, None
     flat = logits.reshape(-1, size)
-    values, ids = vocab.top(flat, needs.top_k)
-    likely = pipeline.likely if do_sample else vocab.probabilities
-    return ids.view(batch, width, -1), likely(flat, values).view(batch, width, -1) if needs.probs else None
+    if not needs.probs:
+        return vocab.top(flat, needs.top_k)[1].view(batch, width, -1), None
+    ids, probs = (pipeline.likely if do_sample else vocab.likely)(flat, needs.top_k)
+    return ids.view(batch, width, -1), probs.view(batch, width, -1)
 
 
 @attrs.define(eq=False)

@@ -123,17 +123,17 @@ class ProcessorPipeline:
                 scores = step(None, scores)
         return tokens[(scores + gumbel_at(seed, position, tokens)).argmax(-1)]
 
-    def likely(self, logits: Tensor, values: Tensor) -> Tensor:
-        """``[M, k]`` about how likely the k best tokens of each row (best first) are to be drawn.
+    def likely(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` best tokens ``[M, k]`` of each row (best first), and ``[M, k]`` about how likely they are drawn.
 
         Temperature, top-k, top-p and min-p are accounted for, wherever they stand. Other processors are not: drafters
         need estimates and no more.
         """
         steps = list(self._processors)
         temperature = math.prod(step.temperature for step in steps if type(step) is hf.TemperatureLogitsWarper)
-        probs = vocab.probabilities(logits, values, temperature)
+        ids, probs = vocab.likely(logits, k, temperature)
         if not any(type(step) in FILTERS for step in steps):
-            return probs
+            return ids, probs
         kept, mass = torch.ones_like(probs, dtype=torch.bool), 1.0
         for step in steps:
             if type(step) is hf.TopKLogitsWarper:
@@ -146,7 +146,7 @@ class ProcessorPipeline:
         probs = torch.where(kept, probs, 0)
         seen = probs.sum(-1, keepdim=True)
         cut = ~kept.all(-1, keepdim=True)  # then nothing behind the k best is left
-        return probs / torch.where(cut, seen, seen.clamp(min=mass))
+        return ids, probs / torch.where(cut, seen, seen.clamp(min=mass))
 
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
         """Processed scores ``[V]`` after ``prefix``, which stands in all rows, of which ``row`` is read.

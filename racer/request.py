@@ -67,12 +67,9 @@ class LogitsPipeline(Protocol):
         :param positions: ``[M]`` int64: those of the tokens to draw.
         """
 
-    def likely(self, logits: Tensor, values: Tensor) -> Tensor:
-        """``[M, k]`` about how likely each row's k best tokens are to be drawn; for drafters.
-
-        :param logits: ``[M, V]``
-        :param values: ``[M, k]`` the k best of each row, best first.
-        """
+    def likely(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` best tokens ``[M, k]`` of ``logits [M, V]``, best first, and ``[M, k]`` about how likely they are
+        to be drawn; for drafters. ``k`` is cut to V."""
 
     def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
         """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""

@@ -23,42 +23,58 @@ POWER_OF_TWO = tuple(np.float32(c) for c in (1.0000001, 0.693121, 0.24022107, 0.
 
 @compiled
 def find_best(
-    bits: NDArray[Any], limits: NDArray[Any], keys: NDArray[Any], maxima: NDArray[Any], ids: NDArray[np.int64]
+    bits: NDArray[Any], limits: NDArray[Any], inside: NDArray[Any], maxima: NDArray[Any], ids: NDArray[np.int64]
 ) -> None:
     """Places ``ids [M, k]`` of each row's k largest scores, best first; the first one among equals, a NaN above all.
 
-    :param bits: ``[M, V]`` of the scores, as whole numbers with a sign.
+    Nothing is written but what a block holds: after a forward pass, memory to write a whole row to is in no cache.
+
+    :param bits: ``[M, V]`` of the scores, as whole numbers with a sign; V is at least k.
     :param limits: the largest whole number of that type, and infinity's bits.
-    :param keys: to work in, of the same type: V, filled up to whole blocks with the smallest number there is.
-    :param maxima: to work in, too: one for each block.
+    :param inside: ``[BLOCK]`` to work in, of the same type.
+    :param maxima: to work in, too: one for each block, the last of which may be a part.
     """
-    blocks = bits.shape[1] // BLOCK
     for row in range(len(bits)):
-        for block in range(blocks):  # of a known length, for the compiler
-            maxima[block] = _order(bits[row, block * BLOCK :], keys[block * BLOCK :], limits, BLOCK)
-        if blocks < len(maxima):
-            maxima[blocks] = _order(
-                bits[row, blocks * BLOCK :], keys[blocks * BLOCK :], limits, bits.shape[1] - blocks * BLOCK
-            )
-        for rank in range(ids.shape[1]):
-            block = _first(maxima, _largest(maxima))
-            inside = keys[block * BLOCK : block * BLOCK + BLOCK]
-            place = _first(inside, maxima[block])
-            ids[row, rank] = block * BLOCK + place
-            inside[place] = -limits[0] - 1
-            maxima[block] = _largest(inside)
+        _find_in_row(bits[row], limits, inside, maxima, ids[row])
 
 
 @compiled
-def _order(bits: NDArray[Any], keys: NDArray[Any], limits: NDArray[Any], count: int) -> Number:
-    """Turn bits into numbers in the floats' order; the largest one."""
-    number, most, infinite = bits.dtype.type, limits[0], limits[1]
-    largest = number(-most)
+def _find_in_row(
+    bits: NDArray[Any], limits: NDArray[Any], inside: NDArray[Any], maxima: NDArray[Any], ids: NDArray[np.int64]
+) -> None:
+    blocks = len(bits) // BLOCK
+    for block in range(blocks):  # of a known length, for the compiler
+        maxima[block] = _largest_key(bits[block * BLOCK :], limits, BLOCK)
+    if blocks < len(maxima):
+        maxima[blocks] = _largest_key(bits[blocks * BLOCK :], limits, len(bits) - blocks * BLOCK)
+    for rank in range(len(ids)):
+        block = _first(maxima, _largest(maxima))
+        start = block * BLOCK
+        for place in range(BLOCK):
+            inside[place] = _key(bits[start + place], limits) if start + place < len(bits) else -limits[0] - 1
+        for earlier in range(rank):
+            if ids[earlier] // BLOCK == block:
+                inside[ids[earlier] - start] = -limits[0] - 1
+        place = _first(inside, maxima[block])
+        ids[rank] = start + place
+        inside[place] = -limits[0] - 1
+        maxima[block] = _largest(inside)
+
+
+@compiled
+def _key(bits: Number, limits: NDArray[Any]) -> Number:
+    """A whole number in the floats' order."""
+    number, most = limits.dtype.type, limits[0]
+    magnitude = number(bits & most)
+    key = magnitude if bits >= 0 else number(-magnitude)  # of -0.0 too: it is equal to 0.0
+    return key if magnitude <= limits[1] else most
+
+
+@compiled
+def _largest_key(bits: NDArray[Any], limits: NDArray[Any], count: int) -> Number:
+    largest = limits.dtype.type(-limits[0])
     for place in range(count):
-        magnitude = number(bits[place] & most)
-        key = magnitude if bits[place] >= 0 else number(-magnitude)  # of -0.0 too: it is equal to 0.0
-        key = key if magnitude <= infinite else most
-        keys[place] = key
+        key = _key(bits[place], limits)
         largest = key if key > largest else largest
     return largest
 
@@ -80,33 +96,53 @@ def _first(keys: NDArray[Any], wanted: Number) -> int:
     return 0
 
 
-def _find_peaks(
-    bits: NDArray[Any], best: NDArray[np.float32], sharpness: np.float32, peaks: NDArray[np.float32]
+def _find_likely(
+    bits: NDArray[Any],
+    limits: NDArray[Any],
+    inside: NDArray[Any],
+    maxima: NDArray[Any],
+    sharpness: np.float32,
+    ids: NDArray[np.int64],
+    probs: NDArray[np.float32],
 ) -> None:
-    """The softmax ``peaks [M]`` of each row at its largest score; NaN where that is no number.
+    """What :func:`find_best` finds, and the softmax ``probs [M, k]`` there; NaN where that is no number.
 
     :param bits: ``[M, V]`` of the scores: int16 of bf16, or int32 of float32.
-    :param best: ``[M]`` the largest scores.
     :param sharpness: log2(e) / temperature.
     """
-    half, c = bits.itemsize == 2, POWER_OF_TWO
+    half = bits.itemsize == 2
     for row in range(len(bits)):
-        total = 0.0
+        _find_in_row(bits[row], limits, inside, maxima, ids[row])
+        best, total = _score(bits[row, ids[row, 0]], half), 0.0
         for start in range(0, bits.shape[1], CHUNK):
             piece = bits[row, start : start + CHUNK]
             part: Number = np.float32(0)
             for place in range(len(piece)):
-                wide = np.int32(piece[place])
-                score = np.int32(wide << np.int32(16) if half else wide).view(np.float32)
-                log = (score - best[row]) * sharpness
-                log = log if log > np.float32(-126) else np.float32(-126)  # below are no normal floats; NaN neither
-                whole = np.int32(log - np.float32(0.5))
-                x = log - np.float32(whole)
-                power = np.float32(c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4]))))
-                # times 2 ** whole, by what is added to the exponent's bits
-                part += np.int32(power.view(np.int32) + (whole << np.int32(23))).view(np.float32)
+                part += _power_of_two((_score(piece[place], half) - best) * sharpness)
             total += part
-        peaks[row] = 1 / total if total >= 0.5 else np.nan
+        for rank in range(ids.shape[1]):
+            power = _power_of_two((_score(bits[row, ids[row, rank]], half) - best) * sharpness)
+            probs[row, rank] = power / total if total >= 0.5 else np.nan
 
 
-find_peaks = compiled(_find_peaks, fastmath={"reassoc", "contract", "nsz", "arcp"})  # there may be NaNs
+@compiled
+def _score(bits: Number, half: bool) -> Number:
+    """The float32 of these bits, or of this upper half of them."""
+    wide = np.int32(bits)
+    return np.int32(wide << np.int32(16) if half else wide).view(np.float32)
+
+
+def _power(log: Number) -> Number:
+    """``2**log``, at least 2**-126."""
+    c = POWER_OF_TWO
+    log = log if log > np.float32(-126) else np.float32(-126)  # below are no normal floats; NaN neither
+    whole = np.int32(log - np.float32(0.5))
+    x = log - np.float32(whole)
+    power = np.float32(c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4]))))
+    return np.int32(power.view(np.int32) + (whole << np.int32(23))).view(np.float32)  # times 2**whole, by the exponent
+
+
+NUMBERS_MAY_BE_NONE = {"reassoc", "contract", "nsz", "arcp"}
+"""Liberties with floats, among which there may be NaNs and infinities."""
+_power_of_two = compiled(_power, fastmath=NUMBERS_MAY_BE_NONE)
+find_likely = compiled(_find_likely, fastmath=NUMBERS_MAY_BE_NONE)

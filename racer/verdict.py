@@ -14,6 +14,9 @@ from torch import Tensor
 
 from racer.tree import DraftTree
 
+FLOATS = ("top_probs",)
+"""Of a :class:`HostVerdict`'s parts those that are float32."""
+
 
 @attrs.frozen(eq=False)
 class HostVerdict:
@@ -74,16 +77,16 @@ class Verdict:
 
         :param cues: whether the best next tokens travel too.
         """
-        self.host = host_verdict(_one_copy(**self.parts(tree, faults, cues=cues)))
+        self.host = host_verdict(_one_copy(self.parts(tree, faults, cues=cues)))
         return self.host
 
     def parts(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> dict[str, Tensor]:
-        """Everything the host needs, as int64 tensors: what :func:`host_verdict` takes once it is there."""
+        """Everything the host needs: the parts of a :class:`HostVerdict`, int64 but for ``top_probs``."""
         batch, width = tree.tokens.shape
         source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
         shown = cues and self.top_ids is not None
         top_ids = self.top_ids if self.top_ids is not None and shown else tree.tokens.new_empty(batch, width, 0)
-        bits = None if self.top_probs is None or not shown else self.top_probs.float().view(torch.int32).long()
+        top_probs = self.top_probs if shown else None
         return {
             "length": self.length,
             "next_token": self.next_token,
@@ -94,37 +97,38 @@ class Verdict:
             "source": source,
             "faults": faults,
             "top_ids": top_ids,
-            **({} if bits is None else {"top_probs": bits}),
+            **({} if top_probs is None else {"top_probs": top_probs.float()}),
         }
 
 
-def host_verdict(parts: dict[str, NDArray[np.int64]]) -> HostVerdict:
+def host_verdict(parts: dict[str, NDArray[Any]]) -> HostVerdict:
     """From the arrays of :meth:`Verdict.parts`."""
-    probs = parts.get("top_probs")
-    return HostVerdict(
-        **{name: part for name, part in parts.items() if name != "top_probs"},
-        top_probs=None if probs is None else probs.astype(np.int32).view(np.float32),
-    )
+    whole: dict[str, Any] = {"top_probs": None, **parts}
+    return HostVerdict(**whole)
 
 
-def _one_copy(**parts: Tensor) -> dict[str, Any]:
-    """Integer tensors as numpy arrays; from an accelerator they come packed into a single copy."""
+def _one_copy(parts: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors as numpy arrays; from an accelerator they come packed into a single copy."""
     if all(part.device.type == "cpu" for part in parts.values()):
         return {name: part.numpy() for name, part in parts.items()}
-    return _packed(**parts)
+    return _packed(parts)
 
 
-def _packed(**parts: Tensor) -> dict[str, Any]:
+def _packed(parts: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
     return unpack(pack(parts).cpu().numpy(), {name: part.shape for name, part in parts.items()})
 
 
 def pack(parts: dict[str, Tensor]) -> Tensor:
-    """Integer tensors one behind the other, in one flat tensor."""
-    return torch.cat([part.reshape(-1) for part in parts.values()])
+    """int64 tensors one behind the other, in one flat tensor, and of :data:`FLOATS` the bits."""
+    whole = (part.view(torch.int32).long() if name in FLOATS else part for name, part in parts.items())
+    return torch.cat([part.reshape(-1) for part in whole])
 
 
-def unpack(flat: NDArray[np.int64], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+def unpack(flat: NDArray[np.int64], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[Any]]:
     """The inverse of :func:`pack`, on the host."""
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-    pieces = np.split(flat[: ends[-1]], ends[:-1])
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    pieces = zip(shapes.items(), np.split(flat[: ends[-1]], ends[:-1]), strict=True)
+    return {
+        name: (piece.astype(np.int32).view(np.float32) if name in FLOATS else piece).reshape(shape)
+        for (name, shape), piece in pieces
+    }

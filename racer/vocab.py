@@ -8,7 +8,6 @@ two.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -33,54 +32,43 @@ BITS = {
 
 
 class Machine(NamedTuple):
-    """The searches for one kind of whole numbers, as machine code."""
+    """The searches for one kind of scores, as machine code."""
 
     find_best: Callable[..., None]
-    find_peaks: Callable[..., None]
+    find_likely: Callable[..., None]
+    limits: NDArray[Any]
+    """The largest whole number of the kind, and infinity's bits."""
+
+    def tools(self, size: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """What both take to search in rows of ``size`` scores."""
+        kind = self.limits.dtype
+        return self.limits, np.empty(BLOCK, kind), np.empty(-(-size // BLOCK), kind)
 
 
 @cache
-def _machine(kind: torch.dtype) -> Machine:
+def _machine(dtype: torch.dtype) -> Machine:
     """Compiles them, or loads them from the disk."""
     from racer import scan  # with numba, which plain decoding of one row does without
     from racer.compiled import direct, is_kept
 
-    if not (is_kept(scan.find_best) and is_kept(scan.find_peaks)):
+    if not (is_kept(scan.find_best) and is_kept(scan.find_likely)):
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
+    kind, infinite = BITS[dtype]
     bits = torch.zeros(1, 1, dtype=kind).numpy()
-    limits, keys, maxima = (np.zeros(size, bits.dtype) for size in (2, BLOCK, 1))
-    best = bits, limits, keys, maxima, np.zeros((1, 1), np.int64)
-    peaks = bits, np.zeros(1, np.float32), np.float32(1), np.zeros(1, np.float32)
-    scan.find_best(*best)
-    scan.find_peaks(*peaks)
-    return Machine(direct(scan.find_best, *best), direct(scan.find_peaks, *peaks))
+    machine = Machine(scan.find_best, scan.find_likely, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
+    best = bits, *machine.tools(1), np.zeros((1, 1), np.int64)
+    likely = *best[:-1], np.float32(1), best[-1], np.zeros((1, 1), np.float32)
+    machine.find_best(*best)
+    machine.find_likely(*likely)
+    return machine._replace(
+        find_best=direct(machine.find_best, *best), find_likely=direct(machine.find_likely, *likely)
+    )
 
 
 def make_ready(dtype: torch.dtype) -> None:
     """Compile what searches on a CPU need for such scores, and for what processors make of them."""
-    for kind in {BITS[dtype][0], torch.int32}:
+    for kind in (dtype, torch.float32):
         _machine(kind)
-
-
-class _Scratch(threading.local):
-    """Memory to work in, kept for the next call: what is mapped afresh by each takes longer than the search."""
-
-    def __init__(self) -> None:
-        self.keys: dict[torch.dtype, tuple[NDArray[Any], NDArray[Any]]] = {}
-
-    def keys_of(self, kind: torch.dtype, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Keys of a row of ``size`` scores, filled up to whole blocks, and a maximum for each."""
-        blocks = -(-size // BLOCK)
-        if kind not in self.keys or len(self.keys[kind][1]) != blocks:
-            limits = torch.iinfo(kind)
-            keys = torch.full((blocks * BLOCK,), limits.min, dtype=kind).numpy()
-            self.keys[kind] = keys, np.empty(blocks, keys.dtype)
-        keys, maxima = self.keys[kind]
-        keys[size:] = torch.iinfo(kind).min  # of another size there may be something else
-        return keys, maxima
-
-
-_scratch = _Scratch()
 
 
 def best(scores: Tensor) -> Tensor:
@@ -100,36 +88,42 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores.gather(1, ids), ids
 
 
+def likely(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of ``logits [M, V]``, best first: indices ``[M, k]``, and ``[M, k]`` float32 what the softmax
+    of ``logits / temperature`` is there. ``k`` is cut to V."""
+    if logits.device.type == "cpu" and logits.dtype in (torch.float16, torch.float64) and len(logits) > 1:
+        rows = [likely(row, k, temperature) for row in logits[:, None]]  # so that there is no second copy of all
+        return torch.cat([ids for ids, _ in rows]), torch.cat([probs for _, probs in rows])
+    if logits.dtype in (torch.float16, torch.float64):
+        logits = logits.float()
+    k = min(k, logits.shape[-1])
+    if _searchable(logits, k):
+        return _find_likely(logits, k, temperature)
+    values, ids = logits.topk(k)
+    whole = (logits.float() / temperature).logsumexp(-1, keepdim=True)
+    return ids, (values.float() / temperature - whole).exp()
+
+
 def _searchable(scores: Tensor, k: int) -> bool:
     """Whether machine code serves; of a small vocabulary torch sorts in less time than k are picked one by one."""
     return scores.device.type == "cpu" and scores.dtype in BITS and scores.shape[-1] >= max(BLOCK * k, 1)
 
 
+def _bits(scores: Tensor) -> NDArray[Any]:
+    """Scores as whole numbers."""
+    bits: NDArray[Any] = scores.contiguous().view(BITS[scores.dtype][0]).numpy()
+    return bits
+
+
 def _find(scores: Tensor, k: int) -> Tensor:
-    kind, infinite = BITS[scores.dtype]
-    bits = scores.detach().contiguous().view(kind).numpy()
+    bits, machine = _bits(scores), _machine(scores.dtype)
     ids = np.empty((len(bits), k), np.int64)
-    keys, maxima = _scratch.keys_of(kind, bits.shape[1])
-    limits = np.array((torch.iinfo(kind).max, infinite), bits.dtype)
-    _machine(kind).find_best(bits, limits, keys, maxima, ids)
+    machine.find_best(bits, *machine.tools(bits.shape[1]), ids)
     return torch.from_numpy(ids)
 
 
-def probabilities(logits: Tensor, values: Tensor, temperature: float = 1.0) -> Tensor:
-    """Softmax of ``logits [M, V] / temperature`` at the ``values [M, k]`` that are their largest, best first."""
-    wide = values.float()
-    if logits.device.type == "cpu":
-        return _peaks(logits, wide[:, 0], temperature)[:, None] * ((wide - wide[:, :1]) / temperature).exp()
-    return (wide / temperature - (logits.float() / temperature).logsumexp(-1, keepdim=True)).exp()
-
-
-def _peaks(logits: Tensor, best: Tensor, temperature: float) -> Tensor:
-    """``[M]`` the largest probability of each row, whose largest logits are ``best [M]``."""
-    if logits.dtype not in (torch.bfloat16, torch.float32):  # row by row, so that there is no second copy of all
-        rows = zip(logits[:, None], best[:, None], strict=True)
-        return torch.cat([_peaks(row.float(), peak, temperature) for row, peak in rows])
-    kind, _ = BITS[logits.dtype]
-    bits, peaks = logits.detach().contiguous().view(kind).numpy(), np.empty(len(best), np.float32)
-    sharpness = np.float32(LOG2_E / temperature)
-    _machine(kind).find_peaks(bits, best.detach().contiguous().numpy(), sharpness, peaks)
-    return torch.from_numpy(peaks)
+def _find_likely(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    bits, machine = _bits(logits), _machine(logits.dtype)
+    ids, probs = np.empty((len(bits), k), np.int64), np.empty((len(bits), k), np.float32)
+    machine.find_likely(bits, *machine.tools(bits.shape[1]), np.float32(LOG2_E / temperature), ids, probs)
+    return torch.from_numpy(ids), torch.from_numpy(probs)

@@ -16,7 +16,7 @@ def test_one_packed_copy_is_the_same_as_many(shapes: list[list[int]], seed: int)
     """The road that accelerators take, on tensors of the CPU."""
     generator = torch.Generator().manual_seed(seed)
     parts = {str(i): torch.randint(-(2**62), 2**62, shape, generator=generator) for i, shape in enumerate(shapes)}
-    packed, plain = _packed(**parts), _one_copy(**parts)
+    packed, plain = _packed(parts), _one_copy(parts)
     assert list(packed) == list(plain)
     assert all(np.array_equal(packed[name], plain[name]) for name in parts)
 
@@ -29,4 +29,8 @@ def test_probabilities_survive_their_trip_as_integers() -> None:
     host = verdict.to_host(tree, ones * 0)
     assert host.top_probs is not None
     assert np.array_equal(host.top_probs, probs.numpy())
+    packed = _packed(verdict.parts(tree, ones * 0))
+    assert packed["top_probs"].dtype == np.float32
+    assert np.array_equal(packed["top_probs"], probs.numpy())
+    assert np.array_equal(packed["top_ids"], host.top_ids)
     assert verdict.to_host(tree, ones * 0, cues=False).top_ids.shape == (2, 1, 0)
