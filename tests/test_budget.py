@@ -425,6 +425,22 @@ def settled(judge: Any, view: StepView, chance: float, steps: int, cap: int = 64
     return widths[steps // 2 :]
 
 
+def test_a_call_in_which_nothing_can_be_guessed_begins_plainly() -> None:
+    """What is hoped for before anything was kept is what the first tree promises."""
+
+    def first(chance: float) -> int:
+        view = a_view(a_curve(0.06), (Request([1], 99),))
+        view.settled.budget = 32
+        return ByScore().fit(view, a_chain(32, chance)).width
+
+    assert first(0.05) == 1
+    assert first(0.8) >= 8
+
+
+def test_trees_are_not_taken_because_a_curve_finds_them_free() -> None:
+    assert set(settled(ByScore(), a_view(a_curve(0.0), (Request([1], 99),)), chance=0.005, steps=60)) == {1}
+
+
 def test_what_was_learned_in_one_batch_serves_another() -> None:
     dear = CostCurve()
     for _ in range(15):

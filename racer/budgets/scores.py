@@ -18,6 +18,9 @@ AHEAD = 2
 """Trees are asked for that are so many times as large as what was taken lately, ..."""
 LEAST_ASKED = 8
 """... and never smaller ones."""
+TREE = 0.01
+"""In plain steps, what a step with any tree costs more at least, for it has to be drafted: a curve that says otherwise
+is noise, and would have trees taken where nothing can be guessed."""
 
 
 class ByScore(Budget):
@@ -33,8 +36,8 @@ class ByScore(Budget):
     step's bad rate does not excuse spending on it. The expectation has three parts. The scores of this tree (``own`` of
     it) and of the latest ones (the rest). Their honesty: how many nodes were accepted, against what the scores
     promised. And ``lesson``: rejected nodes teach the drafter what it will know later, which is in no score. Each
-    doubling of the nodes is taken to add this share to the nodes that steps keep lately: hardly anything where nothing
-    is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
+    doubling of the nodes is taken to add this share to the nodes that steps keep lately (at first, to what the tree
+    promises): hardly anything where nothing is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
     little get hardly a node, and the drafter misses what they would have taught.
 
     A padded batch pays for its widest row, so all rows get the same number of nodes. The batch is done when its slowest
@@ -87,7 +90,8 @@ class ByScore(Budget):
         scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[active]
         call.outlook.hear(call.outlook.places(view, active), scores, told)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
-        size = SIZES[int(np.argmax(self._worth(call.outlook, view, costs / costs[0])))]
+        costs = np.maximum(costs / costs[0], 1 + TREE * (_DOUBLINGS > 0))
+        size = SIZES[int(np.argmax(self._worth(call.outlook, view, costs)))]
         call.choice += (size - call.choice) / 5
         call.idle = min(2 * call.idle + 1, self._rest) if size == 1 and np.isfinite(costs[1]) else 0
         call.resting = call.idle
@@ -98,7 +102,8 @@ class ByScore(Budget):
         steps, spent, kept, _ = outlook.lately
         tokens = 1 + outlook.expected(outlook.places(view, slowest(view)))
         pace = max((steps + kept) / spent, 1) if steps else (tokens / costs).max()  # plain steps give 1
-        learned = self._lesson * (kept + BELIEF) / (steps + 1) * _DOUBLINGS
+        belief = min(tokens[-1] - 1, BELIEF)  # before anything was kept, what this tree promises
+        learned = self._lesson * (kept + belief) / (steps + 1) * _DOUBLINGS
         worth: NDArray[np.float64] = tokens + learned - pace * costs
         return worth
 
