@@ -429,7 +429,7 @@ def test_a_call_in_which_nothing_can_be_guessed_begins_plainly() -> None:
     """What is hoped for before anything was kept is what the first tree promises."""
 
     def first(chance: float) -> int:
-        view = a_view(a_curve(0.06), (Request([1], 99),))
+        view = a_view(a_curve(0.1), (Request([1], 99),))
         view.settled.budget = 32
         return ByScore().fit(view, a_chain(32, chance)).width
 
