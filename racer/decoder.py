@@ -64,6 +64,10 @@ class Run:
     stats: DecodeStats
     watch: Stopwatch
     curve: CostCurve
+    late: bool
+    """Whether tokens are sent while the next forward pass is at work; on a CPU they would wait for its end."""
+    outbox: list[tuple[int, int]] = attrs.field(factory=list)
+    """Rows and tokens that :attr:`Task.emit` has not been told of."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -120,9 +124,12 @@ class Decoder:
             self._prefill(run)
             stats.first_token_seconds = time.perf_counter() - started
             stats.add(run.watch.lap())
-            while not all(request.done for request in task.requests):
-                self._let_go(run)
-                self.step(run)
+            try:
+                while not all(request.done for request in task.requests):
+                    self._let_go(run)
+                    self.step(run)
+            finally:
+                self._send(run)
             stats.add(run.watch.read())
             if run.lease is not None:
                 give_back(self.core, run.lease)
@@ -141,6 +148,7 @@ class Decoder:
             tree, faults = self.lineup.draft(view, self.lineup.nodes(view), lane.take)
         with phase("forward"):
             logits = lane.forward(view, tree, self.lineup.verifies_alone)
+        self._send(run)
         with phase("verify"):
             verdict = self.lineup.verify(view, tree, logits)
             host = lane.settle(view, tree, faults, verdict, logits)  # the step's only host synchronisation
@@ -149,6 +157,8 @@ class Decoder:
         if lane.steady:
             run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
         emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
+        if not run.late:
+            self._send(run)
         with phase("observe"):
             self._account(run, view, tree, verdict, emitted)
 
@@ -159,13 +169,20 @@ class Decoder:
         task, request = run.task, run.task.requests[run.rows[row]]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
-            if task.emit:
-                task.emit(run.rows[row], token)
+            run.outbox.append((run.rows[row], token))
             stopped = task.stops is not None and task.stops(request)
             if token in task.stop_tokens or request.remaining <= 0 or stopped:
                 request.done = True
                 return number
         return len(tokens)
+
+    @staticmethod
+    def _send(run: Run) -> None:
+        """Tell of the tokens that nobody was told of."""
+        tokens, run.outbox = run.outbox, []
+        if emit := run.task.emit:
+            for row, token in tokens:
+                emit(row, token)
 
     def _account(self, run: Run, view: StepView, tree: DraftTree, verdict: Verdict, emitted: list[int]) -> None:
         """Write the bill, and let everybody observe."""
@@ -219,8 +236,10 @@ class Decoder:
         lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
         seeds = signed_seeds(task.requests, device)
         curve = self._curve(task.requests)
-        rows, watch = tuple(range(len(padding))), Stopwatch(device)
-        return Run(task, verifier, rows, task.pipeline, seeds, cache, lane, lease, last_position, stats, watch, curve)
+        return Run(
+            task, verifier, tuple(range(len(padding))), task.pipeline, seeds, cache, lane, lease, last_position, stats,
+            Stopwatch(device), curve, late=device.type != "cpu",
+        )  # fmt: skip
 
     def _prefill(self, run: Run) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
@@ -244,6 +263,7 @@ class Decoder:
         roots = first.tolist()
         for row, token in enumerate(roots):
             self._emit(run, row, [token])
+        self._send(run)
         if run.lease is not None:
             run.lease.stage.begin(roots, run.seeds, run.last_position)
             run.lane = StaticLane(self.core, run.lease.stage, run.lease.runner, needs)

@@ -63,6 +63,12 @@ FILTERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
 }
 """Processors that only drop tokens, and by scores alone: from one and scores ``[V]`` the ids that are kept."""
 
+MASKS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    hf.TopPLogitsWarper: lambda step, scores: narrow.top_p_mask(scores, step.top_p, step.min_tokens_to_keep),
+    hf.MinPLogitsWarper: lambda step, scores: narrow.min_p_mask(scores, step.min_p, step.min_tokens_to_keep),
+}
+"""Filters that sort the vocabulary, and how an accelerator does without: the kept ones of ``[M, V]``, as a mask."""
+
 
 class ProcessorPipeline:
     """A list of processors behind :class:`racer.request.LogitsPipeline`.
@@ -96,8 +102,12 @@ class ProcessorPipeline:
         """
         if not self._processors:
             return logits.float() if logits.dtype == torch.float64 else logits
-        wide = logits.float()
-        scores: Tensor = self._processors(None, wide)
+        scores = logits.float()
+        for step in self._processors:
+            if scores.device.type != "cpu" and type(step) in MASKS:
+                scores = scores.masked_fill(~MASKS[type(step)](step, scores), step.filter_value)
+            else:
+                scores = step(None, scores)
         return scores
 
     def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
@@ -224,6 +225,36 @@ def test_finished_rows_leave_the_batch(lengths: list[int], do_sample: bool, step
     assert got == [row[:length] for row, length in zip(whole, lengths, strict=True)]
     for size, active in batches:
         assert size == min(len(lengths), 1 << (active - 1).bit_length())
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("calls", [99, 4])
+def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
+    """On an accelerator once the next forward pass has been launched; also if that fails."""
+    model, events = toy_model(VOCAB), []
+
+    class Watched(Decoder):
+        def _open(self, task: Task, *rest: Any) -> Any:
+            run = super()._open(task, *rest)
+            run.late = late
+            return run
+
+    def launched(*_: Any) -> None:
+        events.append("forward")
+        if events.count("forward") > calls:
+            raise RuntimeError("device lost")
+
+    decoder = Watched(model, DecodeConfig(drafter="none"))
+    model.register_forward_pre_hook(launched)
+    request = Request(prompt=(1, 2, 3), limit=6)
+    task = Task(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))
+    with nullcontext() if calls == 99 else pytest.raises(RuntimeError, match="device lost"):
+        decoder.decode(task)
+    tokens = request.emitted
+    assert len(tokens) == min(calls, 6)
+    assert [event for event in events if event != "forward"] == tokens
+    second = ["forward", "forward", tokens[1]] if late else ["forward", tokens[1], "forward"]
+    assert events[: 2 + len(second)] == ["forward", tokens[0], *second]
 
 
 def test_composition_in_python() -> None:

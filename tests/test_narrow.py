@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from racer import narrow
+from racer.graphs import CaptureCheck
 from racer.noise import gumbel
 from racer.pipeline import ProcessorPipeline
 
@@ -94,6 +95,49 @@ def test_top_p_keeps_the_same_tokens(scores: Tensor, mass: float, least: int) ->
     assert possible(ids, scores) == left_by(StableTopP(mass, min_tokens_to_keep=least), scores)
     theirs = left_by(TopPLogitsWarper(mass, min_tokens_to_keep=least), scores)
     assert sorted(scores[possible(ids, scores)].tolist()) == sorted(scores[theirs].tolist())
+
+
+@given(logits_rows, MASSES, LEAST)
+def test_a_mask_of_top_p_keeps_the_same_tokens(logits: Tensor, mass: float, least: int) -> None:
+    """What accelerators use, on a CPU."""
+    scores = logits.float()
+    for row, kept in zip(scores, narrow.top_p_mask(scores, mass, least), strict=True):
+        assert possible(kept.nonzero()[:, 0], row) == possible(narrow.top_p(row, mass, least), row)
+        assert possible(kept.nonzero()[:, 0], row) == left_by(StableTopP(mass, min_tokens_to_keep=least), row)
+
+
+@given(logits_rows, SHARES, LEAST)
+def test_a_mask_of_min_p_keeps_the_same_tokens(logits: Tensor, share: float, least: int) -> None:
+    scores = logits.float()
+    likely = scores.softmax(-1)
+    for row, kept, probs in zip(scores, narrow.min_p_mask(scores, share, least), likely, strict=True):
+        theirs = left_by(MinPLogitsWarper(share, min_tokens_to_keep=least), row)
+        assert sorted(probs[possible(kept.nonzero()[:, 0], row)].tolist()) == sorted(probs[theirs].tolist())
+
+
+def test_masks_need_nothing_from_the_host_and_no_sort() -> None:
+    class NoSort(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "sort" not in func._schema.name
+            return func(*args, **kwargs or {})
+
+    scores = torch.randn(3, 1000)
+    with CaptureCheck(), NoSort():  # type: ignore[no-untyped-call]
+        narrow.top_p_mask(scores, 0.9)
+        narrow.min_p_mask(scores, 0.1, 2)
+        elsewhere = torch.empty(3, 1000, dtype=torch.bfloat16, device="meta")
+        assert ProcessorPipeline([TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)]).batch(elsewhere).shape == (3, 1000)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "step", [TopPLogitsWarper(0.9), TopPLogitsWarper(0.5, min_tokens_to_keep=3), MinPLogitsWarper(0.1)]
+)
+def test_a_gpu_keeps_what_transformers_keeps(step: Any) -> None:
+    logits = make_logits(64, 5000, "bfloat16", 2.0, 0)
+    kept = ProcessorPipeline([step]).batch(logits.cuda()).cpu() > -torch.inf
+    for ours, row in zip(kept, logits.float(), strict=True):
+        assert sorted(row[ours].tolist()) == sorted(row[left_by(step, row)].tolist())
 
 
 def drawn(logits: Tensor, steps: list[Any], seed: int) -> list[int]:

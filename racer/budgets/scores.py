@@ -37,8 +37,9 @@ class ByScore(Budget):
     it) and of the latest ones (the rest). Their honesty: how many nodes were accepted, against what the scores
     promised. And ``lesson``: rejected nodes teach the drafter what it will know later, which is in no score. Each
     doubling of the nodes is taken to add this share to the nodes that steps keep lately (at first, to what the tree
-    promises): hardly anything where nothing is accepted. Both shares were found on forced texts (``benchmarks/budgets.py``); without them, steps that promise
-    little get hardly a node, and the drafter misses what they would have taught.
+    promises): hardly anything where nothing is accepted. Both shares were found on forced texts
+    (``benchmarks/budgets.py``); without them, steps that promise little get hardly a node, and the drafter misses what
+    they would have taught.
 
     A padded batch pays for its widest row, so all rows get the same number of nodes. The batch is done when its slowest
     row is: those that have most steps to go settle the number together.
