@@ -24,15 +24,16 @@ import racer
 from racer import models
 from racer.bench.questions import Question, load_questions
 from racer.loaded import LoadedModel
-from racer.request import Request
+from racer.request import StepView
 from racer.strategies.context.evidence import collect
 from racer.strategies.context.growth import Desk
 from racer.strategies.context.hashing import context_of
-from racer.strategies.context.learning import Scored
 from racer.strategies.context.matches import follow, look_up
 from racer.strategies.context.odds import BOUND, FINE, HIDDEN, SIZE
 from racer.strategies.context.start import FITTED, FITTED_WEIGHT, unknowing_odds
 from racer.strategies.context.voices import CELLS
+from racer.tree import DraftTree
+from racer.verdict import Verdict
 
 LEAST = 1e-4
 """Candidates that every voice gives less than a quarter of it are no samples."""
@@ -40,25 +41,30 @@ BATCH = 4096
 
 
 class Recording(racer.Racer):
-    """Notes all candidates of each accepted node, and which one was right, before anything is learned from them."""
+    """Notes all candidates of each accepted node, and which one was right, before anything is learned from them.
+
+    For batches of one row.
+    """
 
     def __init__(self, cells: list[NDArray[np.int16]], right: list[NDArray[np.bool_]]) -> None:
         super().__init__()
         self.cells, self.right = cells, right
 
-    def _learn(self, request: Request, place: int, row: int, nodes: int, length: int, scored: Scored) -> None:
-        entry, path = self._open[request.id], scored.path[row, :length]
+    def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
+        host, request, entry = verdict.host, view.requests[0], self._open[view.requests[0].id]
+        assert host is not None
+        path = host.path[0, : host.length[0]]
         if entry.drafted:
             desk, score = Desk.of(len(path), self._top_k), entry.growth.score
-            text = list(request.tokens[: place + 1])
-            tokens = [*scored.tokens[row, path].tolist(), int(scored.next_token[row])]
+            text = list(request.tokens[: view.places[0] + 1])
+            tokens = [*host.tokens[0, path].tolist(), int(host.next_token[0])]
             for depth, node in enumerate(path):
                 chance = score[node] / score[path[depth - 1]] if depth else 1.0
                 if depth:
                     text.append(tokens[depth])
                     follow(desk.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
                 self._note(entry.row, desk, text, depth, float(chance), tokens[depth + 1])
-        super()._learn(request, place, row, nodes, length, scored)
+        super().observe(view, tree, verdict)
 
     def _note(self, row: Any, desk: Desk, text: list[int], depth: int, chance: float, then: int) -> None:
         context, found = context_of(text, len(text)), desk.evidence.candidates

@@ -1,4 +1,4 @@
-"""Searches over rows of scores in one pass each, as machine code for CPUs.
+"""Searches over scores, row by row, as machine code for CPUs.
 
 A float's bits, read as a whole number with a sign, are in the float's own order. So the search for the largest
 compares whole numbers, 16 bits wide for bf16, which compilers turn into the widest instructions that there are; and a
@@ -20,6 +20,9 @@ CHUNK = 1024
 POWER_OF_TWO = tuple(np.float32(c) for c in (1.0000001, 0.693121, 0.24022107, 0.055922035, 0.009676037))
 """A polynomial for ``2**x`` from -0.5 to 0.5, right to 4e-6 of it (interpolated at Chebyshev's nodes)."""
 
+LEAST_LOG = np.float32(-126)
+"""Of the smallest normal float32, to base 2."""
+
 
 @compiled
 def find_best(
@@ -29,7 +32,7 @@ def find_best(
 
     Nothing is written but what a block holds: after a forward pass, memory to write a whole row to is in no cache.
 
-    :param bits: ``[M, V]`` of the scores, as whole numbers with a sign; V is at least k.
+    :param bits: ``[M, V]`` of the scores, as whole numbers with a sign; V is at least k, and k at least 1.
     :param limits: the largest whole number of that type, and infinity's bits.
     :param inside: ``[BLOCK]`` to work in, of the same type.
     :param maxima: to work in, too: one for each block, the last of which may be a part.
@@ -121,8 +124,9 @@ def _find_likely(
                 part += _power_of_two((_score(piece[place], half) - best) * sharpness)
             total += part
         for rank in range(ids.shape[1]):
-            power = _power_of_two((_score(bits[row, ids[row, rank]], half) - best) * sharpness)
-            probs[row, rank] = power / total if total >= 0.5 else np.nan
+            log = (_score(bits[row, ids[row, rank]], half) - best) * sharpness
+            share = _power_of_two(log) / total if log > LEAST_LOG else 0.0
+            probs[row, rank] = share if total >= 0.5 else np.nan
 
 
 @compiled
@@ -135,7 +139,7 @@ def _score(bits: Number, half: bool) -> Number:
 def _power(log: Number) -> Number:
     """``2**log``, at least 2**-126."""
     c = POWER_OF_TWO
-    log = log if log > np.float32(-126) else np.float32(-126)  # below are no normal floats; NaN neither
+    log = log if log > LEAST_LOG else LEAST_LOG  # NaN neither
     whole = np.int32(log - np.float32(0.5))
     x = log - np.float32(whole)
     power = np.float32(c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4]))))

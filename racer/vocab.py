@@ -35,7 +35,8 @@ class Machine(NamedTuple):
     """The searches for one kind of scores, as machine code."""
 
     find_best: Callable[..., None]
-    find_likely: Callable[..., None]
+    find_likely: Callable[..., None] | None
+    """For bf16 and float32; others are made float32 first."""
     limits: NDArray[Any]
     """The largest whole number of the kind, and infinity's bits."""
 
@@ -55,14 +56,15 @@ def _machine(dtype: torch.dtype) -> Machine:
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
     kind, infinite = BITS[dtype]
     bits = torch.zeros(1, 1, dtype=kind).numpy()
-    machine = Machine(scan.find_best, scan.find_likely, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
+    machine = Machine(scan.find_best, None, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
     best = bits, *machine.tools(1), np.zeros((1, 1), np.int64)
+    scan.find_best(*best)
+    machine = machine._replace(find_best=direct(scan.find_best, *best))
+    if dtype not in (torch.bfloat16, torch.float32):
+        return machine
     likely = *best[:-1], np.float32(1), best[-1], np.zeros((1, 1), np.float32)
-    machine.find_best(*best)
-    machine.find_likely(*likely)
-    return machine._replace(
-        find_best=direct(machine.find_best, *best), find_likely=direct(machine.find_likely, *likely)
-    )
+    scan.find_likely(*likely)
+    return machine._replace(find_likely=direct(scan.find_likely, *likely))
 
 
 def make_ready(dtype: torch.dtype) -> None:
@@ -91,10 +93,10 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def likely(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of ``logits [M, V]``, best first: indices ``[M, k]``, and ``[M, k]`` float32 what the softmax
     of ``logits / temperature`` is there. ``k`` is cut to V."""
-    if logits.device.type == "cpu" and logits.dtype in (torch.float16, torch.float64) and len(logits) > 1:
-        rows = [likely(row, k, temperature) for row in logits[:, None]]  # so that there is no second copy of all
-        return torch.cat([ids for ids, _ in rows]), torch.cat([probs for _, probs in rows])
-    if logits.dtype in (torch.float16, torch.float64):
+    if logits.dtype not in (torch.bfloat16, torch.float32):
+        if logits.device.type == "cpu" and len(logits) > 1:  # row by row, so that there is no second copy of all
+            rows = [likely(row, k, temperature) for row in logits[:, None]]
+            return torch.cat([ids for ids, _ in rows]), torch.cat([probs for _, probs in rows])
         logits = logits.float()
     k = min(k, logits.shape[-1])
     if _searchable(logits, k):
@@ -106,7 +108,7 @@ def likely(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Te
 
 def _searchable(scores: Tensor, k: int) -> bool:
     """Whether machine code serves; of a small vocabulary torch sorts in less time than k are picked one by one."""
-    return scores.device.type == "cpu" and scores.dtype in BITS and scores.shape[-1] >= max(BLOCK * k, 1)
+    return scores.device.type == "cpu" and scores.dtype in BITS and k > 0 and scores.shape[-1] >= BLOCK * k
 
 
 def _bits(scores: Tensor) -> NDArray[Any]:
@@ -125,5 +127,6 @@ def _find(scores: Tensor, k: int) -> Tensor:
 def _find_likely(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
     bits, machine = _bits(logits), _machine(logits.dtype)
     ids, probs = np.empty((len(bits), k), np.int64), np.empty((len(bits), k), np.float32)
+    assert machine.find_likely is not None
     machine.find_likely(bits, *machine.tools(bits.shape[1]), np.float32(LOG2_E / temperature), ids, probs)
     return torch.from_numpy(ids), torch.from_numpy(probs)

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from racer.strategies.context.odds import Odds
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 
@@ -57,3 +60,13 @@ def test_budgets_on_the_same_texts(tmp_path: Path) -> None:
 def test_memory_of_a_call(tmp_path: Path) -> None:
     report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")
     assert report["MiB"]["none"]["peak"] > report["MiB"]["none"]["before"] > 200
+
+
+def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8", "--output", str(tmp_path / "start.npz")
+    command = [sys.executable, str(SCRIPTS / "fit_start.py"), *small]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "start.npz") as parts:
+        assert Odds.of(**parts).vectors.any()

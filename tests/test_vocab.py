@@ -77,8 +77,9 @@ def test_searches_of_all_types_are_those_of_torch(
     values, ids = vocab.top(scores, 2)
     assert torch.equal(values, scores.topk(min(2, size)).values)
     assert torch.equal(scores.gather(1, ids), values)
-    likely, probs = vocab.likely(scores, 2, temperature)
-    assert torch.equal(likely, ids) or dtype == torch.float64  # which is searched as float32
+    k = min(15, max(1, size // 64))
+    likely, probs = vocab.likely(scores, k, temperature)
+    assert torch.equal(likely, vocab.top(scores.float(), k)[1])  # float64 is searched as float32
     softmax = (scores.float() / temperature).softmax(-1).gather(1, likely)
     assert probs.dtype == torch.float32
     torch.testing.assert_close(probs, softmax)
@@ -103,6 +104,15 @@ def test_equals_come_in_the_order_of_their_places(dtype: torch.dtype, size: int,
     _, ids = vocab.top(scores, k)
     expected = [[place for place, score in enumerate(row) if score == 2][:k] for row in scores.tolist()]
     assert ids.tolist() == expected
+
+
+def test_what_is_impossible_has_no_probability() -> None:
+    logits = torch.full((1, 700), -torch.inf)
+    logits[0, [3, 9]], logits[0, 600] = 0.0, -95.0
+    ids, probs = vocab.likely(logits, 5)
+    assert ids[0, :3].tolist() == [3, 9, 600]
+    assert probs[0].tolist() == [0.5, 0.5, 0, 0, 0]
+    assert vocab.likely(logits, 0)[1].shape == vocab.top(logits, 0)[1].shape == (1, 0)
 
 
 def test_probabilities_of_what_is_no_number() -> None:

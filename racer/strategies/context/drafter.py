@@ -158,7 +158,7 @@ class Racer(Drafter):
         if (width := max(counts)) < budget:
             batch = batch[:, :, :width]
         tokens, parent, source, bits = torch.from_numpy(batch).unbind()
-        count = torch.from_numpy(np.array(counts))  # in less time than torch makes a tensor of a list
+        count = torch.from_numpy(np.array(counts, np.int64))  # in less time than torch makes a tensor of a list
         return DraftTree(tokens, parent, count, bits.view(torch.float64), source, (self.name,))
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:

@@ -107,7 +107,7 @@ def grow(
     :return: the tree's nodes.
     """
     contexts, depth, own, matches, frontier, evidence, _, _ = desk
-    for cell in range(0, len(memory.odds.vectors), 4):
+    for cell in range(0, len(memory.odds.vectors), 4):  # a tree needs most of them, from all over the place
         fetch(memory.odds.vectors, cell)
     read(row, new)
     last_context(row, contexts[0])
