@@ -65,7 +65,8 @@ class Run:
     watch: Stopwatch
     curve: CostCurve
     late: bool
-    """Whether tokens are sent while the next forward pass is at work; on a CPU they would wait for its end."""
+    """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
+    free at once."""
     outbox: list[tuple[int, int]] = attrs.field(factory=list)
     """Rows and tokens that :attr:`Task.emit` has not been told of."""
 
@@ -238,7 +239,7 @@ class Decoder:
         curve = self._curve(task.requests)
         return Run(
             task, verifier, tuple(range(len(padding))), task.pipeline, seeds, cache, lane, lease, last_position, stats,
-            Stopwatch(device), curve, late=device.type != "cpu",
+            Stopwatch(device), curve, late=lease is not None and device.type != "cpu",
         )  # fmt: skip
 
     def _prefill(self, run: Run) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import attrs
@@ -134,10 +135,12 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._recordings: OrderedDict[Key, tuple[Any, Any]] = OrderedDict()
-        self._checked: set[Hashable] = set()
+        self._checked: set[tuple[Hashable, bool]] = set()
+        """Kinds of step, and whether of one node: that one needs less."""
         # warm-up and capture share a stream, so that what libraries keep for each stream is there before the capture
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._anchor = _anchor(device)
 
     def ready(self, key: Key) -> bool:
         """Whether :meth:`run` may be called."""
@@ -145,10 +148,11 @@ class Graphs:
 
     def prepare(self, key: Key, body: Body, check: bool) -> None:
         """See :meth:`Eager.prepare`."""
-        if check and key.kind not in self._checked:
+        step = key.kind, key.nodes > 1
+        if check and step not in self._checked:
             with CaptureCheck():  # type: ignore[no-untyped-call]
                 body()
-            self._checked.add(key.kind)
+            self._checked.add(step)
         while len(self._recordings) >= MAX_GRAPHS:
             self._recordings.popitem(last=False)
         if self._pool is None:
@@ -195,8 +199,35 @@ def capture(body: Body, device: torch.device, side: Any, pool: Any) -> tuple[Any
                 random.graphsafe_set_state(spare)
             with suppress(Exception):
                 torch.cuda.synchronize(device)
+            _end_allocation(device, pool)
             raise
     return graph, outcome
+
+
+def _end_allocation(device: torch.device, pool: Any) -> None:
+    """After a capture that could not be ended, torch believes that it goes on, and refuses all others; end it.
+
+    Does nothing where it was ended: then torch knows of none.
+    """
+    names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"  # of newer and older versions
+    end = next((found for name in names if (found := getattr(torch._C, name, None))), None)
+    with suppress(Exception):
+        if end is not None:
+            end(device.index or 0, pool)
+            torch._C._cuda_releasePool(device.index or 0, pool)
+
+
+@cache
+def _anchor(device: torch.device) -> Any:
+    """A graph that is never captured, kept for the process.
+
+    With the first one, torch makes a tensor for the random generator; one that is made under inference mode could not
+    be written to by later captures outside of it (pytorch #166792).
+    """
+    with torch.inference_mode(False):
+        graph: Any = torch.cuda.CUDAGraph()
+        graph.register_generator_state(torch.cuda.default_generators[device.index or 0])
+    return graph
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,6 +15,11 @@ from torch import Tensor
 
 from racer import vocab
 
+WHOLE = 2.0**60
+"""What all probabilities of a row weigh together, where they are added up as whole numbers."""
+SURELY = 1e-3
+"""With more mass than this top-p keeps a token for sure, in whatever order float32 adds up."""
+
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Ids of the ``k`` best of ``scores [V]`` and of all that equal the last of them: ``[K]``, ascending."""
@@ -54,32 +59,35 @@ def min_p(scores: Tensor, share: float, least: int = 1) -> Tensor:
 def top_p_mask(scores: Tensor, mass: float, least: int = 1) -> Tensor:
     """``[M, V]`` bool: what :func:`top_p` keeps of each row of ``scores [M, V]`` (float32), without asking the host.
 
-    The edge is found by bisection over all floats: 32 sums of the probabilities below a score, where a sort of 152k
-    scores moves scores and places in several passes of scattered writes.
+    The edge is found by its bits, eight at a time: a histogram of the probabilities over the next bits says which ones
+    the edge has. Probabilities are added up as whole numbers, in any order the same.
     """
-    probs = scores.softmax(-1)
+    weights = (scores.softmax(-1).double() * WHOLE).long()
+    places = _place(scores)
+    edge, below = torch.zeros_like(places[:, :1]), torch.zeros_like(places[:, :1])  # the latter: weight under the edge
+    for shift in (24, 16, 8, 0):
+        digit = (places >> shift) & 0xFF
+        inside = torch.where(places >> (shift + 8) == edge, weights, 0)
+        up_to = below + weights.new_zeros(len(scores), 256).scatter_add_(1, digit, inside).cumsum(1)
+        found = _dropped(up_to, mass).sum(1, keepdim=True).clamp(max=255)
+        below = torch.where(found > 0, up_to.gather(1, (found - 1).clamp(min=0)), below)
+        edge = (edge << 8) | found
+    equal = places == edge
+    share = torch.where(equal, weights, 0).amax(-1, keepdim=True)
+    dropped = (places < edge) | (equal & _dropped(below + equal.cumsum(-1) * share, mass))
+    return ~dropped if least <= 1 and mass > SURELY else ~dropped | _best_mask(scores, least)
 
-    def mass_of(some: Tensor) -> Tensor:
-        """``[M, 1]`` float64: what ``some [M, V]`` weigh together."""
-        return torch.where(some, probs, 0).sum(-1, keepdim=True, dtype=torch.float64)
 
-    high = _mirrored(scores.amax(-1, keepdim=True).view(torch.int32)).long()
-    low = torch.full_like(high, -(2**31))
-    for _ in range(32):  # the scores up to low weigh at most 1 - mass, those up to high more
-        middle = (low + high) >> 1
-        few = mass_of(scores <= _float_of(middle)).float() <= 1 - mass
-        low, high = torch.where(few, middle, low), torch.where(few, high, middle)
-    edge = _float_of(high)
-    equal = scores == edge
-    share = torch.where(equal, probs, 0).amax(-1, keepdim=True)
-    up_to = (mass_of(scores < edge) + equal.cumsum(-1, dtype=torch.int32) * share.double()).float()
-    return ~(scores < edge) & ~(equal & (up_to <= 1 - mass)) | _best_mask(scores, least)
+def _dropped(up_to: Tensor, mass: float) -> Tensor:
+    """Whether the tokens up to one of them weigh so little that top-p drops it."""
+    return (up_to.double() / WHOLE).float() <= 1 - mass
 
 
 def min_p_mask(scores: Tensor, share: float, least: int = 1) -> Tensor:
     """``[M, V]`` bool: what :func:`min_p` keeps of each row of ``scores [M, V]``, without asking the host."""
     probs = scores.softmax(-1)
-    return ~(probs < share * probs.amax(-1, keepdim=True)) | _best_mask(scores, least)
+    kept = ~(probs < share * probs.amax(-1, keepdim=True))
+    return kept | _best_mask(scores, least) if least > 1 else kept
 
 
 def _best_mask(scores: Tensor, count: int) -> Tensor:
@@ -91,14 +99,10 @@ def _best_mask(scores: Tensor, count: int) -> Tensor:
     return better | (equal & (behind < room))
 
 
-def _float_of(order: Tensor) -> Tensor:
-    """The float32 at this place among all float32."""
-    return _mirrored(order.int()).view(torch.float32)
-
-
-def _mirrored(bits: Tensor) -> Tensor:
-    """A float32's bits to its place among all of them, and back: those of negative ones run the other way."""
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def _place(scores: Tensor) -> Tensor:
+    """Where each float32 stands among all of them, from 0 to 2**32."""
+    bits = (scores + 0.0).view(torch.int32)  # -0.0 becomes 0.0, which it equals
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() + 2**31
 
 
 def _ids(kept: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ class StaticStep:
         stage.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, cues=self.needs.host)
         shapes = {name: tuple(part.shape) for name, part in parts.items()}
-        return Outcome(ids, probs, self.shows, verdict, pack(parts), shapes)
+        packed, self.runner.doing = pack(parts), FORWARD  # whatever fails after this, it is not the verifier
+        return Outcome(ids, probs, self.shows, verdict, packed, shapes)
 
     def _forward(self, tree: DraftTree) -> Tensor:
         placed = self.stage.place(tree, self.window)

@@ -363,7 +363,8 @@ def test_processors_that_read_prefixes_leave_the_forward_in_the_graph() -> None:
 @pytest.mark.gpu
 def test_storage_that_grows_is_captured_anew() -> None:
     model = toy_model(VOCAB).cuda()
-    got, _ = decode(Decoder(model, DecodeConfig(drafter="racer-paper", budget=16)), [[1, 2, 3]], 1500)
+    config = DecodeConfig(drafter="racer-paper", budget=16, compile="graphs")
+    got, _ = decode(Decoder(model, config), [[1, 2, 3]], 1500)
     assert got == decode(Decoder(model, DecodeConfig(drafter="none", compile="off")), [[1, 2, 3]], 1500)[0]
     assert graphs(model).captures
     assert all(key.slots > 1280 for key in graphs(model)._recordings), "those before the move are gone"
@@ -387,12 +388,17 @@ def test_a_failed_capture_leaves_the_device_in_order() -> None:
     lease.runner.machine = Unchecked(torch.device("cuda", 0))
     racer.leases.give_back(core, lease)
     stream = torch.cuda.current_stream()
+    config = DecodeConfig(drafter="racer-paper", budget=8, compile="graphs")
     with pytest.warns(GraphWarning, match="cannot be captured"):
-        got, _ = decode(Decoder(model, DecodeConfig(drafter="racer-paper", budget=8)), [[1, 2]], 30)
+        got, _ = decode(Decoder(model, config), [[1, 2]], 30)
     assert got == decode_plainly(toy_model(VOCAB), [[1, 2]], 30)
     assert torch.cuda.current_stream() == stream
     assert torch.rand(3, device="cuda").isfinite().all(), "the random generator still works"
-    assert decode(Decoder(model, DecodeConfig(drafter="logits", budget=8)), [[1, 2]], 30)[0] == got
+    torch.cuda.empty_cache()  # refused while torch believes that a capture is going on
+    another = toy_model(VOCAB).cuda()
+    config = DecodeConfig(drafter="logits", budget=8, compile="graphs")
+    assert decode(Decoder(another, config), [[1, 2]], 30)[0] == got
+    assert graphs(another)._recordings, "others are captured all the same"
 
 
 @pytest.mark.gpu
@@ -402,9 +408,11 @@ def test_the_pool_is_bounded() -> None:
     sizes = []
     for new in (200, 110):  # the longer text first; the second call is the same graphs again
         prompts = [[3, 4, 5, 6]]
-        decode(Decoder(model, DecodeConfig(drafter=HostileDrafter(1, TINY_VOCAB), budget=14)), prompts, new // 2)
+        config = DecodeConfig(drafter=HostileDrafter(1, TINY_VOCAB), budget=14, compile="graphs")
+        decode(Decoder(model, config), prompts, new // 2)
         torch.cuda.synchronize()
         sizes.append(torch.cuda.memory_reserved())
+    assert graphs(model)._recordings
     assert sizes[1] == sizes[0], "a second call captures and allocates nothing"
     release(model)
     torch.cuda.synchronize()
@@ -427,14 +435,17 @@ def test_one_synchronisation_a_step() -> None:
         counted = [entry for entry in said if "synchroniz" in str(entry.message)]
     finally:
         torch.cuda.set_sync_debug_mode(before)
-    # the mode warns of copies to and from pageable memory; opening and prefill have a few, steps have none
-    assert len(counted) < 20 < stats.steps
+    # the mode warns of every wait for a stream, and of copies to and from pageable memory: prefill has a few
+    assert stats.steps <= len(counted) < stats.steps + 20
 
 
 @pytest.mark.gpu
 def test_a_stage_outlives_inference_mode() -> None:
     model, inputs = cuda("llama")
     how = {"max_new_tokens": 20, "do_sample": False}
+    config = DecodeConfig(compile="graphs")
     with torch.inference_mode():
-        inside = racer.generate(model, **inputs, **how)
-    assert torch.equal(racer.generate(model, **inputs, **how), inside)
+        inside = racer.generate(model, config=config, **inputs, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GraphWarning)  # nothing is left outside the graph
+        assert torch.equal(racer.generate(model, config=config, **inputs, **how), inside)

@@ -23,7 +23,7 @@ from transformers import (
 from racer import narrow
 from racer.graphs import CaptureCheck
 from racer.noise import gumbel
-from racer.pipeline import ProcessorPipeline
+from racer.pipeline import MANY, ProcessorPipeline
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 700, 5000])
 MASSES = st.one_of(st.sampled_from([0.0, 1e-6, 0.5, 0.8, 0.9, 0.999, 1.0]), st.floats(0, 1))
@@ -125,8 +125,8 @@ def test_masks_need_nothing_from_the_host_and_no_sort() -> None:
     with CaptureCheck(), NoSort():  # type: ignore[no-untyped-call]
         narrow.top_p_mask(scores, 0.9)
         narrow.min_p_mask(scores, 0.1, 2)
-        elsewhere = torch.empty(3, 1000, dtype=torch.bfloat16, device="meta")
-        assert ProcessorPipeline([TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)]).batch(elsewhere).shape == (3, 1000)
+        elsewhere = torch.empty(MANY, 1000, dtype=torch.bfloat16, device="meta")
+        assert ProcessorPipeline([TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)]).batch(elsewhere).shape == (MANY, 1000)
 
 
 @pytest.mark.gpu
