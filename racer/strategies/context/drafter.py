@@ -74,7 +74,8 @@ class Racer(Drafter):
     acceptance probability, which is its ``score``.
 
     Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
-    (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text.
+    (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text; and once a process, numba
+    and the machine code that it makes or loads (117 MiB on Linux).
 
     :param top_k: next tokens kept of each scored position.
     :param slots: places for cues of each context length, a power of two from 2.
