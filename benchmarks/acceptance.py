@@ -26,7 +26,9 @@ from racer import models
 from racer.bench.ours import Racer as Answering
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
+from racer.errors import UnknownStrategy
 from racer.loaded import LoadedModel
+from racer.plugins import plugins
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.start import unknowing_odds
@@ -93,6 +95,12 @@ def main(
     cold: bool,
     output: Path | None,
 ) -> None:
+    for name in drafters:
+        if name not in PARTS:
+            try:
+                plugins.resolve("drafter", name)
+            except UnknownStrategy as error:
+                raise click.BadParameter(f"{error}; and {', '.join(PARTS)}", param_hint="--drafter") from error
     settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
     loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     for name in track(drafters, "drafters", console=Console(stderr=True)):

@@ -17,10 +17,14 @@ from racer.strategies.context.odds import Odds
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 
 
-def figures(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(SCRIPTS / name), *arguments, "--output", str(folder / "figures.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def figures(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    done = run(name, *arguments, "--output", str(folder / "figures.json"))
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "figures.json").read_text(encoding="utf-8"))
 
@@ -34,6 +38,13 @@ def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ..
     assert report["drafters"]["none"]["mean accepted tokens"] == 1
     assert report["drafters"]["none"]["steps"] == 11  # the prefill gives the first token
     assert 1 <= report["drafters"]["no matches"]["mean accepted tokens"] <= 8
+
+
+def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
+    done = run("acceptance.py", "--drafter", "none", "--drafter", "no cuse")
+    assert done.returncode == 2
+    assert "'no cuse'" in done.stderr
+    assert "no cues" in done.stderr
 
 
 def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
@@ -63,10 +74,8 @@ def test_memory_of_a_call(tmp_path: Path) -> None:
 
 
 def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8", "--output", str(tmp_path / "start.npz")
-    command = [sys.executable, str(SCRIPTS / "fit_start.py"), *small]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8"
+    done = run("fit_start.py", *small, "--output", str(tmp_path / "start.npz"))
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "start.npz") as parts:
         assert Odds.of(**parts).vectors.any()
