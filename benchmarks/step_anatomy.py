@@ -32,10 +32,10 @@ from rich.table import Table
 import racer
 from racer import models
 from racer.bench.questions import load_questions
-from racer.decoder import Task
 from racer.hookspecs import hookimpl
 from racer.pipeline import ProcessorPipeline
 from racer.request import Needs, Request
+from racer.run import Task
 from racer.strategies.base import Drafter
 
 PATH = 4

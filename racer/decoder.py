@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -11,68 +11,22 @@ import torch
 from torch import Tensor
 
 from racer import vocab
-from racer.cache import TreeCache
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
 from racer.costs import CostCurve, curve_of
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
-from racer.lanes import DynamicLane, Lane, cues
-from racer.leases import Lease, borrow, give_back, way_of
+from racer.lanes import DynamicLane, cues
+from racer.leases import borrow, give_back, way_of
 from racer.lineup import Lineup
 from racer.packing import pack
-from racer.request import LogitsPipeline, Request, Settled, StepStats, StepView, signed_seeds
+from racer.request import Request, Settled, StepStats, StepView, signed_seeds
+from racer.run import Run, Task
 from racer.static import StaticLane
 from racer.stats import DecodeStats, Stopwatch
 from racer.traits import examine
 from racer.tree import DraftTree
 from racer.verdict import Verdict
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Task:
-    """What to decode: a batch of prompts and how their text is chosen and ended."""
-
-    requests: tuple[Request, ...]
-    pipeline: LogitsPipeline
-    do_sample: bool = False
-    stop_tokens: frozenset[int] = frozenset()
-    """Ids that end a row; the id itself is emitted."""
-    stops: Callable[[Request], bool] | None = None
-    """Asked after every token of a row."""
-    emit: Callable[[int, int], None] | None = None
-    """Told of every token: ``emit(row, token)``."""
-
-
-@attrs.define(eq=False)
-class Run:
-    """One call's moving parts."""
-
-    task: Task
-    verifier: Any
-    rows: tuple[int, ...]
-    """Those of the task that are still in the batch."""
-    pipeline: LogitsPipeline
-    seeds: Tensor
-    """``[B]``, on the device."""
-    cache: TreeCache
-    lane: Lane
-    lease: Lease | None
-    """The static state that the call uses, if it does."""
-    last_position: int
-    """No token is emitted beyond it."""
-    stats: DecodeStats
-    watch: Stopwatch
-    curve: CostCurve
-    late: bool
-    """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
-    free at once."""
-    outbox: list[tuple[int, int]] = attrs.field(factory=list)
-    """Rows and tokens that :attr:`Task.emit` has not been told of."""
-
-    @property
-    def requests(self) -> tuple[Request, ...]:
-        return tuple(self.task.requests[row] for row in self.rows)
 
 
 class Decoder:
@@ -127,10 +81,10 @@ class Decoder:
             stats.add(run.watch.lap())
             try:
                 while not all(request.done for request in task.requests):
-                    self._let_go(run)
+                    run.let_go()
                     self.step(run)
             finally:
-                self._send(run)
+                run.send()
             stats.add(run.watch.read())
             if run.lease is not None:
                 give_back(self.core, run.lease)
@@ -149,7 +103,7 @@ class Decoder:
             tree, faults = self.lineup.draft(view, self.lineup.nodes(view), lane.take)
         with phase("forward"):
             logits = lane.forward(view, tree, self.lineup.verifies_alone)
-        self._send(run)
+        run.send()
         with phase("verify"):
             verdict = self.lineup.verify(view, tree, logits)
             host = lane.settle(view, tree, faults, verdict, logits)  # the step's only host synchronisation
@@ -157,33 +111,13 @@ class Decoder:
             lane.commit(verdict, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
         if lane.steady:
             run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
-        emitted = [self._emit(run, row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
+        emitted = [run.emit(row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
         if not run.late:
-            self._send(run)
+            run.send()
         with phase("observe"):
             self._account(run, view, tree, verdict, emitted)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------
-
-    def _emit(self, run: Run, row: int, tokens: Sequence[int]) -> int:
-        """Append to a row's text, token by token, until it ends; how many were appended."""
-        task, request = run.task, run.task.requests[run.rows[row]]
-        for number, token in enumerate(tokens, start=1):
-            request.tokens.append(token)
-            run.outbox.append((run.rows[row], token))
-            stopped = task.stops is not None and task.stops(request)
-            if token in task.stop_tokens or request.remaining <= 0 or stopped:
-                request.done = True
-                return number
-        return len(tokens)
-
-    @staticmethod
-    def _send(run: Run) -> None:
-        """Tell of the tokens that nobody was told of."""
-        tokens, run.outbox = run.outbox, []
-        if emit := run.task.emit:
-            for row, token in tokens:
-                emit(row, token)
 
     def _account(self, run: Run, view: StepView, tree: DraftTree, verdict: Verdict, emitted: list[int]) -> None:
         """Write the bill, and let everybody observe."""
@@ -202,22 +136,6 @@ class Decoder:
         lap.pop("observe", None)  # of the step before
         bill = StepStats(nodes=tree.width, new_tokens=tuple(emitted), milliseconds=lap)
         self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
-
-    def _let_go(self, run: Run) -> None:
-        """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
-
-        Other sizes are filled up with finished rows: each new size must learn what its steps cost. In static shapes
-        nobody leaves.
-        """
-        left = [place for place, request in enumerate(run.requests) if not request.done]
-        size = 1 << (len(left) - 1).bit_length()
-        if size >= len(run.rows) or run.lease is not None:
-            return
-        gone = [place for place in range(len(run.rows)) if place not in left]
-        stay = sorted(left + gone[: size - len(left)])
-        run.cache.keep(stay)
-        run.rows = tuple(run.rows[place] for place in stay)
-        run.pipeline, run.seeds = run.pipeline.of_rows(stay), run.seeds[stay]
 
     def _curve(self, requests: Sequence[Request]) -> CostCurve:
         """What steps of these rows cost by now."""
@@ -263,8 +181,8 @@ class Decoder:
                     self._show(run, piece, follow)
         roots = first.tolist()
         for row, token in enumerate(roots):
-            self._emit(run, row, [token])
-        self._send(run)
+            run.emit(row, [token])
+        run.send()
         if run.lease is not None:
             run.lease.stage.begin(roots, run.seeds, run.last_position)
             run.lane = StaticLane(self.core, run.lease.stage, run.lease.runner, needs)

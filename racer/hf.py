@@ -19,12 +19,13 @@ from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaLis
 from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from racer.config import DecodeConfig
-from racer.decoder import Decoder, Task
+from racer.decoder import Decoder
 from racer.errors import ConfigError, UnsupportedGeneration
 from racer.lineup import Lineup
 from racer.pipeline import ProcessorPipeline
 from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
 from racer.request import Request
+from racer.run import Task
 from racer.stats import DecodeStats
 from racer.traits import examine
 

@@ -33,10 +33,10 @@ from racer import (
     StepView,
     hookimpl,
 )
-from racer.decoder import Task
 from racer.pipeline import ProcessorPipeline
 from racer.plugins import plugins
 from racer.request import StepStats
+from racer.run import Task
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyLM
 

@@ -165,9 +165,9 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
 
     import attrs
 
-    from racer.decoder import Task
     from racer.pipeline import ProcessorPipeline
     from racer.request import Request
+    from racer.run import Task
 
     closed: list[int] = []
     drafter = type("Notes", (Logits,), {"closed": lambda self, request: closed.append(request.id)})(3)

@@ -24,6 +24,7 @@ RANKS = [
     {"static_step"},
     {"static"},
     {"traits", "refusals", "leases"},
+    {"run"},
     {"decoder"},
     {"embedded"},
     {"hf", "loaded"},

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
-from racer.decoder import Decoder, Task
+from racer.decoder import Decoder
 from racer.guard import PluginWarning
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request
+from racer.run import Task
 from racer.stats import DecodeStats
 from racer.strategies.base import Drafter
 from racer.strategies.none import NoDraft

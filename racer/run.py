@@ -1,0 +1,97 @@
+"""One call's task and its moving parts: what is emitted, who is told, which rows are still in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from racer.cache import TreeCache
+from racer.costs import CostCurve
+from racer.lanes import Lane
+from racer.leases import Lease
+from racer.request import LogitsPipeline, Request
+from racer.stats import DecodeStats, Stopwatch
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Task:
+    """What to decode: a batch of prompts and how their text is chosen and ended."""
+
+    requests: tuple[Request, ...]
+    pipeline: LogitsPipeline
+    do_sample: bool = False
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids that end a row; the id itself is emitted."""
+    stops: Callable[[Request], bool] | None = None
+    """Asked after every token of a row."""
+    emit: Callable[[int, int], None] | None = None
+    """Told of every token: ``emit(row, token)``."""
+
+
+@attrs.define(eq=False)
+class Run:
+    """One call's moving parts."""
+
+    task: Task
+    verifier: Any
+    rows: tuple[int, ...]
+    """Those of the task that are still in the batch."""
+    pipeline: LogitsPipeline
+    seeds: Tensor
+    """``[B]``, on the device."""
+    cache: TreeCache
+    lane: Lane
+    lease: Lease | None
+    """The static state that the call uses, if it does."""
+    last_position: int
+    """No token is emitted beyond it."""
+    stats: DecodeStats
+    watch: Stopwatch
+    curve: CostCurve
+    late: bool
+    """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
+    free at once."""
+    outbox: list[tuple[int, int]] = attrs.field(factory=list)
+    """Rows and tokens that :attr:`Task.emit` has not been told of."""
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(self.task.requests[row] for row in self.rows)
+
+    def emit(self, row: int, tokens: Sequence[int]) -> int:
+        """Append to a row's text, token by token, until it ends; how many were appended."""
+        task, request = self.task, self.task.requests[self.rows[row]]
+        for number, token in enumerate(tokens, start=1):
+            request.tokens.append(token)
+            self.outbox.append((self.rows[row], token))
+            stopped = task.stops is not None and task.stops(request)
+            if token in task.stop_tokens or request.remaining <= 0 or stopped:
+                request.done = True
+                return number
+        return len(tokens)
+
+    def send(self) -> None:
+        """Tell of the tokens that nobody was told of."""
+        tokens, self.outbox = self.outbox, []
+        if emit := self.task.emit:
+            for row, token in tokens:
+                emit(row, token)
+
+    def let_go(self) -> None:
+        """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
+
+        Other sizes are filled up with finished rows: each new size must learn what its steps cost. In static shapes
+        nobody leaves.
+        """
+        left = [place for place, request in enumerate(self.requests) if not request.done]
+        size = 1 << (len(left) - 1).bit_length()
+        if size >= len(self.rows) or self.lease is not None:
+            return
+        gone = [place for place in range(len(self.rows)) if place not in left]
+        stay = sorted(left + gone[: size - len(left)])
+        self.cache.keep(stay)
+        self.rows = tuple(self.rows[place] for place in stay)
+        self.pipeline, self.seeds = self.pipeline.of_rows(stay), self.seeds[stay]
