@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.compiled import Number, compiled
-from racer.strategies.context import history
+from racer.strategies.context import history, odds
 from racer.strategies.context.candidates import MOST
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.evidence import Evidence, collect
-from racer.strategies.context.fetch import fetch
 from racer.strategies.context.frontier import Frontier, bar, best, clear, offer, take
 from racer.strategies.context.hashing import WIDTH, lengthen
 from racer.strategies.context.history import GRAM
@@ -107,8 +106,7 @@ def grow(
     :return: the tree's nodes.
     """
     contexts, depth, own, matches, frontier, evidence, _, _ = desk
-    for cell in range(0, len(memory.odds.vectors), 4):  # a tree needs most of them, from all over the place
-        fetch(memory.odds.vectors, cell)
+    odds.expect(memory.odds)
     read(row, new)
     last_context(row, contexts[0])
     clear(frontier)
@@ -127,19 +125,26 @@ def grow(
             break
         place = take(frontier)
         _expect_next(memory, row, desk)
-        node, parent, token = count, frontier.parent[place], frontier.token[place]
-        growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
-        for i in range(VOICES):
-            growth.notes[node, i] = frontier.notes[place, i]
-        lengthen(contexts[node], contexts[parent], token)
-        depth[node], matches.found[node] = depth[parent] + 1, 0
-        own[node] = growth.score[node] / growth.score[parent]
-        follow(matches, parent, node, token, row.text, memory.past)
+        node = count
+        _settle(memory, row, growth, desk, node, place)
         count += 1
     for node in range(1, count):
         batch[0, at, node], batch[1, at, node] = growth.tokens[node], growth.parent[node]
         reals[3, at, node] = growth.score[node]
     return count
+
+
+@compiled
+def _settle(memory: Memory, row: Row, growth: Growth, desk: Desk, node: int, place: int) -> None:
+    """Make a candidate that was taken from the frontier a node."""
+    frontier, parent, token = desk.frontier, desk.frontier.parent[place], desk.frontier.token[place]
+    growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
+    for i in range(VOICES):
+        growth.notes[node, i] = frontier.notes[place, i]
+    lengthen(desk.contexts[node], desk.contexts[parent], token)
+    desk.depth[node], desk.matches.found[node] = desk.depth[parent] + 1, 0
+    desk.chance[node] = growth.score[node] / growth.score[parent]
+    follow(desk.matches, parent, node, token, row.text, memory.past)
 
 
 @compiled

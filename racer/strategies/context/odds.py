@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.compiled import Number, compiled
+from racer.strategies.context.fetch import LINE, fetch
 from racer.strategies.context.voices import CELLS, VOICES
 
 SIZE = 8
@@ -71,6 +72,13 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "final_hits": (FINE,),
     "final_seen": (FINE,),
 }
+
+
+@compiled
+def expect(odds: Odds) -> None:
+    """The vectors will be asked for soon: a tree needs most of them, from all over the place."""
+    for cell in range(0, len(odds.vectors), 2 * LINE // (4 * SIZE)):
+        fetch(odds.vectors, cell)
 
 
 @compiled
