@@ -5,7 +5,8 @@ are added up in another order, which may move the edge of top-p by a last digit 
 the edge, as many are kept as there, but which ones transformers leaves to an unstable sort; here the highest ids stay.
 
 On the host a row's ids are wanted: there are few, and all that follows is done for them alone. On an accelerator how
-many there are is not known to the host, so there all rows get a mask (:func:`top_p_mask`, :func:`min_p_mask`).
+many there are is not known to the host, so there all rows get a mask (:func:`top_p_mask`); of the processors of
+transformers only top-p sorts.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def top_p_mask(scores: Tensor, mass: float, least: int = 1) -> Tensor:
     The edge is found by its bits, eight at a time: a histogram of the probabilities over the next bits says which ones
     the edge has. Probabilities are added up as whole numbers, in any order the same.
     """
-    weights = (scores.softmax(-1).double() * WHOLE).long()
+    weights = (scores.softmax(-1).double() * WHOLE).ceil().long()  # what is possible at all weighs something
     places = _place(scores)
     edge, below = torch.zeros_like(places[:, :1]), torch.zeros_like(places[:, :1])  # the latter: weight under the edge
     for shift in (24, 16, 8, 0):
@@ -81,13 +82,6 @@ def top_p_mask(scores: Tensor, mass: float, least: int = 1) -> Tensor:
 def _dropped(up_to: Tensor, mass: float) -> Tensor:
     """Whether the tokens up to one of them weigh so little that top-p drops it."""
     return (up_to.double() / WHOLE).float() <= 1 - mass
-
-
-def min_p_mask(scores: Tensor, share: float, least: int = 1) -> Tensor:
-    """``[M, V]`` bool: what :func:`min_p` keeps of each row of ``scores [M, V]``, without asking the host."""
-    probs = scores.softmax(-1)
-    kept = ~(probs < share * probs.amax(-1, keepdim=True))
-    return kept | _best_mask(scores, least) if least > 1 else kept
 
 
 def _best_mask(scores: Tensor, count: int) -> Tensor:

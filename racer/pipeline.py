@@ -63,13 +63,8 @@ FILTERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
 }
 """Processors that only drop tokens, and by scores alone: from one and scores ``[V]`` the ids that are kept."""
 
-MASKS: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    hf.TopPLogitsWarper: lambda step, scores: narrow.top_p_mask(scores, step.top_p, step.min_tokens_to_keep),
-    hf.MinPLogitsWarper: lambda step, scores: narrow.min_p_mask(scores, step.min_p, step.min_tokens_to_keep),
-}
-"""Filters that sort the vocabulary, and how an accelerator does without: the kept ones of ``[M, V]``, as a mask."""
 MANY = 8
-"""Rows from which on that pays: fewer are sorted in the time that its launches take."""
+"""Rows from which on an accelerator finds top-p's tokens without a sort: it sorts fewer in the time of the launches."""
 
 
 class ProcessorPipeline:
@@ -106,8 +101,9 @@ class ProcessorPipeline:
             return logits.float() if logits.dtype == torch.float64 else logits
         scores = logits.float()
         for step in self._processors:
-            if scores.device.type != "cpu" and len(scores) >= MANY and type(step) in MASKS:
-                scores = scores.masked_fill(~MASKS[type(step)](step, scores), step.filter_value)
+            if type(step) is hf.TopPLogitsWarper and scores.device.type != "cpu" and len(scores) >= MANY:
+                kept = narrow.top_p_mask(scores, step.top_p, step.min_tokens_to_keep)
+                scores = scores.masked_fill(~kept, step.filter_value)
             else:
                 scores = step(None, scores)
         return scores

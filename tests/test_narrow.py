@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,6 +98,7 @@ def test_top_p_keeps_the_same_tokens(scores: Tensor, mass: float, least: int) ->
 
 
 @given(logits_rows, MASSES, LEAST)
+@example(torch.tensor([[0.0, -60.0, -torch.inf]]), 1.0, 1)  # hardly possible, and kept
 def test_a_mask_of_top_p_keeps_the_same_tokens(logits: Tensor, mass: float, least: int) -> None:
     """What accelerators use, on a CPU."""
     scores = logits.float()
@@ -106,16 +107,7 @@ def test_a_mask_of_top_p_keeps_the_same_tokens(logits: Tensor, mass: float, leas
         assert possible(kept.nonzero()[:, 0], row) == left_by(StableTopP(mass, min_tokens_to_keep=least), row)
 
 
-@given(logits_rows, SHARES, LEAST)
-def test_a_mask_of_min_p_keeps_the_same_tokens(logits: Tensor, share: float, least: int) -> None:
-    scores = logits.float()
-    likely = scores.softmax(-1)
-    for row, kept, probs in zip(scores, narrow.min_p_mask(scores, share, least), likely, strict=True):
-        theirs = left_by(MinPLogitsWarper(share, min_tokens_to_keep=least), row)
-        assert sorted(probs[possible(kept.nonzero()[:, 0], row)].tolist()) == sorted(probs[theirs].tolist())
-
-
-def test_masks_need_nothing_from_the_host_and_no_sort() -> None:
+def test_a_mask_needs_nothing_from_the_host_and_no_sort() -> None:
     class NoSort(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             assert "sort" not in func._schema.name
@@ -124,7 +116,6 @@ def test_masks_need_nothing_from_the_host_and_no_sort() -> None:
     scores = torch.randn(3, 1000)
     with CaptureCheck(), NoSort():  # type: ignore[no-untyped-call]
         narrow.top_p_mask(scores, 0.9)
-        narrow.min_p_mask(scores, 0.1, 2)
         elsewhere = torch.empty(MANY, 1000, dtype=torch.bfloat16, device="meta")
         assert ProcessorPipeline([TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)]).batch(elsewhere).shape == (MANY, 1000)
 
