@@ -125,26 +125,19 @@ def grow(
             break
         place = take(frontier)
         _expect_next(memory, row, desk)
-        node = count
-        _settle(memory, row, growth, desk, node, place)
+        node, parent, token = count, frontier.parent[place], frontier.token[place]
+        growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
+        for i in range(VOICES):
+            growth.notes[node, i] = frontier.notes[place, i]
+        lengthen(contexts[node], contexts[parent], token)
+        depth[node], matches.found[node] = depth[parent] + 1, 0
+        own[node] = growth.score[node] / growth.score[parent]
+        follow(matches, parent, node, token, row.text, memory.past)
         count += 1
     for node in range(1, count):
         batch[0, at, node], batch[1, at, node] = growth.tokens[node], growth.parent[node]
         reals[3, at, node] = growth.score[node]
     return count
-
-
-@compiled
-def _settle(memory: Memory, row: Row, growth: Growth, desk: Desk, node: int, place: int) -> None:
-    """Make a candidate that was taken from the frontier a node."""
-    frontier, parent, token = desk.frontier, desk.frontier.parent[place], desk.frontier.token[place]
-    growth.tokens[node], growth.parent[node], growth.score[node] = token, parent, frontier.score[place]
-    for i in range(VOICES):
-        growth.notes[node, i] = frontier.notes[place, i]
-    lengthen(desk.contexts[node], desk.contexts[parent], token)
-    desk.depth[node], desk.matches.found[node] = desk.depth[parent] + 1, 0
-    desk.chance[node] = growth.score[node] / growth.score[parent]
-    follow(desk.matches, parent, node, token, row.text, memory.past)
 
 
 @compiled
