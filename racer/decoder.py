@@ -105,8 +105,9 @@ class Decoder:
             logits = lane.forward(view, tree, self.lineup.verifies_alone)
         run.send()
         with phase("verify"):
+            shown = lane.look(view, tree, logits)
             verdict = self.lineup.verify(view, tree, logits)
-            host = lane.settle(view, tree, faults, verdict, logits)  # the step's only host synchronisation
+            host = lane.settle(view, tree, faults, verdict, shown)  # the step's only host synchronisation
         with phase("commit"):
             lane.commit(verdict, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
         if lane.steady:

@@ -7,7 +7,7 @@ addresses, so that the step can be captured. They decode the same tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 import torch
@@ -23,7 +23,7 @@ from racer.verdict import HostVerdict, Verdict
 
 
 class Lane(Protocol):
-    """The five acts of a step that depend on shapes. They are called in this order, once a step."""
+    """The six acts of a step that depend on shapes. They are called in this order, once a step."""
 
     steady: bool
     """Whether the step took only the time that others of its size take."""
@@ -40,25 +40,35 @@ class Lane(Protocol):
         :param alone: whether the verifier is asked without anybody around it.
         """
 
-    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
-        """Bring the verdict to the host, with what drafters asked for: the step's only host synchronisation."""
+    def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
+        """What drafters are to be shown. A verifier may find there what it would search for."""
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, shown: Cues) -> HostVerdict:
+        """Bring the verdict to the host, with what drafters are shown: the step's only host synchronisation."""
 
     def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
         """Keep ``advance[b]`` nodes of each row's path."""
 
 
-def cues(
-    needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """The best next tokens ``[B, N, k]`` of all nodes, and their probabilities, as far as some drafter needs them."""
+class Cues(NamedTuple):
+    """What the model thinks comes next, as far as some drafter needs it."""
+
+    ids: Tensor | None = None
+    """``[B, N, k]`` the best next tokens of all nodes."""
+    probs: Tensor | None = None
+    """``[B, N, k]`` their probabilities."""
+
+
+def cues(needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor) -> Cues:
+    """Of all nodes, by their ``logits [B, N, V]``."""
     batch, width, size = logits.shape
     if not needs.top_k:
-        return None, None
+        return Cues()
     flat = logits.reshape(-1, size)
     if not needs.probs:
-        return vocab.top(flat, needs.top_k)[1].view(batch, width, -1), None
+        return Cues(vocab.top(flat, needs.top_k)[1].view(batch, width, -1))
     ids, probs = (pipeline.likely if do_sample else vocab.likely)(flat, needs.top_k)
-    return ids.view(batch, width, -1), probs.view(batch, width, -1)
+    return Cues(ids.view(batch, width, -1), probs.view(batch, width, -1))
 
 
 @attrs.define(eq=False)
@@ -82,8 +92,14 @@ class DynamicLane:
     def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
         return self.core.forward(tree, self.cache, self.last_position)
 
-    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
-        verdict.top_ids, verdict.top_probs = cues(self.needs, view.pipeline, view.do_sample, logits)
+    def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
+        shown = cues(self.needs, view.pipeline, view.do_sample, logits)
+        if shown.ids is not None and vocab.first_is_best(logits, self.needs.top_k):
+            view.settled.best = logits, shown.ids[..., 0]
+        return shown
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, shown: Cues) -> HostVerdict:
+        verdict.top_ids, verdict.top_probs = shown
         return verdict.to_host(tree, faults, cues=self.needs.host)
 
     def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:

@@ -90,6 +90,9 @@ class Settled:
     """What the configured verifier said, before any plugin around it."""
     captured: Verdict | None = None
     """What the configured verifier says, where it was run with the forward pass in one graph."""
+    best: tuple[Tensor, Tensor] | None = None
+    """The step's logits ``[B, N, V]`` and the argmax ``[B, N]`` of each node, where it was found on the way to what
+    drafters are shown."""
 
 
 def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:

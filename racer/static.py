@@ -10,7 +10,7 @@ from torch import Tensor
 from racer.buckets import nodes_bucket
 from racer.core import Core
 from racer.graphs import Key
-from racer.lanes import cues
+from racer.lanes import Cues, cues
 from racer.request import Needs, Request, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
@@ -63,18 +63,20 @@ class StaticLane:
         assert self._sheet.logits is not None
         return self._sheet.logits[:, : tree.width]
 
-    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, logits: Tensor) -> HostVerdict:
+    def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
+        outcome = self._outcome
+        if outcome.shows:
+            return Cues(head(outcome.top_ids, tree.width), head(outcome.top_probs, tree.width))
+        return cues(self.needs, view.pipeline, view.do_sample, logits)
+
+    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, shown: Cues) -> HostVerdict:
         outcome = self._outcome
         if outcome.packed is not None:
             parts = unpack(self.stage.fetch(outcome.packed), outcome.shapes)
             verdict.host = host_verdict(parts).head(tree.width)
             return verdict.host
         self.stage.keep(*(part.to(view.device) for part in (verdict.path, verdict.length, verdict.next_token)))
-        if outcome.shows:
-            verdict.top_ids = head(outcome.top_ids, tree.width)
-            verdict.top_probs = head(outcome.top_probs, tree.width)
-        else:
-            verdict.top_ids, verdict.top_probs = cues(self.needs, view.pipeline, view.do_sample, logits)
+        verdict.top_ids, verdict.top_probs = shown
         return verdict.to_host(tree, faults, cues=self.needs.host)
 
     def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:

@@ -106,6 +106,12 @@ def likely(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Te
     return ids, (values.float() / temperature - whole).exp()
 
 
+def first_is_best(scores: Tensor, k: int) -> bool:
+    """Whether the first of the ``k`` best that :func:`top` and :func:`likely` find is what ``generate`` takes for the
+    best one, in ties and with NaNs too."""
+    return _searchable(scores, k) and scores.dtype != torch.float64  # that is narrowed first
+
+
 def _searchable(scores: Tensor, k: int) -> bool:
     """Whether machine code serves; of a small vocabulary torch sorts in less time than k are picked one by one."""
     return scores.device.type == "cpu" and scores.dtype in BITS and k > 0 and scores.shape[-1] >= BLOCK * k

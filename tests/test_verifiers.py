@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from test_tiny_models import SMALL
+from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
-from racer import DecodeConfig, Decoder, Drafter, DraftTree, StepView, Typical
+from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, vocab
 from racer.errors import ConfigError
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request
@@ -101,6 +103,27 @@ def test_sampled_text_has_the_models_distribution() -> None:
     second = torch.stack([model(torch.tensor([[1, 2, token]])).logits[0, -1].softmax(0) for token in range(3)])
     expected = (first[:, None] * second).flatten().numpy()
     assert stats.chisquare(observed, expected * runs).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("processors", [[], [TemperatureLogitsWarper(0.5)]])
+def test_greedy_believes_what_was_found_of_these_very_logits_and_no_others(processors: list[Any]) -> None:
+    view = attrs.evolve(make_view(2, [0], 5, processors), do_sample=False)
+    tree = DraftTree(torch.tensor([[2, 1, 3]]), torch.tensor([[-1, 0, 0]]), torch.tensor([3]))
+    logits, found = torch.eye(5)[[3, 4, 4]][None], torch.tensor([[1, 2, 2]])
+    view.settled.best = logits, found
+    assert Greedy().verify(view, tree, logits).next_token.tolist() == ([4] if processors else [2])
+    assert Greedy().verify(view, tree, logits.clone()).next_token.tolist() == [4]
+
+
+def test_a_step_searches_its_logits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 1024})).eval()
+    prompts, searched = [[5, 6, 7], [9, 9]], []
+    plain, _ = decode(Decoder(model, DecodeConfig(drafter="none")), prompts, 12)
+    monkeypatch.setattr(vocab, "best", lambda scores: searched.append(len(scores)) or scores.argmax(-1))
+    tokens, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget=8)), prompts, 12)
+    assert tokens == plain
+    assert stats.steps > 1
+    assert searched == [2], "the prompts' last logits; of the steps, what the drafter is shown has been found anyway"
 
 
 @given(

@@ -106,6 +106,28 @@ def test_equals_come_in_the_order_of_their_places(dtype: torch.dtype, size: int,
     assert ids.tolist() == expected
 
 
+@given(
+    st.sampled_from(FLOATS),
+    st.integers(1, 3),
+    st.integers(1, 900),
+    st.integers(0, 15),
+    st.lists(st.tuples(st.integers(0, 2699), st.sampled_from(ODD)), max_size=20),
+    st.integers(0, 99),
+)
+def test_the_first_of_the_best_is_the_best_where_it_is_said_to_be(
+    dtype: torch.dtype, rows: int, size: int, k: int, odd: list[tuple[int, float]], seed: int
+) -> None:
+    scores = torch.randint(-2, 3, (rows, size), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    for place, number in odd:
+        scores.view(-1)[place % scores.numel()] = number
+    assert vocab.first_is_best(scores, k) == (0 < 64 * k <= size and dtype != torch.float64)
+    if vocab.first_is_best(scores, k):
+        best = scores.float().argmax(-1)
+        assert torch.equal(vocab.best(scores), best)
+        assert torch.equal(vocab.top(scores, k)[1][:, 0], best)
+        assert torch.equal(vocab.likely(scores, k)[0][:, 0], best)
+
+
 def test_what_is_impossible_has_no_probability() -> None:
     logits = torch.full((1, 700), -torch.inf)
     logits[0, [3, 9]], logits[0, 600] = 0.0, -95.0

@@ -33,6 +33,13 @@ class ExactVerifier(Verifier):
         """The same from ``logits [M, V]``, where no processor reads the prefix."""
         return self.pick(view.pipeline.batch(logits), seeds, positions)
 
+    def all_targets(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
+        """``[B, N]`` the right token after every node, where no processor reads the prefix."""
+        batch, width, _ = logits.shape
+        positions = view.position[:, None] + tree.depth + 1
+        seeds = view.seeds[:, None].expand(-1, width).flatten()
+        return self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
+
     def walks(self, view: StepView) -> bool:
         """Whether to process only the nodes on the accepted path, one after the other, on the host."""
         return not view.pipeline.context_free
@@ -47,11 +54,8 @@ class ExactVerifier(Verifier):
 
     def _batch(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """All nodes at once."""
-        batch, width, _ = logits.shape
-        positions = view.position[:, None] + tree.depth + 1
-        seeds = view.seeds[:, None].expand(-1, width).flatten()
-        targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
-        if width == 1:
+        targets = self.all_targets(view, tree, logits)
+        if tree.width == 1:
             return Verdict(torch.zeros_like(targets), torch.ones_like(targets[:, 0]), targets[:, 0])
         if targets.device.type == "cpu":
             return _walked(tree, targets)
@@ -116,6 +120,13 @@ class Greedy(ExactVerifier):
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         return vocab.best(scores)
+
+    def all_targets(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
+        """Without processors, these may have been found on the way to what drafters are shown."""
+        scored, best = view.settled.best or (None, None)
+        if best is not None and scored is logits and getattr(view.pipeline, "signature", None) == ():
+            return best
+        return super().all_targets(view, tree, logits)
 
 
 class Sampling(ExactVerifier):
