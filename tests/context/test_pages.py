@@ -30,6 +30,15 @@ def test_a_large_table_begins_with_a_huge_page() -> None:
     assert Cues.of(2**12, 15).words.ctypes.data % HUGE == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what memory is in use")
+def test_the_pages_of_a_large_table_are_there_before_they_are_needed() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before, table = resident(), zeros(32 * HUGE, np.int8)
+    assert resident() - before >= 0.9 * len(table)
+
+
 @pytest.mark.parametrize("lacking", ["the call", "the mapping", "the advice"])
 def test_without_huge_pages_there_is_memory_all_the_same(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
     class Refusing(mmap.mmap):

@@ -29,7 +29,7 @@ IDS = 2
 
 
 def empty(slots: int, k: int) -> tuple[Words, Reals]:
-    """An empty one, in ``8 + 8 k`` bytes a slot; a page of memory is taken when it is first written to."""
+    """An empty one, in ``8 + 8 k`` bytes a slot."""
     size, spare = slots * (IDS + 2 * k), LINE // 4
     memory = zeros(size + spare, np.int32)
     first = -(memory.ctypes.data // 4) % spare  # slots of k = 15 fill whole cache lines
