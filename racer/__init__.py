@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from racer.hookspecs import hookimpl
     from racer.request import Needs, Request, StepView
     from racer.stats import DecodeStats
-    from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Retrieval
+    from racer.strategies import (
+        Drafter,
+        Logits,
+        Merge,
+        NoDraft,
+        PromptLookup,
+        Recycling,
+        Resident,
+        ResidentDrafter,
+        Retrieval,
+    )
     from racer.strategies.context.drafter import Racer
     from racer.tree import DraftTree
     from racer.verdict import Verdict
@@ -31,7 +41,17 @@ _HOMES = {
     "racer.hookspecs": ("hookimpl",),
     "racer.request": ("Needs", "Request", "StepView"),
     "racer.stats": ("DecodeStats",),
-    "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"),
+    "racer.strategies": (
+        "Drafter",
+        "Logits",
+        "Merge",
+        "NoDraft",
+        "PromptLookup",
+        "Recycling",
+        "Resident",
+        "ResidentDrafter",
+        "Retrieval",
+    ),
     "racer.strategies.context.drafter": ("Racer",),
     "racer.tree": ("DraftTree",),
     "racer.verdict": ("Verdict",),
@@ -53,7 +73,10 @@ __all__ = [
     "PromptLookup",
     "Racer",
     "RacerError",
+    "Recycling",
     "Request",
+    "Resident",
+    "ResidentDrafter",
     "Retrieval",
     "Sampling",
     "StateError",

@@ -100,7 +100,8 @@ class Decoder:
         run.curve = self._curve(run.requests)
         view = self._view(run)
         with phase("draft"):
-            tree, faults = self.lineup.draft(view, self.lineup.nodes(view), lane.take)
+            nodes = self.lineup.nodes(view)
+            tree, faults = lane.promise(view, self.lineup, nodes) or self.lineup.draft(view, nodes, lane.take)
         with phase("forward"):
             logits = lane.forward(view, tree, self.lineup.verifies_alone)
         run.send()

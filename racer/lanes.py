@@ -16,20 +16,23 @@ from torch import Tensor
 from racer import vocab
 from racer.cache import TreeCache
 from racer.core import Core
-from racer.lineup import take
+from racer.lineup import Lineup, take
 from racer.request import LogitsPipeline, Needs, Request, StepView
 from racer.tree import DraftTree
 from racer.verdict import HostVerdict, Verdict
 
 
 class Lane(Protocol):
-    """The six acts of a step that depend on shapes. They are called in this order, once a step."""
+    """The acts of a step that depend on shapes. They are called in this order, once a step."""
 
     steady: bool
     """Whether the step took only the time that others of its size take."""
 
     def ends(self, requests: Sequence[Request]) -> Tensor:
         """``[2, B]`` int64, on the device: pending tokens and their positions."""
+
+    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
+        """What :meth:`take` gives, where the drafter is to draft ``nodes`` nodes in :meth:`forward`; else None."""
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """See :data:`racer.lineup.Take`. What it gives may be read after :meth:`forward`."""
@@ -85,6 +88,9 @@ class DynamicLane:
     def ends(self, requests: Sequence[Request]) -> Tensor:
         ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
         return torch.tensor(ends, device=self.core.model.device)
+
+    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
+        return None
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         return take(view, tree)

@@ -17,6 +17,7 @@ from racer.plugins import new_manager, plugins
 from racer.request import Needs, Request, StepStats, StepView
 from racer.stats import DecodeStats
 from racer.strategies.none import NoDraft
+from racer.strategies.resident import Resident, ResidentDrafter
 from racer.tree import DraftTree
 from racer.verdict import Verdict
 
@@ -127,6 +128,14 @@ class Lineup:
             self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
         return take(view, None)
 
+    def resident(self, view: StepView) -> Resident | None:
+        """What of the drafter lives on the model's device, if no plugin drafts in its place or sees what it drafts."""
+        alone = len(self._manager.hook.racer_draft.get_hookimpls()) == 1
+        if not (alone and isinstance(self.drafter, ResidentDrafter)):
+            return None
+        found: Resident | None = self._guard.attempt(self.drafter.resident, view)
+        return found
+
     @property
     def verifies_alone(self) -> bool:
         """Whether no plugin stands around the verifier, to see or change its verdict."""
@@ -186,7 +195,8 @@ class Lineup:
 
     @hookimpl(tryfirst=True)
     def racer_step(self, view: StepView, tree: DraftTree, verdict: Verdict, stats: StepStats) -> None:
-        self._guard.observe(view, tree, verdict)
+        if not view.settled.joined:
+            self._guard.observe(view, tree, verdict)
         if stats.nodes and hasattr(self.budget, "observe"):  # a step, not a piece of prompt
             self.budget.observe(view, verdict)
 

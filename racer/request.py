@@ -90,6 +90,8 @@ class Settled:
     """What the configured verifier said, before any plugin around it."""
     captured: Verdict | None = None
     """What the configured verifier says, where it was run with the forward pass in one graph."""
+    joined: bool = False
+    """Whether the drafter was run with the forward pass in one graph: it has drafted and observed there."""
     best: tuple[Tensor, Tensor] | None = None
     """The step's logits ``[B, N, V]`` and the argmax ``[B, N]`` of each node, where it was found on the way to what
     drafters are shown."""

@@ -75,6 +75,11 @@ class Sheet:
             like.sources,
         )
 
+    def promised(self, nodes: int, source: str) -> DraftTree:
+        """The tree of up to ``nodes`` columns that will be drafted here by ``source``; a view of the inbox."""
+        tokens, parent, _, _ = (part[:, :nodes] for part in self._columns(self.inbox))
+        return DraftTree(tokens, parent, self.inbox[:, -2], sources=(source,))
+
     def _columns(self, sheet: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tokens, parent, source, score = torch.split(sheet[:, :-2], self.nodes, dim=1)
         return tokens, parent, source, score.view(torch.float64)

@@ -11,10 +11,11 @@ from racer.buckets import nodes_bucket
 from racer.core import Core
 from racer.graphs import Key
 from racer.lanes import Cues, cues
+from racer.lineup import Lineup
 from racer.request import Needs, Request, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
-from racer.static_step import Outcome, Runner, StaticStep, head
+from racer.static_step import Draft, Outcome, Runner, StaticStep, head
 from racer.tree import DraftTree
 from racer.verdict import HostVerdict, Verdict, host_verdict, unpack
 
@@ -36,6 +37,7 @@ class StaticLane:
     _sheet: Sheet = attrs.field(init=False)
     _letter: Tensor = attrs.field(init=False)
     _outcome: Outcome = attrs.field(init=False)
+    _draft: Draft | None = None
 
     def ends(self, requests: Sequence[Request]) -> Tensor:
         done = tuple(request.done for request in requests)
@@ -44,11 +46,19 @@ class StaticLane:
             self.stage.rest(done, [r.tokens[-1] for r in requests], [len(r.tokens) - 1 for r in requests])
         return self.stage.ends()
 
+    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
+        if not (self.runner.machine.captures and self.runner.drafts and self._joined(view, lineup.verifies_alone)):
+            return None
+        if (resident := lineup.resident(view)) is None:
+            return None
+        self._sheet, self._draft = self.stage.sheet(nodes_bucket(nodes)), Draft(resident, nodes)
+        return self._sheet.promised(nodes, lineup.drafter_name), self._sheet.faults
+
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         tree = tree or DraftTree.root(view.root)
         sheet = self.stage.sheet(nodes_bucket(tree.width))
         # not sent before the step runs, as a capture that comes in between uses the inbox
-        self._sheet, self._letter = sheet, sheet.fold(tree)
+        self._sheet, self._letter, self._draft = sheet, sheet.fold(tree), None
         return sheet.shown(tree), sheet.faults
 
     def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
@@ -56,7 +66,9 @@ class StaticLane:
             self.runner.machine.forget()
         step = self._prepared(view, alone)
         self.stage.act(view.active)
-        self._sheet.inbox.copy_(self._letter, non_blocking=True)
+        if step.draft is None:
+            self._sheet.inbox.copy_(self._letter, non_blocking=True)
+        view.settled.joined = step.draft is not None
         outcome = self._outcome = self.runner.machine.run(step.key, step)
         if outcome.verdict is not None:
             view.settled.captured = outcome.head(tree.width)
@@ -82,16 +94,22 @@ class StaticLane:
     def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
         self.stage.cache.advance(advance)  # the device has moved the rows already
 
+    def _joined(self, view: StepView, alone: bool) -> Hashable | None:
+        """What the verifier's operations depend on, if it is to be part of the step."""
+        return _verify_key(view) if alone and self.runner.verifies and _cue_key(self.needs, view) is not None else None
+
     def _prepared(self, view: StepView, alone: bool) -> StaticStep:
         """A step that is ready to run. Rehearsals and captures change nothing but scratch rows and the inbox."""
         window, self.steady = self.stage.window(self._sheet.nodes), True
         while True:
-            cue_key = _cue_key(self.needs, view)
-            verify_key = _verify_key(view) if alone and self.runner.verifies and cue_key is not None else None
-            key = Key(self._sheet.nodes, window.length, (verify_key, cue_key))
+            cue_key, verify_key = _cue_key(self.needs, view), self._joined(view, alone)
+            if self._draft is not None and not (self.runner.drafts and verify_key is not None):
+                self._draft, self._letter = None, self._sheet.fold(DraftTree.root(view.root))  # this step goes without
+            draft_key = None if self._draft is None else self._draft.key
+            key = Key(self._sheet.nodes, window.length, (verify_key, cue_key, draft_key))
             step = StaticStep(
                 key, self.core, self.stage, self._sheet, window, self.runner, self.needs, view,
-                shows=cue_key is not None, verifies=verify_key is not None,
+                shows=cue_key is not None, verifies=verify_key is not None, draft=self._draft,
             )  # fmt: skip
             if self.runner.machine.ready(key):
                 return step

@@ -4,12 +4,13 @@ What one step does, captured or not: check the drafted tree, find its mask and p
 next tokens for drafters; and, if the verifier can say what its operations depend on and no plugin stands around it,
 verify, commit the accepted rows, and pack all that the host wants to know. Otherwise (processors that read prefixes,
 verifiers of others, plugins with ``racer_verify``) the step ends after the forward pass, and the rest runs as it is.
-Drafting, hooks, stop criteria and streaming are never part of it.
+A drafter that lives on the device drafts at the beginning of a captured step, and learns at its end. Drafting on the
+host, hooks, stop criteria and streaming are never part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import attrs
@@ -17,15 +18,17 @@ from torch import Tensor
 
 from racer.core import Core, call_model
 from racer.graphs import Eager, Graphs, Key, warn_of
+from racer.guard import check_form
 from racer.lanes import cues
 from racer.request import Needs, Settled, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_cache import FixedWindow
+from racer.strategies.resident import Resident
 from racer.tree import DraftTree
 from racer.verdict import Verdict, pack
 
-FORWARD, VERIFY = "forward", "verify"
+DRAFT, FORWARD, VERIFY = "draft", "forward", "verify"
 
 
 @attrs.define(eq=False)
@@ -39,7 +42,9 @@ class Runner:
     machine: Eager | Graphs
     call: Callable[..., Any] = call_model
     verifies: bool = True
-    """Whether verifiers may be part of a captured step."""
+    """Whether verifiers may be part of a captured step, ..."""
+    drafts: bool = True
+    """... and drafters."""
     doing: str = FORWARD
     """What a step that fails was at."""
 
@@ -52,15 +57,32 @@ class Runner:
         if self.compiled:
             self.call = call_model
             warn_of(model, "is not compiled", error)
+        elif self.machine.captures and self.doing == DRAFT:
+            self.drafts = False
+            warn_of(model, "has its drafter outside the CUDA graph", error)
         elif self.machine.captures and self.doing == VERIFY:
             self.verifies = False
             warn_of(model, "has its verifier outside the CUDA graph", error)
         elif self.machine.captures:
-            self.machine, self.verifies = Eager(), True
+            self.machine, self.verifies, self.drafts = Eager(), True, True
             warn_of(model, "cannot be captured in a CUDA graph and is run without", error)
         else:
             raise error
         self.machine.forget()
+
+
+@attrs.frozen(eq=False)
+class Draft:
+    """A draft that is a part of the step."""
+
+    resident: Resident
+    nodes: int
+    """Columns, and at most as many nodes."""
+
+    @property
+    def key(self) -> Hashable:
+        """What the operations depend on; good as long as the resident is kept."""
+        return id(self.resident), self.nodes
 
 
 @attrs.frozen(eq=False)
@@ -76,6 +98,8 @@ class Outcome:
     """All that the host wants to know, in one flat tensor; there with a verdict."""
     shapes: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
     """Of its parts."""
+    draft: Draft | None = None
+    """Who has drafted here; while the step is recorded, its memory must stay."""
 
     def head(self, width: int) -> Verdict | None:
         """The verdict in the drafted width, of its own: padding is never accepted."""
@@ -105,9 +129,15 @@ class StaticStep:
     """Whether the best next tokens are found here."""
     verifies: bool
     """Whether the verdict is found, committed and packed here."""
+    draft: Draft | None = None
+    """What is drafted here, and learned from the verdict; only where it is found here."""
 
     def __call__(self) -> Outcome:
-        stage, sheet, self.runner.doing = self.stage, self.sheet, FORWARD
+        stage, sheet = self.stage, self.sheet
+        if self.draft is not None:
+            self.runner.doing = DRAFT
+            sheet.inbox.copy_(sheet.fold(self._drafted(self.draft)))
+        self.runner.doing = FORWARD
         drafted, kinds = sheet.drafted()
         faults = drafted.faults(stage.root, self.view.vocab_size, kinds)
         tree = drafted.sound(faults, stage.root, look=False)
@@ -119,11 +149,19 @@ class StaticStep:
         self.runner.doing = VERIFY
         verdict = self._verify(tree, logits)
         verdict.top_ids, verdict.top_probs = ids, probs
+        if self.draft is not None:
+            self.runner.doing = DRAFT
+            self.draft.resident.observe(tree, verdict, stage.active)
         stage.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, cues=self.needs.host)
         shapes = {name: tuple(part.shape) for name, part in parts.items()}
-        packed, self.runner.doing = pack(parts), FORWARD  # whatever fails after this, it is not the verifier
-        return Outcome(ids, probs, self.shows, verdict, packed, shapes)
+        packed, self.runner.doing = pack(parts), FORWARD  # whatever fails after this, it is neither of them
+        return Outcome(ids, probs, self.shows, verdict, packed, shapes, self.draft)
+
+    def _drafted(self, draft: Draft) -> DraftTree:
+        """By a drafter with one name, so that the tree's own sources are nobody's."""
+        tree = check_form(draft.resident.draft(self.stage.root, draft.nodes), len(self.stage.root), draft.nodes)
+        return DraftTree(tree.tokens, tree.parent, tree.count)
 
     def _forward(self, tree: DraftTree) -> Tensor:
         placed = self.stage.place(tree, self.window)

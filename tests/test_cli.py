@@ -431,7 +431,7 @@ def test_plugins_lists_the_built_ins(capsys: Capture) -> None:
     assert main(["plugins", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     found = {(entry["kind"], entry["name"]): entry for entry in data["plugins"]}
-    built_in = ["retrieval", "logits", "racer-paper", "racer", "prompt-lookup", "none"]
+    built_in = ["retrieval", "logits", "recycling", "racer-paper", "racer", "prompt-lookup", "none"]
     for key in [("drafter", name) for name in built_in] + [("verifier", "greedy"), ("budget", "auto")]:
         assert found[key]["origin"].startswith("racer-decoding ")
         assert found[key]["exact"] is True

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import racer
-from racer import DecodeConfig, Drafter
+from racer import DecodeConfig, Decoder, Drafter, Verdict
+from racer.graphs import CaptureCheck
 from racer.plugins import Plugins, plugins
-from racer.testing import check_drafter
+from racer.testing import check_drafter, decode, toy_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -52,6 +54,21 @@ def test_the_drafter_in_30_lines_is_one_and_is_right() -> None:
     found.register(type("Module", (), {"racer_register": staticmethod(space["racer_register"])}), "docs")
     assert found.resolve("drafter", "pairs").factory is pairs
     assert DecodeConfig(drafter=racer.Merge(pairs(), racer.Logits(), policy="fill"))
+
+
+def test_the_drafter_on_the_device_is_right_and_can_be_captured() -> None:
+    (code,) = (block for block in blocks(ROOT / "docs" / "drafters.md", "python") if "ResidentDrafter" in block)
+    space: dict[str, Any] = {"__name__": "chain"}
+    exec(code, space)
+    check_drafter(space["Chain"], max_examples=25)
+    model, prompts = toy_model(), [[1, 2, 3], [4]]
+    _, stats = decode(Decoder(model, DecodeConfig(drafter=space["Chain"](), budget=4)), prompts, 60)
+    assert stats.mean_accepted_tokens > 1
+    resident, root = space["Chain"]().make(torch.device("meta"), 7), torch.zeros(2, dtype=torch.long, device="meta")
+    with CaptureCheck():
+        tree = resident.draft(root, 4)
+        cues = torch.zeros(2, 4, 1, dtype=torch.long, device="meta")
+        resident.observe(tree, Verdict(tree.tokens, root, root, top_ids=cues), root.bool())
 
 
 def test_the_readme_lists_every_built_in_drafter() -> None:

@@ -128,7 +128,7 @@ def test_long_accepted_paths_change_nothing(
         assert stats.mean_accepted_tokens > 1.5, "the replay is there to be accepted"
 
 
-@pytest.mark.parametrize("name", ["racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"])
+@pytest.mark.parametrize("name", ["racer", "racer-paper", "retrieval", "logits", "recycling", "prompt-lookup", "none"])
 def test_built_in_drafters_pass_the_kit(name: str) -> None:
     check_drafter(plugins.resolve("drafter", name).factory, max_examples=40)
 

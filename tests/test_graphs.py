@@ -29,7 +29,9 @@ from racer.leases import _shelves, borrow, release
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request, Settled, StepView
 from racer.stage import Stage
-from racer.static_step import Runner, StaticStep
+from racer.static_step import Draft, Runner, StaticStep
+from racer.strategies import Recycling, ResidentDrafter
+from racer.strategies.recycling import Matrix
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
 from racer.traits import examine
@@ -84,7 +86,8 @@ def on_meta(name: str) -> tuple[Core, Stage]:
 
 @pytest.mark.parametrize("verifier", [Greedy(), Sampling()])
 @pytest.mark.parametrize("name", [name for name in BUILD if name != "mixtral"])
-def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any) -> None:
+def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("racer.static_step.check_form", lambda tree, *_: tree)  # it refuses trees without data
     core, stage = on_meta(name)
     rows = torch.zeros(2, dtype=torch.long, device="meta")
     view = StepView(
@@ -97,8 +100,12 @@ def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any) -> None:
     step = StaticStep(
         Key(16, 256, ()), core, stage, sheet, window, Runner(Eager()), Needs(top_k=4, probs=True), view, True, True
     )
+    resident = Recycling(4).make(torch.device("meta"), TINY_VOCAB)
     with torch.no_grad(), CaptureCheck():
         outcome = step()
+        drafted = attrs.evolve(step, draft=Draft(resident, 13))()
+    assert drafted.draft is not None
+    assert drafted.draft.resident is resident, "kept with the recording, which holds its addresses"
     assert outcome.verdict is not None
     assert outcome.packed is not None
     assert outcome.packed.device.type == "meta"
@@ -233,6 +240,132 @@ def test_a_verifier_that_cannot_be_captured_stays_outside() -> None:
     assert machine.kinds[-1].kind[0] is None
 
 
+class Told(Recycling):
+    """Counts what it is told from outside the captured step."""
+
+    told = 0
+
+    def observe(self, view: StepView, tree: Any, verdict: Verdict) -> None:
+        self.told += 1
+        super().observe(view, tree, verdict)
+
+
+PROMPTS = [[1, 2, 3, 1, 2], [3]]
+
+
+def recycled(model: Any, drafter: Any, compile: str, new: int = 40, **how: Any) -> tuple[list[list[int]], Any]:
+    config = DecodeConfig(drafter=drafter, budget=13, compile=compile, **how)
+    return decode(Decoder(model, config), PROMPTS, new)
+
+
+def test_a_drafter_on_the_device_becomes_part_of_the_graph_and_drafts_there_what_it_drafts_elsewhere() -> None:
+    model = toy_model(VOCAB)
+    machine, drafter = pretend(model, 2), Told(4)
+    got, stats = recycled(model, drafter, "static")
+    plain, outside = recycled(model, Recycling(4), "off")
+    assert got == plain == decode_plainly(model, PROMPTS, 40)
+    assert stats.accept_lengths == outside.accept_lengths, "it has learned as much, and nothing from rehearsals"
+    assert stats.mean_accepted_tokens > 1
+    assert stats.drafted == outside.drafted
+    assert set(stats.drafted) == {"recycling"}
+    assert all(key.kind[2] is not None for key in machine.kinds)
+    assert drafter.told == 1, "of the prompt"
+    recycled(model, drafter, "static")
+    assert len(machine.kinds) == len(set(machine.kinds)), "the next call uses the same graphs"
+    release(model)
+
+
+def test_another_drafter_gets_graphs_of_its_own() -> None:
+    """They hold the addresses of the one that they were captured with."""
+    model, drafters = toy_model(VOCAB), (Recycling(4), Recycling(4))
+    machine = pretend(model, 2)
+    prepared = []
+    for drafter in (*drafters, *drafters):
+        recycled(model, drafter, "static", new=12)
+        prepared.append(len(machine.kinds))
+    assert 0 < prepared[0] < prepared[1] == prepared[2] == prepared[3]
+    release(model)
+
+
+class AsksTheHost(ResidentDrafter):
+    """Is wrong about living on the device alone."""
+
+    name = "asks"
+    needs = Needs(top_k=4, prompt=Needs.ALL, host=False)
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def make(self, device: torch.device, vocab_size: int) -> Any:
+        at = self.at
+
+        class Asking(Matrix):
+            def draft(self, root: Tensor, nodes: int) -> Any:
+                if at == "draft":
+                    int(root.sum())
+                tree = super().draft(root, nodes)
+                return tree.padded(nodes + 1) if at == "form" else tree
+
+            def observe(self, tree: Any, verdict: Verdict, active: Tensor) -> None:
+                if at == "observe":
+                    int(active.sum())
+                super().observe(tree, verdict, active)
+
+        return Asking(4, vocab_size, device)
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [("draft", "_local_scalar_dense"), ("observe", "_local_scalar_dense"), ("form", "14 columns, the budget is 13")],
+)
+def test_a_drafter_that_cannot_be_captured_stays_outside(at: str, reason: str) -> None:
+    model = toy_model(VOCAB)
+    machine = pretend(model, 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        got, stats = recycled(model, AsksTheHost(at), "static")
+    assert got == decode_plainly(model, PROMPTS, 40)
+    (graph,) = (str(entry.message) for entry in said if entry.category is GraphWarning)
+    assert graph.startswith("ToyLM has its drafter outside the CUDA graph: ")
+    assert reason in graph
+    assert machine.kinds[-1].kind[0] is not None, "the verifier is inside still"
+    assert machine.kinds[-1].kind[2] is None
+    assert (stats.mean_accepted_tokens > 1) == (at != "form"), "from outside it drafts on"
+    release(model)
+
+
+def test_a_plugin_that_sees_drafts_keeps_the_drafter_outside() -> None:
+    class Sees:
+        widths: list[int] = []  # noqa: RUF012
+
+        @racer.hookimpl(wrapper=True)
+        def racer_draft(self, view: StepView, budget: int) -> Any:
+            tree = yield
+            self.widths.append(tree.width)
+            return tree
+
+    model, drafter = toy_model(VOCAB), Told(4)
+    machine = pretend(model, 2)
+    got, stats = recycled(model, drafter, "static", plugins=(Sees(),))
+    assert got == decode_plainly(model, PROMPTS, 40)
+    assert machine.kinds[-1].kind[2] is None
+    assert set(Sees.widths) == {13}
+    assert drafter.told == 1 + stats.steps
+    release(model)
+
+
+def test_a_verifier_outside_keeps_the_drafter_outside() -> None:
+    model, drafter = tiny("llama"), Told(4)
+    how = {"max_new_tokens": 25, "do_sample": False, "repetition_penalty": 1.3}
+    machine = pretend(model, 3)
+    config = DecodeConfig(drafter=drafter, budget=8, compile="static")
+    assert torch.equal(racer.generate(model, config=config, **batch(), **how), model.generate(**batch(), **how))
+    assert machine.kinds[-1].kind == (None, (drafter.needs,), None)
+    assert drafter.told > 5
+    release(model)
+
+
 def test_a_broken_model_raises_its_own_error() -> None:
     model = Broken(ToyConfig(vocab_size=VOCAB)).eval()
     decoder = Decoder(model, DecodeConfig(drafter="none", compile="static"))
@@ -339,7 +472,7 @@ def test_graphs_decode_what_single_operations_decode(name: str, do_sample: bool)
     how: dict[str, Any] = {"max_new_tokens": 40, "do_sample": do_sample}
     if do_sample:
         how |= {"temperature": 0.8, "top_p": 0.9, "top_k": 12}
-    for drafter in ("racer", "racer-paper", "none", HostileDrafter(5, TINY_VOCAB)):
+    for drafter in ("racer", "racer-paper", "recycling", "none", HostileDrafter(5, TINY_VOCAB)):
         outputs = [
             racer.generate(
                 model, config=DecodeConfig(drafter=drafter, budget=14, seed=3, compile=compile), **inputs, **how
@@ -358,6 +491,19 @@ def test_processors_that_read_prefixes_leave_the_forward_in_the_graph() -> None:
     config = DecodeConfig(drafter="racer-paper", budget=16, compile="graphs")
     assert torch.equal(racer.generate(model, config=config, **inputs, **how), model.generate(**inputs, **how))
     assert all(key.kind[0] is None for key in graphs(model)._recordings)
+
+
+@pytest.mark.gpu
+def test_a_drafter_on_the_device_is_captured_and_drafts_what_it_drafts_elsewhere() -> None:
+    model = toy_model(VOCAB).cuda()
+    drafter = Told(4)
+    got, stats = recycled(model, drafter, "graphs", new=200)
+    plain, outside = recycled(model, Recycling(4), "off", new=200)
+    assert got == plain
+    assert drafter.told == 1
+    assert all(key.kind[2] is not None for key in graphs(model)._recordings)
+    # of equal tokens in one tree, any may be learned from last
+    assert stats.mean_accepted_tokens == pytest.approx(outside.mean_accepted_tokens, rel=0.2)
 
 
 @pytest.mark.gpu

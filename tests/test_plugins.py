@@ -54,7 +54,7 @@ def test_built_ins_come_through_the_entry_point_group_like_everybody() -> None:
     ]
     assert {entry.value for entry in mine} == {"racer.strategies", "racer.verifiers", "racer.budgets"}
     offers = {(offer.kind, offer.name): offer for offer in plugins.load_all()}
-    for name in ("racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"):
+    for name in ("racer", "racer-paper", "retrieval", "logits", "recycling", "prompt-lookup", "none"):
         assert offers["drafter", name].origin.startswith("racer-decoding ")
         assert offers["drafter", name].factory() is not offers["drafter", name].factory()
     assert [offers["verifier", name].exact for name in ("greedy", "sampling", "typical")] == [True, True, False]

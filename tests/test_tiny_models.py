@@ -60,6 +60,7 @@ BUILD: dict[str, Any] = {
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=3, num_experts_per_tok=2)),
 }
 ALL = list(BUILD)
+DRAFTERS = ["racer-paper", "retrieval", "logits", "recycling", "prompt-lookup"]
 CORE = ["llama", "qwen3", "gpt2"]
 
 
@@ -104,7 +105,7 @@ def test_hostile_trees_on_every_architecture(name: str, attention: str) -> None:
         assert out.racer_stats.steps
 
 
-@pytest.mark.parametrize("drafter", ["racer", "racer-paper", "retrieval", "logits", "prompt-lookup", "none"])
+@pytest.mark.parametrize("drafter", [*DRAFTERS, "racer", "none"])
 @pytest.mark.parametrize("name", CORE)
 def test_greedy_is_model_generate(name: str, drafter: str) -> None:
     model, how = tiny(name), {"max_new_tokens": 40, "do_sample": False}
@@ -113,7 +114,7 @@ def test_greedy_is_model_generate(name: str, drafter: str) -> None:
         assert torch.equal(racer.generate(model, config=config, **inputs, **how), model.generate(**inputs, **how))
 
 
-@pytest.mark.parametrize("drafter", ["racer-paper", "retrieval", "logits", "prompt-lookup"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("name", CORE)
 def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, drafter: str) -> None:
     model, how = tiny(name), {"max_new_tokens": 30, "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 12}

@@ -7,9 +7,21 @@ from racer.strategies.logits import Logits
 from racer.strategies.merge import Merge
 from racer.strategies.none import NoDraft
 from racer.strategies.prompt_lookup import PromptLookup
+from racer.strategies.recycling import Recycling
+from racer.strategies.resident import Resident, ResidentDrafter
 from racer.strategies.retrieval import Retrieval
 
-__all__ = ["Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Retrieval"]
+__all__ = [
+    "Drafter",
+    "Logits",
+    "Merge",
+    "NoDraft",
+    "PromptLookup",
+    "Recycling",
+    "Resident",
+    "ResidentDrafter",
+    "Retrieval",
+]
 
 
 def racer_paper() -> Merge:
@@ -32,5 +44,6 @@ def racer_register(registry: Registry) -> None:
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"
     )
     registry.drafter("logits", Logits, summary="the top tokens that last followed each token (copy-logit tree)")
+    registry.drafter("recycling", Recycling, summary="a tree of fixed shape over the same; lives on the model's device")
     registry.drafter("prompt-lookup", PromptLookup, summary="one chain: what followed the last n-gram before")
     registry.drafter("none", NoDraft, summary="plain decoding, one token a step")

@@ -1,9 +1,9 @@
 """Memory for large tables, in pages as large as the system gives.
 
 A table is looked at in random places. In pages of 4 KB each look may wait for the page's address, and each first write
-for the system to make the page: learning from a tree took 0.5 ms instead of 0.13. Even large pages take their time to be
-made (60 ms for 32 MB that a virtual machine had not used before, 4 for what it had), so all are made at once, before
-anybody decodes.
+for the system to make the page: learning from a tree took 0.5 ms instead of 0.13. Even large pages take their time
+(60 ms for 32 MB that a virtual machine had not used before, 4 for what it had), so all are made at once, before anybody
+decodes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,62 @@
+"""Drafting on the model's device, in operations that a CUDA graph can hold."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from racer.request import StepView
+from racer.strategies.base import Drafter
+from racer.tree import DraftTree
+from racer.verdict import Verdict
+
+
+class Resident(Protocol):
+    """What of a drafter lives on one device, for one vocabulary.
+
+    Its operations may be captured with the forward pass and replayed. So they work on the device alone: they ask for no
+    value on the host, bring none over, and find all memory where it was (whatever is learned is written in place).
+    """
+
+    def draft(self, root: Tensor, nodes: int) -> DraftTree:
+        """Trees of ``nodes`` columns at most below the pending tokens ``root [B]``. Their nodes are credited to the
+        drafter; scores, if there are any, only count outside of a graph."""
+
+    def observe(self, tree: DraftTree, verdict: Verdict, active: Tensor) -> None:
+        """Learn from scored trees.
+
+        :param verdict: with ``top_ids`` and ``top_probs`` as the drafter needs, and without ``host``.
+        :param active: ``[B]`` bool: of other rows nothing may be learned. A rehearsal has none that is active.
+        """
+
+
+class ResidentDrafter(Drafter):
+    """A drafter whose memory and work are on the model's device. Subclasses say what lives there: :meth:`make`.
+
+    With ``DecodeConfig(compile="graphs")`` it becomes part of the captured step, unless a plugin stands around it or
+    the verifier cannot be captured; everywhere else it is called like any drafter.
+    """
+
+    def __init__(self) -> None:
+        self._residents: dict[tuple[torch.device, int], Resident] = {}
+
+    def make(self, device: torch.device, vocab_size: int) -> Resident:
+        """A new one, its memory taken."""
+        raise NotImplementedError(f"{self.label} must define make")
+
+    def resident(self, view: StepView) -> Resident:
+        """The one for this step's model; each is kept, as graphs hold its addresses."""
+        place = view.device, view.vocab_size
+        if place not in self._residents:
+            with torch.inference_mode(False):  # memory that is made inside could not be written to outside
+                self._residents[place] = self.make(*place)
+        return self._residents[place]
+
+    def draft(self, view: StepView, budget: int) -> DraftTree:
+        tree = self.resident(view).draft(view.root, budget)
+        return DraftTree(tree.tokens, tree.parent, tree.count, tree.score, sources=(self.label,))
+
+    def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
+        self.resident(view).observe(tree, verdict, torch.tensor(view.active, device=view.device))
