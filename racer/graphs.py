@@ -154,7 +154,8 @@ class Graphs:
                 body()
             self._checked.add(step)
         while len(self._recordings) >= MAX_GRAPHS:
-            self._recordings.popitem(last=False)
+            old, _ = self._recordings.popitem(last=False)
+            self._checked.discard((old.kind, old.nodes > 1))
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         self._recordings[key] = capture(body, self._device, self._side, self._pool)
@@ -168,6 +169,7 @@ class Graphs:
     def forget(self) -> None:
         torch.cuda.synchronize(self._device)
         self._recordings.clear()
+        self._checked.clear()  # kinds name objects that recordings keep, and others may come to lie there
         self._pool = None  # the memory goes with the last graph; a new pool must not mix with it
 
 

@@ -129,12 +129,29 @@ class Lineup:
         return take(view, None)
 
     def resident(self, view: StepView) -> Resident | None:
-        """What of the drafter lives on the model's device, if no plugin drafts in its place or sees what it drafts."""
-        alone = len(self._manager.hook.racer_draft.get_hookimpls()) == 1
-        if not (alone and isinstance(self.drafter, ResidentDrafter)):
+        """What of the drafter lives on the model's device, if nobody is to see or change what it drafts before it is
+        scored: no plugin, no budget, and no method of its own."""
+        drafter = self.drafter
+        if not isinstance(drafter, ResidentDrafter) or len(self._manager.hook.racer_draft.get_hookimpls()) > 1:
             return None
-        found: Resident | None = self._guard.attempt(self.drafter.resident, view)
+        fit = getattr(type(self.budget), "fit", Budget.fit)
+        looks = fit is not Budget.fit and not getattr(self.budget, "fits_unseen", False)
+        own = (type(drafter).draft, type(drafter).observe) != (ResidentDrafter.draft, ResidentDrafter.observe)
+        if looks or own:
+            return None
+        found: Resident | None = self._guard.attempt(drafter.resident, view)
         return found
+
+    def unseen(self, view: StepView, tree: DraftTree) -> int:
+        """The nodes that are left of a tree whose contents are yet to come."""
+        try:
+            return self._fit(view, tree).width
+        except Exception as error:
+            self.complaints.about("the budget", error)
+            return tree.width
+
+    def _fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+        return self.budget.fit(view, tree) if hasattr(self.budget, "fit") else tree
 
     @property
     def verifies_alone(self) -> bool:
@@ -143,6 +160,8 @@ class Lineup:
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """The verdict. If a plugin around the verifier fails, the verifier's own stands; its errors are raised."""
+        if not self.verifies_alone:
+            view.settled.best = None  # a plugin may change the logits before the verifier sees them
         try:
             verdict: Verdict = self._manager.hook.racer_verify(view=view, tree=tree, logits=logits)
             if not isinstance(verdict, Verdict):
@@ -173,9 +192,7 @@ class Lineup:
     @hookimpl(trylast=True)
     def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
         tree: DraftTree | None = self._guard.attempt(self.drafter.draft, view, budget)
-        if tree is None or not hasattr(self.budget, "fit"):
-            return tree
-        return self.budget.fit(view, check_form(tree, len(view.requests), budget))
+        return None if tree is None else self._fit(view, check_form(tree, len(view.requests), budget))
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:

@@ -47,10 +47,10 @@ class StaticLane:
         return self.stage.ends()
 
     def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
-        if not (self.runner.machine.captures and self.runner.drafts and self._joined(view, lineup.verifies_alone)):
+        if not self._drafts(self._joined(view, lineup.verifies_alone)) or (resident := lineup.resident(view)) is None:
             return None
-        if (resident := lineup.resident(view)) is None:
-            return None
+        if nodes > 1:
+            nodes = lineup.unseen(view, self.stage.sheet(nodes_bucket(nodes)).promised(nodes, lineup.drafter_name))
         self._sheet, self._draft = self.stage.sheet(nodes_bucket(nodes)), Draft(resident, nodes)
         return self._sheet.promised(nodes, lineup.drafter_name), self._sheet.faults
 
@@ -98,12 +98,16 @@ class StaticLane:
         """What the verifier's operations depend on, if it is to be part of the step."""
         return _verify_key(view) if alone and self.runner.verifies and _cue_key(self.needs, view) is not None else None
 
+    def _drafts(self, verify_key: Hashable | None) -> bool:
+        """Whether a drafter may be part of the step; ``verify_key``: of the verifier, without which it is not."""
+        return self.runner.machine.captures and self.runner.drafts and verify_key is not None
+
     def _prepared(self, view: StepView, alone: bool) -> StaticStep:
         """A step that is ready to run. Rehearsals and captures change nothing but scratch rows and the inbox."""
         window, self.steady = self.stage.window(self._sheet.nodes), True
         while True:
             cue_key, verify_key = _cue_key(self.needs, view), self._joined(view, alone)
-            if self._draft is not None and not (self.runner.drafts and verify_key is not None):
+            if self._draft is not None and not self._drafts(verify_key):
                 self._draft, self._letter = None, self._sheet.fold(DraftTree.root(view.root))  # this step goes without
             draft_key = None if self._draft is None else self._draft.key
             key = Key(self._sheet.nodes, window.length, (verify_key, cue_key, draft_key))

@@ -54,12 +54,12 @@ class Runner:
 
     def retreat(self, model: Any, error: Exception) -> None:
         """Give up what failed, say so, and leave a plainer way; raises ``error`` if there is none."""
-        if self.compiled:
-            self.call = call_model
-            warn_of(model, "is not compiled", error)
-        elif self.machine.captures and self.doing == DRAFT:
+        if self.doing == DRAFT:
             self.drafts = False
             warn_of(model, "has its drafter outside the CUDA graph", error)
+        elif self.compiled:
+            self.call = call_model
+            warn_of(model, "is not compiled", error)
         elif self.machine.captures and self.doing == VERIFY:
             self.verifies = False
             warn_of(model, "has its verifier outside the CUDA graph", error)
@@ -152,6 +152,7 @@ class StaticStep:
         if self.draft is not None:
             self.runner.doing = DRAFT
             self.draft.resident.observe(tree, verdict, stage.active)
+            self.runner.doing = VERIFY
         stage.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, cues=self.needs.host)
         shapes = {name: tuple(part.shape) for name, part in parts.items()}
@@ -160,6 +161,8 @@ class StaticStep:
 
     def _drafted(self, draft: Draft) -> DraftTree:
         """By a drafter with one name, so that the tree's own sources are nobody's."""
+        if draft.nodes == 1:
+            return DraftTree.root(self.stage.root)
         tree = check_form(draft.resident.draft(self.stage.root, draft.nodes), len(self.stage.root), draft.nodes)
         return DraftTree(tree.tokens, tree.parent, tree.count)
 

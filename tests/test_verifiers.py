@@ -13,7 +13,7 @@ from scipy import stats
 from test_tiny_models import SMALL
 from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
-from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, vocab
+from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, hookimpl, vocab
 from racer.errors import ConfigError
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request
@@ -113,6 +113,30 @@ def test_greedy_believes_what_was_found_of_these_very_logits_and_no_others(proce
     view.settled.best = logits, found
     assert Greedy().verify(view, tree, logits).next_token.tolist() == ([4] if processors else [2])
     assert Greedy().verify(view, tree, logits.clone()).next_token.tolist() == [4]
+
+
+class Sevens(Greedy):
+    """Picks what it likes."""
+
+    def pick(self, scores: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(scores),), 7)
+
+
+class Edits:
+    """Changes the logits before the verifier sees them."""
+
+    @hookimpl(wrapper=True)
+    def racer_verify(self, view: StepView, tree: DraftTree, logits: torch.Tensor) -> Any:
+        logits[..., 7] = 100
+        return (yield)
+
+
+@pytest.mark.parametrize("how", [{"verifier": Sevens()}, {"plugins": (Edits(),)}])
+def test_nobody_is_passed_by_because_the_best_tokens_are_known(how: dict[str, Any]) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 1024})).eval()
+    for drafter in ("none", "racer"):
+        tokens, _ = decode(Decoder(model, DecodeConfig(drafter=drafter, budget=8, **how)), [[5, 6, 7]], 12)
+        assert tokens == [[7] * 12]
 
 
 def test_a_step_searches_its_logits_once(monkeypatch: pytest.MonkeyPatch) -> None:

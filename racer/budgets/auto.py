@@ -19,6 +19,8 @@ class Auto(Budget):
     (:meth:`racer.costs.CostCurve.hopeful`), from a plain step upwards.
     """
 
+    fits_unseen = True
+
     def __init__(self) -> None:
         self._by_score, self._by_record = ByScore(), ByRecord()
         self._scored = True

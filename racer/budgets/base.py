@@ -13,6 +13,10 @@ SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 class Budget:
     """Says how many nodes a step may score."""
 
+    fits_unseen: bool = False
+    """Whether :meth:`fit`, where it is defined anew, looks at nothing but the shape of a tree without scores: then a
+    drafter on the device may draft such trees after it was asked."""
+
     def nodes(self, view: StepView) -> int:
         """At least 1 (plain decoding), the root included."""
         raise NotImplementedError

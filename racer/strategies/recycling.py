@@ -42,7 +42,8 @@ def shape(top_k: int, size: int) -> tuple[list[int], list[int]]:
 
 
 class Recycling(ResidentDrafter):
-    """Keeps, for each token, the top-k next tokens of the latest scored position that held it, accepted or not.
+    """Keeps, for each token, the top-k next tokens of the latest scored position that held it, accepted or not (of
+    several in one step, of any).
 
     Memory, on the model's device: ``8 * top_k`` bytes per token of the vocabulary.
 
@@ -77,7 +78,7 @@ class Matrix:
 
     def draft(self, root: Tensor, nodes: int) -> DraftTree:
         nodes = min(nodes, LARGEST)
-        tokens = root[:, None].repeat(1, nodes)
+        tokens = root.clamp(max=self.vocab_size)[:, None].repeat(1, nodes)
         for level in self._levels:
             count = bisect_left(level.columns, nodes)  # of its columns these are in a tree of so many nodes
             if count == 0:
@@ -85,13 +86,15 @@ class Matrix:
             above = tokens.index_select(1, level.parents[:count])
             guesses = self.next.view(-1)[above * self.top_k + level.ranks[:count]]
             tokens.index_copy_(1, level.places[:count], guesses)
+        tokens[:, 0] = root
         return DraftTree(tokens, self._parents[:nodes].expand_as(tokens), torch.full_like(root, nodes))
 
     def observe(self, tree: DraftTree, verdict: Verdict, active: Tensor) -> None:
         assert verdict.top_ids is not None
         cues = verdict.top_ids[..., : self.top_k].clamp(max=self.vocab_size - 1)  # a head may have more rows
-        learned = torch.where(tree.real & active[:, None], tree.tokens, self.vocab_size)
-        # of equal tokens any may stay, the row of none but one: that changes guesses, never output
+        known = tree.real & active[:, None] & (tree.tokens < self.vocab_size)
+        learned = torch.where(known, tree.tokens, self.vocab_size)
+        # of equal tokens, any may write last; on an accelerator even cue by cue: that changes guesses, never output
         self.next.index_copy_(0, learned.flatten(), cues.flatten(0, 1))
 
 

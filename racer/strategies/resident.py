@@ -18,11 +18,16 @@ class Resident(Protocol):
 
     Its operations may be captured with the forward pass and replayed. So they work on the device alone: they ask for no
     value on the host, bring none over, and find all memory where it was (whatever is learned is written in place).
+    Plain numbers on the object are constants of a graph. An index beyond a tensor ends a CUDA process, so token ids
+    that come from elsewhere are to be clamped: there are heads of more rows than the vocabulary, and of fewer.
     """
 
     def draft(self, root: Tensor, nodes: int) -> DraftTree:
-        """Trees of ``nodes`` columns at most below the pending tokens ``root [B]``. Their nodes are credited to the
-        drafter; scores, if there are any, only count outside of a graph."""
+        """Trees of ``nodes`` columns, 2 or more, below the pending tokens ``root [B]``; in a graph all of them are paid
+        for, used or not. It is rehearsed too, so it writes nothing.
+
+        Nodes are credited to the drafter; scores, if there are any, only count outside of a graph.
+        """
 
     def observe(self, tree: DraftTree, verdict: Verdict, active: Tensor) -> None:
         """Learn from scored trees.
@@ -35,8 +40,9 @@ class Resident(Protocol):
 class ResidentDrafter(Drafter):
     """A drafter whose memory and work are on the model's device. Subclasses say what lives there: :meth:`make`.
 
-    With ``DecodeConfig(compile="graphs")`` it becomes part of the captured step, unless a plugin stands around it or
-    the verifier cannot be captured; everywhere else it is called like any drafter.
+    With ``DecodeConfig(compile="graphs")`` it becomes part of the captured step, unless the verifier cannot be
+    captured, or somebody would see its trees before they are scored: a plugin, a budget that cuts them by what is in
+    them, or a subclass with its own :meth:`draft` or :meth:`observe`. Everywhere else it is called like any drafter.
     """
 
     def __init__(self) -> None:
