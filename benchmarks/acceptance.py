@@ -100,7 +100,9 @@ def main(
             try:
                 plugins.resolve("drafter", name)
             except UnknownStrategy as error:
-                raise click.BadParameter(f"{error}; and {', '.join(PARTS)}", param_hint="--drafter") from error
+                raise click.BadParameter(
+                    f"{error}; and {', '.join(list(PARTS)[1:])}", param_hint="--drafter"
+                ) from error
     settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
     loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     for name in track(drafters, "drafters", console=Console(stderr=True)):

@@ -14,10 +14,13 @@ import racer
 from racer import lanes
 from racer.bench.meters import now
 from racer.cache import TreeCache
+from racer.stage import Stage
+from racer.static import StaticLane
 from racer.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
-"""``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward; ``host`` is what no other has."""
+"""``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward, and in static shapes all else that
+is captured with it; ``host`` is what no other has."""
 
 
 class Clocks:
@@ -80,10 +83,12 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
         clocks.around(stack, decoder, "step", "host")
         clocks.around(stack, decoder.lineup, "draft", "draft")
         clocks.around(stack, decoder.core, "forward", "mask")
+        clocks.around(stack, StaticLane, "forward", "mask")
         clocks.inside(stack, decoder.model, "forward")
         clocks.around(stack, decoder.lineup, "verify", "verify")
         clocks.around(stack, lanes, "cues", "top-k")
         clocks.around(stack, Verdict, "to_host", "sync")
+        clocks.around(stack, Stage, "fetch", "sync")
         clocks.around(stack, TreeCache, "commit", "commit")
         clocks.around(stack, decoder.lineup, "tell", "observe")
         yield

@@ -2,11 +2,12 @@
 
     python benchmarks/step_anatomy.py                                        # the embedded model, and its shape
     python benchmarks/step_anatomy.py --shape 1b --nodes 1 --nodes 24 --output anatomy.json
-    python benchmarks/step_anatomy.py --device cuda --shape 8b --context 2048
+    python benchmarks/step_anatomy.py --device cuda --compile graphs --shape 8b --context 2048
 
 Real steps are timed: Decoder.decode runs, and clocks stand around the parts of Decoder.step. Times are medians in
-milliseconds; a part does not contain the parts inside it. On CUDA every clock waits for the device, so host and device
-take turns and their sum is more than an undisturbed step, which is the row `step, no clocks`.
+milliseconds; a part does not contain the parts inside it. What a step in static shapes does as a whole (all but host
+work) is one part with graphs, `forward`, and two without, `mask` beside it. On CUDA every clock waits for the device,
+so host and device take turns and their sum is more than an undisturbed step, which is the row `step, no clocks`.
 
 The floors say what a forward pass cannot beat: all weights and the context's keys and values read once at the bandwidth
 measured here, and all multiplications at the rate measured here for a large square matrix product.
@@ -32,6 +33,7 @@ from rich.table import Table
 import racer
 from racer import models
 from racer.bench.questions import load_questions
+from racer.config import COMPILE
 from racer.hookspecs import hookimpl
 from racer.pipeline import ProcessorPipeline
 from racer.request import Needs, Request
@@ -88,11 +90,14 @@ class Subject:
     prompts: list[list[int]]
     real: bool
     """Whether its text makes sense, so that real drafting can be measured."""
+    compile: str = "auto"
+    """How steps run (``DecodeConfig.compile``)."""
 
     def decoder(self, nodes: int) -> racer.Decoder:
         drafter: Any = "racer" if self.real else Synthetic()
         tricks: Any = (FullTrees(),) if self.real else (FullTrees(), KeepChain())
-        return racer.Decoder(self.model, racer.DecodeConfig(drafter=drafter, budget=nodes, plugins=tricks))
+        config = racer.DecodeConfig(drafter=drafter, budget=nodes, plugins=tricks, compile=self.compile)
+        return racer.Decoder(self.model, config)
 
     def bytes_read(self, decoder: racer.Decoder, context: int) -> int:
         """What one forward pass must read at least: weights that are multiplied, and the context's cache."""
@@ -219,6 +224,9 @@ def show(results: list[dict[str, Any]], device: str, dtype: str) -> None:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="bf16", show_default=True, type=click.Choice(["bf16", "fp16", "fp32"]))
 @click.option(
+    "--compile", "choice", default="auto", show_default=True, type=click.Choice(COMPILE), help="How steps run."
+)
+@click.option(
     "--shape", "shapes", multiple=True, help="embedded, a random model (tiny, smollm2-135m, 1b, 8b), or a name."
 )
 @click.option("--nodes", "sizes", multiple=True, type=click.IntRange(1), help="[default: 1, 8, 16, 24, 32, 64]")
@@ -226,7 +234,14 @@ def show(results: list[dict[str, Any]], device: str, dtype: str) -> None:
 @click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Steps of each size.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(
-    device: str, dtype: str, shapes: tuple[str, ...], sizes: tuple[int, ...], context: int, repeats: int, output: Path
+    device: str,
+    dtype: str,
+    choice: str,
+    shapes: tuple[str, ...],
+    sizes: tuple[int, ...],
+    context: int,
+    repeats: int,
+    output: Path | None,
 ) -> None:
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     usual = ("embedded", "smollm2-135m") if place == "cpu" else ("embedded", "smollm2-135m", "1b", "8b")
@@ -237,12 +252,13 @@ def main(
         except MemoryError as error:
             click.echo(f"{name} is left out: {error}", err=True)
             continue
+        subject = attrs.evolve(subject, compile=choice)
         results.append(measure(subject, list(dict.fromkeys(sizes or (1, 8, 16, 24, 32, 64))), repeats))
     if not results:
         raise click.ClickException("nothing was measured")
     show(results, place, dtype)
     if output:
-        facts = {"device": place, "dtype": dtype, "threads": torch.get_num_threads()}
+        facts = {"device": place, "dtype": dtype, "compile": choice, "threads": torch.get_num_threads()}
         facts |= {"torch": torch.__version__, "transformers": transformers.__version__, "shapes": results}
         output.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

@@ -15,7 +15,9 @@ from functools import cache
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MAX_GRAPHS = 64
@@ -54,6 +56,15 @@ class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     be found out beforehand is. Costs some microseconds for each operation, once for each kind of step.
     """
 
+    def __enter__(self) -> Any:
+        self._lists: Any = _ListCheck()
+        self._lists.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._lists.__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         tensors = [part for part in _flat(args) if isinstance(part, torch.Tensor)]
@@ -68,6 +79,21 @@ class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
             source = tensors[1] if name != "aten::_to_copy" else tensors[0]
             if source.device.type != result.device.type:
                 raise NotCapturable(f"{name} moves data from {source.device.type} to {result.device.type}")
+        return result
+
+
+class _ListCheck(TorchFunctionMode):
+    """Finds the numbers of the host that torch brings to the device before it dispatches anything."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = func in (torch.tensor, torch.as_tensor, torch.asarray) and not isinstance(args[0], torch.Tensor)
+        if made and result.device.type != "cpu":
+            raise NotCapturable(f"torch.{func.__name__} brings numbers of the host to {result.device.type}")
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and args[0].device.type != "cpu":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, (list, range, np.ndarray)) for part in index):
+                raise NotCapturable(f"an index by a list brings it to {args[0].device.type}")
         return result
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from racer.strategies.context.odds import Odds
 
@@ -54,6 +55,26 @@ def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
     assert [(figure["rows"], figure["nodes"]) for figure in passes] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     assert all(set(figure["milliseconds"]) == {"sdpa", "grouped", "packed"} for figure in passes)
     assert all(time > 0 for figure in passes for time in figure["milliseconds"].values())
+
+
+def test_the_check_of_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    how = "--device", "cpu", "--compile", "static", "--dtype", "fp32", "--skip-tests", "--context", "20"
+    sizes = "--shape", "tiny", "--shape", "no such shape", "--repeats", "1", "--questions", "0"
+    report = figures("gpu_check.py", tmp_path, *how, *sizes)
+    (part,) = report["shapes"].values()
+    for nodes in ("1", "24", "64"):
+        assert 0 < part["forward_ms"][nodes] < part["step_ms"][nodes]
+    assert report["figures"]["tiny: a step of 64 nodes against a plain one"] == pytest.approx(
+        part["step_ms"]["64"] / part["step_ms"]["1"]
+    )
+    assert list(report["left_out"]) == ["no such shape"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_without_a_gpu_the_check_says_so() -> None:
+    done = run("gpu_check.py")
+    assert done.returncode == 1
+    assert "there is no CUDA device here" in done.stderr
 
 
 def test_budgets_on_the_same_texts(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ WARPERS = [TemperatureLogitsWarper(0.7), TopKLogitsWarper(9), TopPLogitsWarper(0
         (lambda x: torch.equal(x, x), "equal"),
         (lambda x: x.repeat_interleave(x.abs().long()), "repeat_interleave"),
         (lambda x: x.to("meta"), "from cpu to meta"),
+        (lambda x: torch.tensor([1, 2], device="meta"), "torch.tensor brings numbers of the host to meta"),
+        (lambda x: torch.as_tensor(1.5, device="meta"), "torch.as_tensor brings numbers"),
+        (lambda x: torch.empty(4, device="meta")[[0, 1]], "index by a list brings it to meta"),
+        (lambda x: torch.empty(4, 4, device="meta").__setitem__((0, [0, 1]), 1), "index by a list"),
     ],
 )
 def test_operations_that_need_the_host_are_found(operation: Callable[[Tensor], Any], reason: str) -> None:
@@ -71,6 +75,9 @@ def test_operations_of_the_device_alone_pass() -> None:
         x[:, 0] = 1
         torch.where(x > 2, x, 0).index_select(1, torch.arange(2)).sort(-1)
         x.gather(1, x.argmax(1, keepdim=True)).float().double().copy_(x[:, :1])
+        y = torch.zeros(3, 4, device="meta")
+        y[1], y[:, None, 2] = 1, y[0, 1]
+        torch.as_tensor(y, device="meta") + torch.where(y > 0, 1, y)
 
 
 def on_meta(name: str) -> tuple[Core, Stage]:

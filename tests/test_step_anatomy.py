@@ -43,6 +43,16 @@ def test_the_report_has_every_shape_and_size(report: dict, folder: Path) -> None
         assert shape["teraflops_per_second"] > 0
 
 
+def test_steps_in_static_shapes_have_parts_too(tmp_path: Path) -> None:
+    sizes = ("--nodes", "1", "--nodes", "8", "--context", "24", "--repeats", "5", "--output", str(tmp_path / "figures"))
+    done = run("--device", "cpu", "--compile", "static", "--shape", "tiny", *sizes)
+    assert done.returncode == 0, done.stderr
+    for size in json.loads((tmp_path / "figures").read_text(encoding="utf-8"))["shapes"][0]["sizes"]:
+        parts = size["parts_ms"]
+        assert 0 < parts["forward"] < size["step_ms"]
+        assert 0 < parts["mask"] < size["step_ms"]
+
+
 def test_the_parts_of_a_step_are_about_the_step(report: dict) -> None:
     for size in (size for shape in report["shapes"] for size in shape["sizes"]):
         assert set(size["parts_ms"]) == PARTS
