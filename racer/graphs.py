@@ -58,7 +58,7 @@ class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     def __enter__(self) -> Any:
         self._lists: Any = _ListCheck()
-        self._lists.__enter__()
+        self._lists.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
