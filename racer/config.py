@@ -92,7 +92,7 @@ class DecodeConfig:
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
     """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``.
-    Four times as many where no drafter looks at them, as then they are not made."""
+    Sixteen times as many where no drafter looks at them, as then they are not made."""
     compile: str = attrs.field(default="auto", validator=_check_compile)
     """How steps reach the device: ``graphs`` captures them as CUDA graphs; ``inductor`` compiles the model's forward
     too (and captures it on CUDA); ``static`` keeps the shapes of both and does neither, to find out who is at fault;

@@ -48,6 +48,16 @@ def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
     assert "no cues" in done.stderr
 
 
+def test_prompts_are_scored_by_all_methods(tmp_path: Path) -> None:
+    report = figures(
+        "prefill.py", tmp_path, "--tokens", "20", "--tokens", "60", "--drafter", "logits", "--repeats", "1"
+    )
+    assert list(report["milliseconds"]) == ["20", "60"]
+    for found in report["milliseconds"].values():
+        assert list(found) == ["hf", "none", "logits"]
+        assert all(spent > 0 for spent in found.values())
+
+
 def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
     sizes = "--context", "20", "--rows", "1", "--rows", "2", "--nodes", "1", "--nodes", "4", "--repeats", "1"
     report = figures("forward_ways.py", tmp_path, "--shape", "tiny", *sizes)

@@ -286,11 +286,11 @@ def test_the_toy_model_reads_its_whole_prefix(budget: int) -> None:
         assert torch.equal(MODEL(base).logits[0, :place], MODEL(other).logits[0, :place])
 
 
-@pytest.mark.parametrize(("drafter", "pieces"), [("none", [8, 8, 3]), ("logits", [2] * 9 + [1])])
+@pytest.mark.parametrize(("drafter", "pieces"), [("none", [16, 3]), ("logits", [1] * 19)])
 def test_prompts_that_nobody_looks_at_are_scored_in_larger_pieces(drafter: str, pieces: list[int]) -> None:
     model, widths = toy_model(VOCAB), []
     model.register_forward_pre_hook(lambda _, __, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True)
-    decoder = Decoder(model, DecodeConfig(drafter=drafter, prefill_chunk=2))
+    decoder = Decoder(model, DecodeConfig(drafter=drafter, prefill_chunk=1))
     widths.clear()  # of the model's examination
     tokens, _ = decode(decoder, [[1, 2, 3] * 6 + [1]], 1)
     assert widths == pieces
