@@ -14,18 +14,9 @@ if TYPE_CHECKING:
     from racer.hookspecs import hookimpl
     from racer.request import Needs, Request, StepView
     from racer.stats import DecodeStats
-    from racer.strategies import (
-        Drafter,
-        Logits,
-        Merge,
-        NoDraft,
-        PromptLookup,
-        Recycling,
-        Resident,
-        ResidentDrafter,
-        Retrieval,
-    )
+    from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
+    from racer.strategies.resident import Resident, ResidentDrafter
     from racer.tree import DraftTree
     from racer.verdict import Verdict
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
@@ -41,18 +32,9 @@ _HOMES = {
     "racer.hookspecs": ("hookimpl",),
     "racer.request": ("Needs", "Request", "StepView"),
     "racer.stats": ("DecodeStats",),
-    "racer.strategies": (
-        "Drafter",
-        "Logits",
-        "Merge",
-        "NoDraft",
-        "PromptLookup",
-        "Recycling",
-        "Resident",
-        "ResidentDrafter",
-        "Retrieval",
-    ),
+    "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
+    "racer.strategies.resident": ("Resident", "ResidentDrafter"),
     "racer.tree": ("DraftTree",),
     "racer.verdict": ("Verdict",),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),

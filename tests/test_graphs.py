@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import racer
-from racer import DecodeConfig, Decoder, Greedy, Needs
+from racer import DecodeConfig, Decoder, Greedy, Needs, Recycling, ResidentDrafter
 from racer.budgets import Fixed
 from racer.cache import CacheLayout
 from racer.core import Core, call_model
@@ -32,7 +32,6 @@ from racer.pipeline import ProcessorPipeline
 from racer.request import Request, Settled, StepView
 from racer.stage import Stage
 from racer.static_step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
-from racer.strategies import Recycling, ResidentDrafter
 from racer.strategies.recycling import Matrix
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig

@@ -8,20 +8,9 @@ from racer.strategies.merge import Merge
 from racer.strategies.none import NoDraft
 from racer.strategies.prompt_lookup import PromptLookup
 from racer.strategies.recycling import Recycling
-from racer.strategies.resident import Resident, ResidentDrafter
 from racer.strategies.retrieval import Retrieval
 
-__all__ = [
-    "Drafter",
-    "Logits",
-    "Merge",
-    "NoDraft",
-    "PromptLookup",
-    "Recycling",
-    "Resident",
-    "ResidentDrafter",
-    "Retrieval",
-]
+__all__ = ["Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"]
 
 
 def racer_paper() -> Merge:

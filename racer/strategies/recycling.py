@@ -27,13 +27,12 @@ the r-th other one r times less often (measured on the package's questions with 
 def shape(top_k: int, size: int) -> tuple[list[int], list[int]]:
     """Parents and ranks of the tree of most expected accepted nodes, if every token is followed by its r-th cue
     (``rank`` r, from 0) as often as any other; its first n nodes are the best tree of n."""
-    parents, ranks, depth = [-1], [0], [0]
+    parents, ranks = [-1], [0]
     frontier = [(-FIRST, 0, 0)]
     while len(parents) < size:
         score, parent, rank = heapq.heappop(frontier)
         parents.append(parent)
         ranks.append(rank)
-        depth.append(depth[parent] + 1)
         heapq.heappush(frontier, (score * FIRST, len(parents) - 1, 0))
         if rank + 1 < top_k:
             above = score / (FIRST if rank == 0 else OTHERS / rank)
