@@ -49,6 +49,10 @@ NEEDS_HOST = {
 COPIES = {"aten::_to_copy", "aten::copy_", "aten::copy"}
 
 
+MADE_OF: dict[Any, str] = {torch.tensor: "data", torch.as_tensor: "data", torch.asarray: "obj"}
+"""What makes tensors of numbers on the host, and what it calls them."""
+
+
 class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has it untyped
     """Inside, operations that cannot be captured raise :class:`NotCapturable`, on any device and before any harm.
 
@@ -86,10 +90,12 @@ class _ListCheck(TorchFunctionMode):
     """Finds the numbers of the host that torch brings to the device before it dispatches anything."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        made = func in (torch.tensor, torch.as_tensor, torch.asarray) and not isinstance(args[0], torch.Tensor)
-        if made and result.device.type != "cpu":
-            raise NotCapturable(f"torch.{func.__name__} brings numbers of the host to {result.device.type}")
+        named = kwargs or {}
+        result = func(*args, **named)
+        if func in MADE_OF and result.device.type != "cpu":
+            numbers = args[0] if args else named[MADE_OF[func]]
+            if not isinstance(numbers, torch.Tensor):
+                raise NotCapturable(f"torch.{func.__name__} brings numbers of the host to {result.device.type}")
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and args[0].device.type != "cpu":
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             if any(isinstance(part, (list, range, np.ndarray)) for part in index):

@@ -59,6 +59,8 @@ WARPERS = [TemperatureLogitsWarper(0.7), TopKLogitsWarper(9), TopPLogitsWarper(0
         (lambda x: x.to("meta"), "from cpu to meta"),
         (lambda x: torch.tensor([1, 2], device="meta"), "torch.tensor brings numbers of the host to meta"),
         (lambda x: torch.as_tensor(1.5, device="meta"), "torch.as_tensor brings numbers"),
+        (lambda x: torch.tensor(device="meta", data=[1]), "torch.tensor brings numbers"),
+        (lambda x: torch.asarray(obj=[1], device="meta"), "torch.asarray brings numbers"),
         (lambda x: torch.empty(4, device="meta")[[0, 1]], "index by a list brings it to meta"),
         (lambda x: torch.empty(4, 4, device="meta").__setitem__((0, [0, 1]), 1), "index by a list"),
     ],
