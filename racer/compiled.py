@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,9 @@ import numba
 
 OPTIONS: dict[str, Any] = {"fastmath": True, "_nrt": False}
 """Without numba's run-time, which allocates arrays and counts references to them: counting took 60% of the time."""
+
+STAMP = "racer-sources"
+"""The file beside kept machine code that says from which sources it was made."""
 
 Number = Any
 """A scalar inside machine code: numba types it by its use, where annotations cannot follow numpy's promotions."""
@@ -47,12 +53,35 @@ def direct(function: Function, *arguments: Any) -> Function:
 
 
 def _forget_stale(machine: Any) -> None:
-    """Drop kept code that is older than this file or any of its own folder: numba looks at the function's own only."""
-    newest = max(_newest_source(Path(machine.py_func.__code__.co_filename).parent), Path(__file__).stat().st_mtime_ns)
-    for kept in Path(machine.stats.cache_path).glob(f"*{machine.py_func.__qualname__}-*.nbi"):
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            if kept.stat().st_mtime_ns < newest:
-                kept.unlink()
+    """Drop kept code that was made from other sources: numba looks at the function's own file only, and at its time.
+
+    What a function calls is compiled into it, and lies in its own folder or in this one.
+    """
+    function = Path(machine.py_func.__code__.co_filename)
+    _forget_others(Path(machine.stats.cache_path), _digest(function.parent) + _digest(Path(__file__).parent))
+
+
+@cache
+def _forget_others(kept: Path, sources: str) -> None:
+    """Empty a folder of machine code unless it was made from ``sources``, and note from what it will be made."""
+    stamp = kept / STAMP
+    with contextlib.suppress(FileNotFoundError):
+        if stamp.read_text(encoding="utf-8") == sources:
+            return
+    for code in (*kept.glob("*.nbi"), *kept.glob("*.nbc")):
+        code.unlink(missing_ok=True)  # another process may be faster
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=kept, delete=False) as file:
+        file.write(sources)
+    os.replace(file.name, stamp)
+
+
+@cache
+def _digest(folder: Path) -> str:
+    """Of the contents of a folder's Python files: their times may be those of an archive."""
+    digest = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def is_kept(function: Any) -> bool:
@@ -61,8 +90,3 @@ def is_kept(function: Any) -> bool:
         return True
     folder = function.stats.cache_path
     return bool(folder) and any(Path(folder).glob(f"*{function.py_func.__qualname__}-*.nbi"))
-
-
-@cache
-def _newest_source(folder: Path) -> int:
-    return max(source.stat().st_mtime_ns for source in folder.glob("*.py"))
