@@ -18,7 +18,7 @@ import click
 import torch
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from racer import vocab
+from racer.kernels import vocab_search
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request, StepView
 from racer.tree import DraftTree
@@ -76,7 +76,7 @@ def works_of(logits: torch.Tensor, warpers: list[Any], accepted: int) -> dict[st
         tree = right_chain(verifier, view, logits, min(accepted, nodes) - 1)
         assert int(verifier.verify(view, tree, logits).length) == min(accepted, nodes)
         works[f"{name}: verify"] = lambda verifier=verifier, view=view, tree=tree: verifier.verify(view, tree, logits)
-    works["greedy: top 16"] = lambda: vocab.likely(flat, 16)
+    works["greedy: top 16"] = lambda: vocab_search.likely(flat, 16)
     works["sampled: top 16"] = lambda: pipeline.likely(flat, 16)
     return works
 

@@ -201,7 +201,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         ]
         if not any(counts):
             return
-        from racer.moves import move  # with numba, which plain decoding does without
+        from racer.kernels.kv_move import move  # with numba, which plain decoding does without
 
         columns = path.contiguous().numpy()
         for store in self.stores:

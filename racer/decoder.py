@@ -10,12 +10,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer import vocab
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
 from racer.costs import CostCurve, curve_of
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
+from racer.kernels import vocab_search
 from racer.lanes import DynamicLane, cues
 from racer.leases import borrow, give_back, way_of
 from racer.lineup import Lineup
@@ -49,12 +49,15 @@ class Decoder:
         compiled = self.way == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         self._pack = False if compiled else self.config.pack
         self.lineup = lineup or Lineup(self.config)
-        if self.lineup.drafts and model.device.type == "cpu" and model.dtype in vocab.BITS:
-            from racer import moves, walks  # with numba, which plain decoding does without
+        if self.lineup.drafts and model.device.type == "cpu" and model.dtype in vocab_search.BITS:
+            from racer.kernels import (
+                accept_path,  # with numba, which plain decoding does without
+                kv_move,
+            )
 
-            vocab.make_ready(model.dtype)
-            moves.make_ready()
-            walks.make_ready()
+            vocab_search.make_ready(model.dtype)
+            kv_move.make_ready()
+            accept_path.make_ready()
 
     def generate(self, **kwargs: Any) -> Any:
         """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""

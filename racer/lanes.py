@@ -13,9 +13,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer import vocab
 from racer.cache import TreeCache
 from racer.core import Core
+from racer.kernels import vocab_search
 from racer.lineup import Lineup, take
 from racer.request import LogitsPipeline, Needs, Request, StepView
 from racer.tree import DraftTree
@@ -69,8 +69,8 @@ def cues(needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor
         return Cues()
     flat = logits.reshape(-1, size)
     if not needs.probs:
-        return Cues(vocab.top(flat, needs.top_k)[1].view(batch, width, -1))
-    ids, probs = (pipeline.likely if do_sample else vocab.likely)(flat, needs.top_k)
+        return Cues(vocab_search.top(flat, needs.top_k)[1].view(batch, width, -1))
+    ids, probs = (pipeline.likely if do_sample else vocab_search.likely)(flat, needs.top_k)
     return Cues(ids.view(batch, width, -1), probs.view(batch, width, -1))
 
 
@@ -100,7 +100,7 @@ class DynamicLane:
 
     def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
         shown = cues(self.needs, view.pipeline, view.do_sample, logits)
-        if shown.ids is not None and vocab.first_is_best(logits, self.needs.top_k):
+        if shown.ids is not None and vocab_search.first_is_best(logits, self.needs.top_k):
             view.settled.best = logits, shown.ids[..., 0]
         return shown
 

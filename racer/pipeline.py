@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
-from racer import narrow, vocab
-from racer.noise import gumbel_at
+from racer.kernels import truncation, vocab_search
+from racer.kernels.gumbel import gumbel_at
 
 CONTEXT_FREE = tuple(
     getattr(hf, name)
@@ -57,9 +57,9 @@ ROW_FREE = (
 """Processors that read the prefix, but hold nothing by batch row."""
 
 FILTERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    hf.TopKLogitsWarper: lambda step, scores: narrow.top_k(scores, step.top_k),
-    hf.TopPLogitsWarper: lambda step, scores: narrow.top_p(scores, step.top_p, step.min_tokens_to_keep),
-    hf.MinPLogitsWarper: lambda step, scores: narrow.min_p(scores, step.min_p, step.min_tokens_to_keep),
+    hf.TopKLogitsWarper: lambda step, scores: truncation.top_k(scores, step.top_k),
+    hf.TopPLogitsWarper: lambda step, scores: truncation.top_p(scores, step.top_p, step.min_tokens_to_keep),
+    hf.MinPLogitsWarper: lambda step, scores: truncation.min_p(scores, step.min_p, step.min_tokens_to_keep),
 }
 """Processors that only drop tokens, and by scores alone: from one and scores ``[V]`` the ids that are kept."""
 
@@ -102,7 +102,7 @@ class ProcessorPipeline:
         scores = logits.float()
         for step in self._processors:
             if type(step) is hf.TopPLogitsWarper and scores.device.type != "cpu" and len(scores) >= MANY:
-                kept = narrow.top_p_mask(scores, step.top_p, step.min_tokens_to_keep)
+                kept = truncation.top_p_mask(scores, step.top_p, step.min_tokens_to_keep)
                 scores = scores.masked_fill(~kept, step.filter_value)
             else:
                 scores = step(None, scores)
@@ -139,7 +139,7 @@ class ProcessorPipeline:
         """
         steps = list(self._processors)
         temperature = math.prod(step.temperature for step in steps if type(step) is hf.TemperatureLogitsWarper)
-        ids, probs = vocab.likely(logits, k, temperature)
+        ids, probs = vocab_search.likely(logits, k, temperature)
         if not any(type(step) in FILTERS for step in steps):
             return ids, probs
         kept, mass = torch.ones_like(probs, dtype=torch.bool), 1.0

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import racer.compiled
+import racer.kernels.jit
 
 CODE = """
 import sys
@@ -16,7 +16,7 @@ from outer import answer
 print(answer(1))
 """
 OUTER = """
-from racer.compiled import compiled
+from racer.kernels.jit import compiled
 from inner import more
 
 @compiled
@@ -24,7 +24,7 @@ def answer(x):
     return more(x)
 """
 INNER = """
-from racer.compiled import compiled
+from racer.kernels.jit import compiled
 
 @compiled
 def more(x):
@@ -57,8 +57,8 @@ def test_code_of_a_called_function_in_another_file_is_never_stale(tmp_path: Path
 
 
 def test_a_stamp_stands_beside_the_code(tmp_path: Path) -> None:
-    racer.compiled._forget_others(tmp_path, "one")
-    assert (tmp_path / racer.compiled.STAMP).read_text() == "one"
+    racer.kernels.jit._forget_others(tmp_path, "one")
+    assert (tmp_path / racer.kernels.jit.STAMP).read_text() == "one"
     (tmp_path / "f-1.py311.nbi").touch()
-    racer.compiled._forget_others(tmp_path, "two")
-    assert [path.name for path in tmp_path.iterdir()] == [racer.compiled.STAMP]
+    racer.kernels.jit._forget_others(tmp_path, "two")
+    assert [path.name for path in tmp_path.iterdir()] == [racer.kernels.jit.STAMP]

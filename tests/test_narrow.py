@@ -20,9 +20,9 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from racer import narrow
 from racer.graphs import CaptureCheck
-from racer.noise import gumbel
+from racer.kernels import truncation
+from racer.kernels.gumbel import gumbel
 from racer.pipeline import MANY, ProcessorPipeline
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 700, 5000])
@@ -75,25 +75,25 @@ def on_the_edge(scores: Tensor, mass: float) -> set[int]:
     that weigh as little as what is lost when whole numbers are added up."""
     ids = scores.sort(stable=True).indices
     up_to = scores.softmax(-1)[ids].double().cumsum(-1)
-    digit = 2**-22 * (1 - mass) + len(ids) / narrow.WHOLE
+    digit = 2**-22 * (1 - mass) + len(ids) / truncation.WHOLE
     return set(ids[(up_to - (1 - mass)).abs() < digit].tolist()) if mass < 1 else set()
 
 
 @given(row_scores, TOP_KS)
 def test_top_k_keeps_the_same_tokens(scores: Tensor, k: int) -> None:
-    assert possible(narrow.top_k(scores, k), scores) == left_by(TopKLogitsWarper(k), scores)
+    assert possible(truncation.top_k(scores, k), scores) == left_by(TopKLogitsWarper(k), scores)
 
 
 @given(row_scores, SHARES)
 def test_min_p_keeps_the_same_tokens(scores: Tensor, share: float) -> None:
-    assert possible(narrow.min_p(scores, share), scores) == left_by(MinPLogitsWarper(share), scores)
+    assert possible(truncation.min_p(scores, share), scores) == left_by(MinPLogitsWarper(share), scores)
 
 
 @given(row_scores, SHARES, LEAST)
 def test_min_p_keeps_the_least_it_must(scores: Tensor, share: float, least: int) -> None:
     """Of equally likely tokens any may be kept, so scores are compared."""
     theirs = left_by(MinPLogitsWarper(share, min_tokens_to_keep=least), scores)
-    ours = possible(narrow.min_p(scores, share, least), scores)
+    ours = possible(truncation.min_p(scores, share, least), scores)
     likely = scores.softmax(-1)
     assert sorted(likely[ours].tolist()) == sorted(likely[theirs].tolist())
 
@@ -106,7 +106,7 @@ TO_THE_LAST_DIGIT = make_logits(2, 5000, "equal", 0.3, 999999)
 @example(TO_THE_LAST_DIGIT[0], 0.8, 1)
 @example(TO_THE_LAST_DIGIT[1], 0.8, 1)
 def test_top_p_keeps_the_same_tokens(scores: Tensor, mass: float, least: int) -> None:
-    ours, edge = possible(narrow.top_p(scores, mass, least), scores), on_the_edge(scores, mass)
+    ours, edge = possible(truncation.top_p(scores, mass, least), scores), on_the_edge(scores, mass)
     assert set(ours) ^ set(left_by(StableTopP(mass, min_tokens_to_keep=least), scores)) <= edge
     theirs = left_by(TopPLogitsWarper(mass, min_tokens_to_keep=least), scores)
     if not edge:
@@ -119,9 +119,9 @@ def test_top_p_keeps_the_same_tokens(scores: Tensor, mass: float, least: int) ->
 def test_a_mask_of_top_p_keeps_the_same_tokens(logits: Tensor, mass: float, least: int) -> None:
     """What accelerators use, on a CPU."""
     scores = logits.float()
-    for row, kept in zip(scores, narrow.top_p_mask(scores, mass, least), strict=True):
+    for row, kept in zip(scores, truncation.top_p_mask(scores, mass, least), strict=True):
         ours, edge = set(possible(kept.nonzero()[:, 0], row)), on_the_edge(row, mass)
-        assert ours ^ set(possible(narrow.top_p(row, mass, least), row)) <= edge
+        assert ours ^ set(possible(truncation.top_p(row, mass, least), row)) <= edge
         assert ours ^ set(left_by(StableTopP(mass, min_tokens_to_keep=least), row)) <= edge
 
 
@@ -133,7 +133,7 @@ def test_a_mask_needs_nothing_from_the_host_and_no_sort() -> None:
 
     scores = torch.randn(3, 1000)
     with CaptureCheck(), NoSort():  # type: ignore[no-untyped-call]
-        narrow.top_p_mask(scores, 0.9)
+        truncation.top_p_mask(scores, 0.9)
         elsewhere = torch.empty(MANY, 1000, dtype=torch.bfloat16, device="meta")
         assert ProcessorPipeline([TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)]).batch(elsewhere).shape == (MANY, 1000)
 

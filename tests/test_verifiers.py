@@ -13,8 +13,9 @@ from scipy import stats
 from test_tiny_models import SMALL
 from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
-from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, hookimpl, vocab
+from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, hookimpl
 from racer.errors import ConfigError
+from racer.kernels import vocab_search
 from racer.pipeline import ProcessorPipeline
 from racer.request import Request
 from racer.testing import decode, draft_trees, toy_model
@@ -143,7 +144,7 @@ def test_a_step_searches_its_logits_once(monkeypatch: pytest.MonkeyPatch) -> Non
     model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 1024})).eval()
     prompts, searched = [[5, 6, 7], [9, 9]], []
     plain, _ = decode(Decoder(model, DecodeConfig(drafter="none")), prompts, 12)
-    monkeypatch.setattr(vocab, "best", lambda scores: searched.append(len(scores)) or scores.argmax(-1))
+    monkeypatch.setattr(vocab_search, "best", lambda scores: searched.append(len(scores)) or scores.argmax(-1))
     tokens, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget=8)), prompts, 12)
     assert tokens == plain
     assert stats.steps > 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from racer import noise, vocab
+from racer.kernels import gumbel, vocab_search
 
 
 @given(
@@ -25,14 +25,14 @@ def test_best_is_argmax_also_among_ties(rows: int, size: int, dtype: torch.dtype
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(-4, 4, (rows, size), generator=generator).to(dtype)  # ties everywhere
     expected = [row.index(max(row)) for row in scores.tolist()]
-    assert vocab.best(scores).tolist() == expected
+    assert vocab_search.best(scores).tolist() == expected
     assert scores.float().argmax(-1).tolist() == expected  # what generate does
 
 
 @given(st.integers(1, 5), st.integers(1, 3000), st.integers(1, 12), st.integers(0, 99))
 def test_top_is_topk(rows: int, size: int, k: int, seed: int) -> None:
     scores = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
-    values, ids = vocab.top(scores, k)
+    values, ids = vocab_search.top(scores, k)
     assert torch.equal(values, scores.topk(min(k, size)).values)
     assert torch.equal(scores.gather(1, ids), values)
 
@@ -40,7 +40,7 @@ def test_top_is_topk(rows: int, size: int, k: int, seed: int) -> None:
 def test_top_with_fewer_finite_scores_than_k() -> None:
     scores = torch.full((2, 5000), -torch.inf)
     scores[:, 7] = 1.0
-    values, ids = vocab.top(scores, 4)
+    values, ids = vocab_search.top(scores, 4)
     assert ids[:, 0].tolist() == [7, 7]
     assert ids.max() < 5000
     assert values[:, 1:].isinf().all()
@@ -48,7 +48,7 @@ def test_top_with_fewer_finite_scores_than_k() -> None:
 
 def test_probabilities_are_the_softmax() -> None:
     logits = torch.randn(3, 50)
-    ids, probs = vocab.likely(logits, 4)
+    ids, probs = vocab_search.likely(logits, 4)
     assert torch.equal(ids, logits.topk(4).indices)
     assert torch.allclose(probs, logits.softmax(-1).gather(1, ids))
 
@@ -73,13 +73,13 @@ def test_searches_of_all_types_are_those_of_torch(
     if strided:
         scores = torch.stack([scores, scores], dim=2)[:, :, 0]
     before = scores.clone()
-    assert torch.equal(vocab.best(scores), scores.argmax(-1))
-    values, ids = vocab.top(scores, 2)
+    assert torch.equal(vocab_search.best(scores), scores.argmax(-1))
+    values, ids = vocab_search.top(scores, 2)
     assert torch.equal(values, scores.topk(min(2, size)).values)
     assert torch.equal(scores.gather(1, ids), values)
     k = min(15, max(1, size // 64))
-    likely, probs = vocab.likely(scores, k, temperature)
-    assert torch.equal(likely, vocab.top(scores.float(), k)[1])  # float64 is searched as float32
+    likely, probs = vocab_search.likely(scores, k, temperature)
+    assert torch.equal(likely, vocab_search.top(scores.float(), k)[1])  # float64 is searched as float32
     softmax = (scores.float() / temperature).softmax(-1).gather(1, likely)
     assert probs.dtype == torch.float32
     torch.testing.assert_close(probs, softmax)
@@ -90,9 +90,9 @@ def test_searches_of_all_types_are_those_of_torch(
 def test_no_number_is_out_of_order(dtype: torch.dtype, numbers: list[float]) -> None:
     scores = torch.tensor([numbers, numbers[::-1]], dtype=torch.float64).to(dtype)
     expected = [next((i for i, x in enumerate(row) if x != x), row.index(max(row))) for row in scores.tolist()]
-    assert vocab.best(scores).tolist() == expected == scores.argmax(-1).tolist()
+    assert vocab_search.best(scores).tolist() == expected == scores.argmax(-1).tolist()
     k = max(1, len(numbers) // 64)
-    values, ids = vocab.top(scores, k)
+    values, ids = vocab_search.top(scores, k)
     torch.testing.assert_close(values, scores.topk(k).values, equal_nan=True, rtol=0, atol=0)
     assert all(len(set(row)) == k for row in ids.tolist())
 
@@ -101,7 +101,7 @@ def test_no_number_is_out_of_order(dtype: torch.dtype, numbers: list[float]) -> 
 def test_equals_come_in_the_order_of_their_places(dtype: torch.dtype, size: int, k: int) -> None:
     k = min(k, size // 64)
     scores = (torch.arange(2 * size).view(2, size) % 3).to(dtype)
-    _, ids = vocab.top(scores, k)
+    _, ids = vocab_search.top(scores, k)
     expected = [[place for place, score in enumerate(row) if score == 2][:k] for row in scores.tolist()]
     assert ids.tolist() == expected
 
@@ -120,27 +120,27 @@ def test_the_first_of_the_best_is_the_best_where_it_is_said_to_be(
     scores = torch.randint(-2, 3, (rows, size), generator=torch.Generator().manual_seed(seed)).to(dtype)
     for place, number in odd:
         scores.view(-1)[place % scores.numel()] = number
-    assert vocab.first_is_best(scores, k) == (0 < 64 * k <= size and dtype != torch.float64)
-    if vocab.first_is_best(scores, k):
+    assert vocab_search.first_is_best(scores, k) == (0 < 64 * k <= size and dtype != torch.float64)
+    if vocab_search.first_is_best(scores, k):
         best = scores.float().argmax(-1)
-        assert torch.equal(vocab.best(scores), best)
-        assert torch.equal(vocab.top(scores, k)[1][:, 0], best)
-        assert torch.equal(vocab.likely(scores, k)[0][:, 0], best)
+        assert torch.equal(vocab_search.best(scores), best)
+        assert torch.equal(vocab_search.top(scores, k)[1][:, 0], best)
+        assert torch.equal(vocab_search.likely(scores, k)[0][:, 0], best)
 
 
 def test_what_is_impossible_has_no_probability() -> None:
     logits = torch.full((1, 700), -torch.inf)
     logits[0, [3, 9]], logits[0, 600] = 0.0, -95.0
-    ids, probs = vocab.likely(logits, 5)
+    ids, probs = vocab_search.likely(logits, 5)
     assert ids[0, :3].tolist() == [3, 9, 600]
     assert probs[0].tolist() == [0.5, 0.5, 0, 0, 0]
-    assert vocab.likely(logits, 0)[1].shape == vocab.top(logits, 0)[1].shape == (1, 0)
+    assert vocab_search.likely(logits, 0)[1].shape == vocab_search.top(logits, 0)[1].shape == (1, 0)
 
 
 def test_probabilities_of_what_is_no_number() -> None:
     logits = torch.zeros(4, 100)
     logits[0, 3], logits[1, 4], logits[2], logits[3, 5] = math.nan, -math.inf, -math.inf, math.inf
-    _, found = vocab.likely(logits, 1)
+    _, found = vocab_search.likely(logits, 1)
     assert found[1] == pytest.approx(1 / 99)
     assert found[[0, 2, 3]].isnan().all()
 
@@ -162,18 +162,18 @@ def test_no_second_copy_of_the_logits_is_made(dtype: torch.dtype) -> None:
 
     logits = torch.zeros(64, 50_000, dtype=dtype)
     with Largest() as largest:
-        vocab.best(logits)
-        vocab.top(logits, 16)
-        vocab.likely(logits, 16, 0.7)
+        vocab_search.best(logits)
+        vocab_search.top(logits, 16)
+        vocab_search.likely(logits, 16, 0.7)
     assert 0 < largest.made <= 50_000  # one row
 
 
 def test_other_types_and_no_scores_are_left_to_torch() -> None:
     whole = torch.tensor([[3] * 70, [1] * 69 + [2]], dtype=torch.int32)
-    assert vocab.best(whole).tolist() == [0, 69]
-    assert vocab.top(whole, 1)[0].tolist() == [[3], [2]]
+    assert vocab_search.best(whole).tolist() == [0, 69]
+    assert vocab_search.top(whole, 1)[0].tolist() == [[3], [2]]
     with pytest.raises(IndexError):
-        vocab.best(torch.zeros(2, 0))
+        vocab_search.best(torch.zeros(2, 0))
 
 
 def reference_noise(seed: int, position: int, token: int) -> float:
@@ -195,9 +195,9 @@ def reference_noise(seed: int, position: int, token: int) -> float:
     st.lists(st.integers(0, 999), max_size=9),
 )
 def test_noise_of_chosen_tokens_is_that_of_all(seed: int, position: int, tokens: list[int]) -> None:
-    every = noise.gumbel(torch.tensor([seed]), torch.tensor([position]), 1000)[0]
+    every = gumbel.gumbel(torch.tensor([seed]), torch.tensor([position]), 1000)[0]
     chosen = torch.tensor(tokens, dtype=torch.long)
-    found = noise.gumbel_at(seed, position, chosen)
+    found = gumbel.gumbel_at(seed, position, chosen)
     assert torch.equal(found, every[chosen])
     expected = [reference_noise(seed, position, token) for token in tokens]
     assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
@@ -205,8 +205,8 @@ def test_noise_of_chosen_tokens_is_that_of_all(seed: int, position: int, tokens:
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**31), st.integers(1, 300))
 def test_noise_depends_on_seed_position_and_token_only(seed: int, position: int, size: int) -> None:
-    alone = noise.gumbel(torch.tensor([seed]), torch.tensor([position]), size)
-    batch = noise.gumbel(torch.tensor([5, seed]), torch.tensor([9, position]), size + 3)
+    alone = gumbel.gumbel(torch.tensor([seed]), torch.tensor([position]), size)
+    batch = gumbel.gumbel(torch.tensor([5, seed]), torch.tensor([9, position]), size + 3)
     assert torch.equal(alone[0], batch[1, :size])
     assert alone.isfinite().all()
 
@@ -215,8 +215,8 @@ def test_noise_depends_on_seed_position_and_token_only(seed: int, position: int,
 def test_noise_is_gumbel_distributed(over: str) -> None:
     many, one = torch.arange(20_000), torch.zeros(20_000, dtype=torch.long)
     if over == "tokens":
-        drawn = noise.gumbel(torch.tensor([3]), torch.tensor([4]), 20_000)[0]
+        drawn = gumbel.gumbel(torch.tensor([3]), torch.tensor([4]), 20_000)[0]
     else:
-        drawn = noise.gumbel(many if over == "seeds" else one, many if over == "positions" else one, 1)[:, 0]
+        drawn = gumbel.gumbel(many if over == "seeds" else one, many if over == "positions" else one, 1)[:, 0]
     assert stats.kstest(drawn.numpy(), "gumbel_r").pvalue > 1e-4
     assert abs(float(torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1])) < 0.03

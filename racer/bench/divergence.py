@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from racer.bench.settings import Settings
+from racer.kernels.gumbel import gumbel
 from racer.loaded import LoadedModel, top2_gap
-from racer.noise import gumbel
 from racer.pipeline import ProcessorPipeline
 
 Talk = list[dict[str, str]]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from racer import vocab
-from racer.noise import gumbel
+from racer.kernels import vocab_search
+from racer.kernels.gumbel import gumbel
 from racer.request import Request, StepView
 from racer.tree import DraftTree
 from racer.verdict import Verdict
@@ -102,7 +102,7 @@ class ExactVerifier(Verifier):
 
 def _walked(tree: DraftTree, targets: Tensor) -> Verdict:
     """What :func:`longest_path` finds, on the host; of equal siblings, the first one's path."""
-    from racer.walks import walk  # with numba, which plain decoding does without
+    from racer.kernels.accept_path import walk  # with numba, which plain decoding does without
 
     path, length, next_token = np.zeros(targets.shape, np.int64), *np.empty((2, tree.batch), np.int64)
     tokens, parent, count, right = map(np.ascontiguousarray, (tree.tokens, tree.parent, tree.count, targets))
@@ -119,7 +119,7 @@ class Greedy(ExactVerifier):
         return self._batch_key(view) if type(self) is Greedy else None
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        return vocab.best(scores)
+        return vocab_search.best(scores)
 
     def all_targets(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
         """Without processors, these may have been found on the way to what drafters are shown."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from racer.errors import ConfigError
-from racer.noise import gumbel
+from racer.kernels.gumbel import gumbel
 from racer.request import StepView
 from racer.tree import DraftTree
 from racer.verdict import Verdict

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context import table
 from racer.strategies.context.fetch import fetch
 from racer.strategies.context.hashing import NO_TOKEN, Context, hash_of, hashed, slot_of, tag_of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context import blends, cues
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.candidates import Candidates, add, clear, describe, find, nominate, tell

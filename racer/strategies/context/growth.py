@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context import history, odds
 from racer.strategies.context.candidates import MOST
 from racer.strategies.context.cues import LONGEST

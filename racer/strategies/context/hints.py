@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import compiled
+from racer.kernels.jit import compiled
 from racer.strategies.context.blends import average
 from racer.strategies.context.cues import ASKERS
 from racer.strategies.context.hashing import NO_TOKEN

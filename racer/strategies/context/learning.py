@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context.blends import stir_in
 from racer.strategies.context.cues import LONGEST, remember
 from racer.strategies.context.growth import Growth

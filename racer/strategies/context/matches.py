@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context import history as past
 from racer.strategies.context.hashing import Context
 from racer.strategies.context.history import GRAM, History

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import compiled
+from racer.kernels.jit import compiled
 from racer.strategies.context import blends, cues, history
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context.fetch import LINE, fetch
 from racer.strategies.context.voices import CELLS, VOICES
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from racer.compiled import direct, is_kept
+from racer.kernels.jit import direct, is_kept
 from racer.strategies.context import history, voices
 from racer.strategies.context.blends import Blends
 from racer.strategies.context.cues import Cues

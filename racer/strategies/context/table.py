@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context.fetch import LINE
 from racer.strategies.context.pages import zeros
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import Number, compiled
+from racer.kernels.jit import Number, compiled
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.cues import LONGEST, TRUSTS
 from racer.strategies.context.hints import DEPTHS

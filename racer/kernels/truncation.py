@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from racer import vocab
+from racer.kernels import vocab_search
 
 WHOLE = 2.0**60
 """What all probabilities of a row weigh together, where they are added up as whole numbers."""
@@ -24,7 +24,7 @@ SURELY = 1e-3
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Ids of the ``k`` best of ``scores [V]`` and of all that equal the last of them: ``[K]``, ascending."""
-    worst = vocab.top(scores[None], k)[0][0, -1]
+    worst = vocab_search.top(scores[None], k)[0][0, -1]
     return _ids(~(scores < worst))
 
 

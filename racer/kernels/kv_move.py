@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.compiled import compiled
+from racer.kernels.jit import compiled
 
 
 def make_ready() -> None:

@@ -1,6 +1,6 @@
 """Searches over the vocabulary axis, where a step spends what the model leaves.
 
-On a CPU they are machine code (:mod:`racer.scan`), in one thread: 64 rows of 49k bf16 scores take 0.3 ms for the best
+On a CPU they are machine code (:mod:`racer.kernels.vocab_scan`), in one thread: 64 rows of 49k bf16 scores take 0.3 ms for the best
 of each, and 1.2 for the 15 best with their probabilities; torch's operations, put together as well as they go, took
 3.2 for these in two.
 """
@@ -49,22 +49,22 @@ class Machine(NamedTuple):
 @cache
 def _machine(dtype: torch.dtype) -> Machine:
     """Compiles them, or loads them from the disk."""
-    from racer import scan  # with numba, which plain decoding of one row does without
-    from racer.compiled import direct, is_kept
+    from racer.kernels import vocab_scan  # with numba, which plain decoding of one row does without
+    from racer.kernels.jit import direct, is_kept
 
-    if not (is_kept(scan.find_best) and is_kept(scan.find_likely)):
+    if not (is_kept(vocab_scan.find_best) and is_kept(vocab_scan.find_likely)):
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
     kind, infinite = BITS[dtype]
     bits = torch.zeros(1, 1, dtype=kind).numpy()
-    machine = Machine(scan.find_best, None, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
+    machine = Machine(vocab_scan.find_best, None, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
     best = bits, *machine.tools(1), np.zeros((1, 1), np.int64)
-    scan.find_best(*best)
-    machine = machine._replace(find_best=direct(scan.find_best, *best))
+    vocab_scan.find_best(*best)
+    machine = machine._replace(find_best=direct(vocab_scan.find_best, *best))
     if dtype not in (torch.bfloat16, torch.float32):
         return machine
     likely = *best[:-1], np.float32(1), best[-1], np.zeros((1, 1), np.float32)
-    scan.find_likely(*likely)
-    return machine._replace(find_likely=direct(scan.find_likely, *likely))
+    vocab_scan.find_likely(*likely)
+    return machine._replace(find_likely=direct(vocab_scan.find_likely, *likely))
 
 
 def make_ready(dtype: torch.dtype) -> None:
