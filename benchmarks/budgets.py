@@ -35,12 +35,12 @@ import racer
 from racer import models
 from racer.bench.questions import Question, draw, load_questions
 from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
-from racer.costs import SHORT, CostCurve, curve_of
 from racer.loaded import LoadedModel
 from racer.packing import is_packed
-from racer.request import StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.cost_curve import SHORT, CostCurve, curve_of
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.verifiers.base import Verifier, longest_path
 
 

@@ -16,7 +16,7 @@ from racer.bench.meters import now
 from racer.cache import TreeCache
 from racer.stage import Stage
 from racer.static import StaticLane
-from racer.verdict import Verdict
+from racer.step.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
 """``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward, and in static shapes all else that

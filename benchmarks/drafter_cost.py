@@ -26,11 +26,11 @@ import racer
 from racer import models
 from racer.bench.questions import load_questions
 from racer.loaded import LoadedModel
-from racer.request import StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.strategies.context import history
 from racer.strategies.context.hashing import NO_TOKEN
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 class Timed(racer.Racer):

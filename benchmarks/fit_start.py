@@ -24,7 +24,9 @@ import racer
 from racer import models
 from racer.bench.questions import Question, load_questions
 from racer.loaded import LoadedModel
-from racer.request import StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.strategies.context.evidence import collect
 from racer.strategies.context.growth import Desk
 from racer.strategies.context.hashing import context_of
@@ -32,8 +34,6 @@ from racer.strategies.context.matches import follow, look_up
 from racer.strategies.context.odds import BOUND, FINE, HIDDEN, SIZE
 from racer.strategies.context.start import FITTED, FITTED_WEIGHT, unknowing_odds
 from racer.strategies.context.voices import CELLS
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 LEAST = 1e-4
 """Candidates that every voice gives less than a quarter of it are no samples."""

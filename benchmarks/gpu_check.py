@@ -36,8 +36,8 @@ from racer.bench.questions import load_questions
 from racer.core import Core
 from racer.graphs import Eager, Graphs, Key
 from racer.stage import Stage
+from racer.step.draft_tree import DraftTree
 from racer.traits import examine
-from racer.tree import DraftTree
 
 TARGETS: dict[str, tuple[str, float]] = {
     "8b: a plain step against the floor by bandwidth": ("<=", 1.25),

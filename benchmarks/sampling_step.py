@@ -20,8 +20,8 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from racer.kernels import vocab_search
 from racer.pipeline import ProcessorPipeline
-from racer.request import Request, StepView
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
 from racer.verifiers import Greedy, Sampling
 
 

@@ -36,8 +36,8 @@ from racer.bench.questions import load_questions
 from racer.config import COMPILE
 from racer.hookspecs import hookimpl
 from racer.pipeline import ProcessorPipeline
-from racer.request import Needs, Request
 from racer.run import Task
+from racer.step.request import Needs, Request
 from racer.strategies.base import Drafter
 
 PATH = 4

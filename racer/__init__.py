@@ -6,37 +6,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from racer.builder import TreeBuilder, stack
     from racer.config import DecodeConfig
     from racer.decoder import Decoder
     from racer.errors import RacerError, StateError
     from racer.hf import attach, custom_generate, detach, generate
     from racer.hookspecs import hookimpl
-    from racer.request import Needs, Request, StepView
-    from racer.stats import DecodeStats
+    from racer.step.builder import TreeBuilder, stack
+    from racer.step.draft_tree import DraftTree
+    from racer.step.request import Needs, Request, StepView
+    from racer.step.stats import DecodeStats
+    from racer.step.verdict import Verdict
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.strategies.resident import Resident, ResidentDrafter
-    from racer.tree import DraftTree
-    from racer.verdict import Verdict
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "racer.builder": ("TreeBuilder", "stack"),
+    "racer.step.builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
     "racer.decoder": ("Decoder",),
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf": ("attach", "custom_generate", "detach", "generate"),
     "racer.hookspecs": ("hookimpl",),
-    "racer.request": ("Needs", "Request", "StepView"),
-    "racer.stats": ("DecodeStats",),
+    "racer.step.request": ("Needs", "Request", "StepView"),
+    "racer.step.stats": ("DecodeStats",),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
     "racer.strategies.resident": ("Resident", "ResidentDrafter"),
-    "racer.tree": ("DraftTree",),
-    "racer.verdict": ("Verdict",),
+    "racer.step.draft_tree": ("DraftTree",),
+    "racer.step.verdict": ("Verdict",),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -14,7 +14,7 @@ from racer.attention import grouped_attention
 from racer.cache import CacheLayout, TreeCache
 from racer.masks import MaskPlan
 from racer.packing import packed_weights
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What a model's forward may call its cache: the former from transformers 5.24 on."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from racer.config import DecodeConfig
 from racer.core import Core, PromptPiece
-from racer.costs import CostCurve, curve_of
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.kernels import vocab_search
@@ -20,13 +19,14 @@ from racer.lanes import DynamicLane, cues
 from racer.leases import borrow, give_back, way_of
 from racer.lineup import Lineup
 from racer.packing import pack
-from racer.request import Request, Settled, StepStats, StepView, signed_seeds
 from racer.run import Run, Task
 from racer.static import StaticLane
-from racer.stats import DecodeStats, Stopwatch
+from racer.step.cost_curve import CostCurve, curve_of
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, Settled, StepStats, StepView, signed_seeds
+from racer.step.stats import DecodeStats, Stopwatch
+from racer.step.verdict import Verdict
 from racer.traits import examine
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 class Decoder:

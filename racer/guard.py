@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from racer.request import Needs, Request, StepView
-from racer.tree import FAULTS, DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import FAULTS, DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import Verdict
 
 
 class PluginWarning(UserWarning):

@@ -24,9 +24,9 @@ from racer.errors import ConfigError, UnsupportedGeneration
 from racer.lineup import Lineup
 from racer.pipeline import ProcessorPipeline
 from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
-from racer.request import Request
 from racer.run import Task
-from racer.stats import DecodeStats
+from racer.step.request import Request
+from racer.step.stats import DecodeStats
 from racer.traits import examine
 
 _lineups: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, Lineup]] = WeakKeyDictionary()

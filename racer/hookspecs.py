@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from racer.plugins import Registry
-    from racer.request import Request, StepStats, StepView
-    from racer.stats import DecodeStats
-    from racer.tree import DraftTree
-    from racer.verdict import Verdict
+    from racer.step.draft_tree import DraftTree
+    from racer.step.request import Request, StepStats, StepView
+    from racer.step.stats import DecodeStats
+    from racer.step.verdict import Verdict
 
 hookspec = pluggy.HookspecMarker("racer")
 hookimpl = pluggy.HookimplMarker("racer")

@@ -17,9 +17,9 @@ from racer.cache import TreeCache
 from racer.core import Core
 from racer.kernels import vocab_search
 from racer.lineup import Lineup, take
-from racer.request import LogitsPipeline, Needs, Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import HostVerdict, Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import LogitsPipeline, Needs, Request, StepView
+from racer.step.verdict import HostVerdict, Verdict
 
 
 class Lane(Protocol):

@@ -14,12 +14,12 @@ from racer.errors import ConfigError, PluginError, RacerError
 from racer.guard import Complaints, Guard, check_form
 from racer.hookspecs import hookimpl
 from racer.plugins import new_manager, plugins
-from racer.request import Needs, Request, StepStats, StepView
-from racer.stats import DecodeStats
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepStats, StepView
+from racer.step.stats import DecodeStats
+from racer.step.verdict import Verdict
 from racer.strategies.none import NoDraft
 from racer.strategies.resident import Resident, ResidentDrafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 Take = Callable[[StepView, DraftTree | None], tuple[DraftTree, Tensor]]
 """Brings a drafter's tree (None: the roots alone) to the model's device, where faulty rows are cut back to their roots;

@@ -9,11 +9,11 @@ import attrs
 from torch import Tensor
 
 from racer.cache import TreeCache
-from racer.costs import CostCurve
 from racer.lanes import Lane
 from racer.leases import Lease
-from racer.request import LogitsPipeline, Request
-from racer.stats import DecodeStats, Stopwatch
+from racer.step.cost_curve import CostCurve
+from racer.step.request import LogitsPipeline, Request
+from racer.step.stats import DecodeStats, Stopwatch
 
 
 @attrs.frozen(kw_only=True, eq=False)

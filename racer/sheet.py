@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 
 class Sheet:

@@ -15,7 +15,7 @@ from racer.buckets import slots_bucket
 from racer.cache import CacheLayout, TreeCache
 from racer.sheet import Sheet
 from racer.static_cache import FixedWindow, move_rows
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 
 class Stage:

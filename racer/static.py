@@ -12,12 +12,12 @@ from racer.core import Core
 from racer.graphs import Key
 from racer.lanes import Cues, cues
 from racer.lineup import Lineup
-from racer.request import Needs, Request, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_step import Draft, Outcome, Runner, StaticStep, head
-from racer.tree import DraftTree
-from racer.verdict import HostVerdict, Verdict, host_verdict, unpack
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import HostVerdict, Verdict, host_verdict, unpack
 
 
 @attrs.define(eq=False)

@@ -20,13 +20,13 @@ from racer.core import Core, call_model
 from racer.graphs import Eager, Graphs, Key, warn_of
 from racer.guard import check_form
 from racer.lanes import cues
-from racer.request import Needs, Settled, StepView
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_cache import FixedWindow
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Settled, StepView
+from racer.step.verdict import Verdict, pack
 from racer.strategies.resident import Resident
-from racer.tree import DraftTree
-from racer.verdict import Verdict, pack
 
 DRAFT, FORWARD, VERIFY = "draft", "forward", "verify"
 

@@ -21,7 +21,7 @@ from racer.cache import Block, CacheLayout
 from racer.core import CACHE_ARGUMENTS, Core, CorePlan
 from racer.errors import UnsupportedModel
 from racer.masks import MaskPlan
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 TREE_ATTENTION = ("sdpa", "eager")
 LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}

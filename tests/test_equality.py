@@ -35,8 +35,8 @@ from racer import (
 )
 from racer.pipeline import ProcessorPipeline
 from racer.plugins import plugins
-from racer.request import StepStats
 from racer.run import Task
+from racer.step.request import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyLM
 

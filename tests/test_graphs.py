@@ -29,14 +29,14 @@ from racer.graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, 
 from racer.guard import Guard, PluginWarning
 from racer.leases import _shelves, borrow, release
 from racer.pipeline import ProcessorPipeline
-from racer.request import Request, Settled, StepView
 from racer.stage import Stage
 from racer.static_step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
+from racer.step.request import Request, Settled, StepView
+from racer.step.verdict import Verdict
 from racer.strategies.recycling import Matrix
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
 from racer.traits import examine
-from racer.verdict import Verdict
 from racer.verifiers.exact import Sampling
 
 VOCAB = 6

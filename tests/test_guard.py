@@ -166,8 +166,8 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
     import attrs
 
     from racer.pipeline import ProcessorPipeline
-    from racer.request import Request
     from racer.run import Task
+    from racer.step.request import Request
 
     closed: list[int] = []
     drafter = type("Notes", (Logits,), {"closed": lambda self, request: closed.append(request.id)})(3)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import PromptLookup
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Request
+from racer.step.builder import TreeBuilder
+from racer.step.request import Request
 
 
 def drafted(text: list[int], budget: int = 64, **sizes: int) -> list[int]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DraftTree, Verdict
-from racer.verdict import _one_copy, _packed
+from racer.step.verdict import _one_copy, _packed
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(0, 99))

@@ -23,11 +23,11 @@ from racer import DecodeConfig, Decoder, Drafter, Request, TreeBuilder, hookimpl
 from racer import cache as cache_module
 from racer.buckets import NODES, SLOTS, nodes_bucket, slots_bucket
 from racer.leases import _shelves, fingerprint, release
-from racer.request import StepView
 from racer.sheet import Sheet
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.testing import HostileDrafter, ReplayDrafter, decode, decode_plainly, draft_trees, toy_model
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 from racer.verifiers.exact import Sampling
 
 MODEL = toy_model(VOCAB)

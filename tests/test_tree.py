@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer import DraftTree, TreeBuilder, stack
+from racer.step.draft_tree import FAULTS, _faults
 from racer.testing import draft_trees
-from racer.tree import FAULTS, _faults
 
 
 def path_of(tree: DraftTree, row: int, node: int) -> list[int]:

@@ -17,7 +17,7 @@ from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, T
 from racer.errors import ConfigError
 from racer.kernels import vocab_search
 from racer.pipeline import ProcessorPipeline
-from racer.request import Request
+from racer.step.request import Request
 from racer.testing import decode, draft_trees, toy_model
 from racer.verifiers import Sampling
 from racer.verifiers.base import last_of, longest_path

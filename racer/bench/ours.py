@@ -18,9 +18,9 @@ from racer.config import DecodeConfig
 from racer.decoder import Decoder
 from racer.hookspecs import hookimpl
 from racer.loaded import LoadedModel
-from racer.request import Needs, Request, StepStats, StepView
-from racer.tree import DraftTree
-from racer.verdict import HostVerdict, Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepStats, StepView
+from racer.step.verdict import HostVerdict, Verdict
 
 
 class Observer:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from racer.bench.methods import BASELINES, PEERS
-from racer.stats import PHASES
+from racer.step.stats import PHASES
 
 PLAIN, PEER = BASELINES
 STEP_PHASES = (*PHASES[1:], "host")

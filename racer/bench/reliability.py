@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.verdict import HostVerdict
+from racer.step.verdict import HostVerdict
 
 BINS = 20
 Table = list[list[float]]

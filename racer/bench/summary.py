@@ -17,7 +17,7 @@ from racer.bench.methods import PEERS
 from racer.bench.questions import Question
 from racer.bench.score import is_right
 from racer.bench.trials import Journal, Measured, Trial
-from racer.stats import PHASES
+from racer.step.stats import PHASES
 
 RESAMPLES = 2000
 MIN_UNITS = 5

@@ -7,16 +7,16 @@ from racer.budgets.record import ByRecord
 from racer.budgets.scores import ByScore
 from racer.hookspecs import hookimpl
 from racer.plugins import Registry
-from racer.request import Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
+from racer.step.verdict import Verdict
 
 
 class Auto(Budget):
     """Spends what pays, by the tree's scores (:class:`ByScore`) or else by the record (:class:`ByRecord`).
 
     What steps cost is learned from the steps themselves. Sizes that were not taken yet are tried where they might pay
-    (:meth:`racer.costs.CostCurve.hopeful`), from a plain step upwards.
+    (:meth:`racer.step.cost_curve.CostCurve.hopeful`), from a plain step upwards.
     """
 
     fits_unseen = True

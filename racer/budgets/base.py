@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from racer.request import Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
+from racer.step.verdict import Verdict
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""

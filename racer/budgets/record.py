@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES, Budget
-from racer.request import StepView
-from racer.verdict import Verdict
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 
 
 class ByRecord(Budget):

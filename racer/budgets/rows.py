@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES
-from racer.request import Request, StepView
+from racer.step.request import Request, StepView
 
 BELIEF = 2.0
 """Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES, Budget
 from racer.budgets.rows import BELIEF, Outlook, slowest
-from racer.request import Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
+from racer.step.verdict import Verdict
 
 _SMALLER, _DOUBLINGS = np.array((0, *SIZES[:-1])), np.log2(SIZES)
 """Of each size the next smaller one, and how often one node must be doubled for it."""

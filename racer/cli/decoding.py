@@ -15,7 +15,7 @@ from racer.config import MAX_BUDGET, DecodeConfig
 from racer.errors import ConfigError, UnknownStrategy
 from racer.loaded import LoadedModel, first_difference, top2_gap
 from racer.plugins import plugins
-from racer.stats import DecodeStats
+from racer.step.stats import DecodeStats
 
 WARM_UP_TOKENS = 12
 

@@ -10,9 +10,9 @@ from racer.hookspecs import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from racer.request import Request, StepStats, StepView
-    from racer.tree import DraftTree
-    from racer.verdict import Verdict
+    from racer.step.draft_tree import DraftTree
+    from racer.step.request import Request, StepStats, StepView
+    from racer.step.verdict import Verdict
 
 Sink = Callable[[str, bool], None]
 """``sink(text, drafted)``: some more text, and whether it was guessed by the drafter."""

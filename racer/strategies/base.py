@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from racer.builder import TreeBuilder, stack
-from racer.request import Needs, Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.builder import TreeBuilder, stack
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import Verdict
 
 
 class Drafter:

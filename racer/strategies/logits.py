@@ -7,12 +7,12 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Needs, Request, StepView
+from racer.step.builder import TreeBuilder
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import Verdict
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 def child_breadth(breadth: int, child: int, is_root: bool) -> int:

@@ -6,10 +6,10 @@ from functools import reduce
 
 from racer.errors import ConfigError
 from racer.guard import Guard
-from racer.request import Needs, Request, StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import Verdict
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 class Merge(Drafter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from racer.request import StepView
+from racer.step.request import StepView
 from racer.strategies.base import Drafter
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Request
+from racer.step.builder import TreeBuilder
+from racer.step.request import Request
 from racer.strategies.base import Drafter
 
 

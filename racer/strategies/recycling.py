@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from racer.errors import ConfigError
-from racer.request import Needs
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs
+from racer.step.verdict import Verdict
 from racer.strategies.resident import ResidentDrafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 LARGEST = 512
 """Nodes of the largest tree; later ones would be accepted once in thousands of steps."""

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from racer.request import StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 class Resident(Protocol):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from racer.builder import TreeBuilder
-from racer.request import Request, StepView
+from racer.step.builder import TreeBuilder
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
+from racer.step.verdict import Verdict
 from racer.strategies.automaton import Automaton
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 
 class Retrieval(Drafter):

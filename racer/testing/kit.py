@@ -13,9 +13,9 @@ from racer.config import DecodeConfig
 from racer.decoder import Decoder
 from racer.guard import PluginWarning
 from racer.pipeline import ProcessorPipeline
-from racer.request import Request
 from racer.run import Task
-from racer.stats import DecodeStats
+from racer.step.request import Request
+from racer.step.stats import DecodeStats
 from racer.strategies.base import Drafter
 from racer.strategies.none import NoDraft
 from racer.testing.toy import toy_model

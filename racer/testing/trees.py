@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
-from racer.builder import TreeBuilder
-from racer.request import Request, StepView
+from racer.step.builder import TreeBuilder
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
 
 
 @st.composite

@@ -7,9 +7,9 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from racer.request import StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 
 
 class Verifier:

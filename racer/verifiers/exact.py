@@ -16,9 +16,9 @@ from torch import Tensor
 
 from racer.kernels import vocab_search
 from racer.kernels.gumbel import gumbel
-from racer.request import Request, StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Request, StepView
+from racer.step.verdict import Verdict
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from racer.errors import ConfigError
 from racer.kernels.gumbel import gumbel
-from racer.request import StepView
-from racer.tree import DraftTree
-from racer.verdict import Verdict
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
+from racer.step.verdict import Verdict
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer.bench import reliability
-from racer.verdict import HostVerdict
+from racer.step.verdict import HostVerdict
 
 
 def verdict(parents: list[int], path: list[int]) -> HostVerdict:

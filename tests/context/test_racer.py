@@ -15,7 +15,8 @@ import torch
 from racer import DecodeConfig, Decoder, hookimpl
 from racer.errors import ConfigError
 from racer.guard import PluginWarning
-from racer.request import StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import StepView
 from racer.strategies.context import Racer
 from racer.strategies.context.fetch import LINE
 from racer.strategies.context.growth import Growth
@@ -24,7 +25,6 @@ from racer.strategies.context.odds import SIZE, Odds
 from racer.strategies.context.start import fitted_odds, unknowing_odds
 from racer.strategies.context.voices import CELLS
 from racer.testing import check_drafter, decode, decode_plainly, toy_model
-from racer.tree import DraftTree
 
 TINY = {"slots": 2, "history": 16}  # contexts collide all the time, and the past is overwritten at once
 

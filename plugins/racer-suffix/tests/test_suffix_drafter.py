@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Request
+from racer.step.builder import TreeBuilder
+from racer.step.request import Request
 from racer_suffix import Suffix
 
 

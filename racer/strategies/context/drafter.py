@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from racer.errors import ConfigError
-from racer.request import Needs, Request, StepView
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
+from racer.step.verdict import Verdict
 from racer.strategies.base import Drafter
 from racer.strategies.context import history, state, table, voices
 from racer.strategies.context.blends import Blends
@@ -26,8 +28,6 @@ from racer.strategies.context.memory import Memory, Row
 from racer.strategies.context.odds import Odds
 from racer.strategies.context.ready import Machine, make_ready
 from racer.strategies.context.start import fitted_odds
-from racer.tree import DraftTree
-from racer.verdict import Verdict
 
 OWN_TOKENS = 65_536
 """Tokens of its own text that a row searches for matches, the latest ones."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 from pathlib import Path
 
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Needs, Request, StepView
+from racer.step.builder import TreeBuilder
+from racer.step.draft_tree import DraftTree
+from racer.step.request import Needs, Request, StepView
 from racer.strategies.base import Drafter
-from racer.tree import DraftTree
 from racer_datastore.format import DatastoreError
 from racer_datastore.index import Index
 from racer_datastore.tokens import Tokenizer, fingerprint

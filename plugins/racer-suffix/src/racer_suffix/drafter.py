@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import attrs
 
-from racer.builder import TreeBuilder
 from racer.errors import ConfigError
-from racer.request import Needs, Request
+from racer.step.builder import TreeBuilder
+from racer.step.request import Needs, Request
 from racer.strategies.base import Drafter
 from racer_suffix.automaton import NOTHING, SuffixAutomaton
 from racer_suffix.history import Cursor, History

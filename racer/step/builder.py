@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 
 class TreeBuilder:

@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import torch
 
-from racer.request import Request
-from racer.verdict import HostVerdict
+from racer.step.request import Request
+from racer.step.verdict import HostVerdict
 
 PHASES = ("prefill", "draft", "forward", "verify", "commit", "observe")
 

@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer.costs import CostCurve
-from racer.verdict import Verdict
+from racer.step.cost_curve import CostCurve
+from racer.step.verdict import Verdict
 
 _ids = itertools.count()
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racer.tree import DraftTree
+from racer.step.draft_tree import DraftTree
 
 FLOATS = ("top_probs",)
 """Of a :class:`HostVerdict`'s parts those that are float32."""
@@ -37,7 +37,7 @@ class HostVerdict:
     source: NDArray[np.int64]
     """``[B, N]``"""
     faults: NDArray[np.int64]
-    """``[B]`` bit set of :data:`racer.tree.FAULTS`, zero for a well-formed draft."""
+    """``[B]`` bit set of :data:`racer.step.draft_tree.FAULTS`, zero for a well-formed draft."""
     top_ids: NDArray[np.int64]
     """``[B, N, k]`` the best next tokens of every node, accepted or not; k as the drafters need."""
     top_probs: NDArray[np.float32] | None
