@@ -35,8 +35,8 @@ import racer
 from racer import models
 from racer.bench.questions import Question, draw, load_questions
 from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
+from racer.core.packed_weights import is_packed
 from racer.loaded import LoadedModel
-from racer.packing import is_packed
 from racer.step.cost_curve import SHORT, CostCurve, curve_of
 from racer.step.draft_tree import DraftTree
 from racer.step.request import StepView

@@ -13,13 +13,13 @@ import torch
 import racer
 from racer import lanes
 from racer.bench.meters import now
-from racer.cache import TreeCache
+from racer.core.kv_cache import TreeCache
 from racer.stage import Stage
 from racer.static import StaticLane
 from racer.step.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
-"""``mask`` is all that :meth:`racer.core.Core.forward` does but the model's forward, and in static shapes all else that
+"""``mask`` is all that :meth:`racer.core.model_runner.Core.forward` does but the model's forward, and in static shapes all else that
 is captured with it; ``host`` is what no other has."""
 
 

@@ -28,9 +28,9 @@ from rich.table import Table
 
 import racer
 from racer import models
-from racer.core import Core
-from racer.packing import pack
-from racer.traits import examine
+from racer.core.model_runner import Core
+from racer.core.packed_weights import pack
+from racer.core.support import examine
 
 WAYS = ("sdpa", "grouped", "packed")
 

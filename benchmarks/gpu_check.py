@@ -33,11 +33,11 @@ import racer
 from racer import models
 from racer.bench.meters import now
 from racer.bench.questions import load_questions
-from racer.core import Core
+from racer.core.model_runner import Core
+from racer.core.support import examine
 from racer.graphs import Eager, Graphs, Key
 from racer.stage import Stage
 from racer.step.draft_tree import DraftTree
-from racer.traits import examine
 
 TARGETS: dict[str, tuple[str, float]] = {
     "8b: a plain step against the floor by bandwidth": ("<=", 1.25),

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from racer.config import DecodeConfig
-from racer.core import Core, PromptPiece
+from racer.core.model_runner import Core, PromptPiece
+from racer.core.packed_weights import pack
+from racer.core.support import examine
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.kernels import vocab_search
 from racer.lanes import DynamicLane, cues
 from racer.leases import borrow, give_back, way_of
 from racer.lineup import Lineup
-from racer.packing import pack
 from racer.run import Run, Task
 from racer.static import StaticLane
 from racer.step.cost_curve import CostCurve, curve_of
@@ -26,7 +27,6 @@ from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, Settled, StepStats, StepView, signed_seeds
 from racer.step.stats import DecodeStats, Stopwatch
 from racer.step.verdict import Verdict
-from racer.traits import examine
 
 
 class Decoder:

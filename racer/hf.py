@@ -19,6 +19,7 @@ from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaLis
 from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from racer.config import DecodeConfig
+from racer.core.support import examine
 from racer.decoder import Decoder
 from racer.errors import ConfigError, UnsupportedGeneration
 from racer.lineup import Lineup
@@ -27,7 +28,6 @@ from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, r
 from racer.run import Task
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
-from racer.traits import examine
 
 _lineups: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, Lineup]] = WeakKeyDictionary()
 """What drafters learned, by model and configuration: kept from call to call, gone with the model."""

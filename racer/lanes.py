@@ -13,8 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer.cache import TreeCache
-from racer.core import Core
+from racer.core.kv_cache import TreeCache
+from racer.core.model_runner import Core
 from racer.kernels import vocab_search
 from racer.lineup import Lineup, take
 from racer.step.draft_tree import DraftTree

@@ -17,12 +17,12 @@ from weakref import WeakKeyDictionary
 import attrs
 import torch
 
-from racer.attention import implementation
 from racer.compiling import compiled_call
-from racer.core import Core, call_model
+from racer.core.grouped_attention import implementation
+from racer.core.model_runner import Core, call_model
+from racer.core.packed_weights import is_stand_in
 from racer.errors import ConfigError
 from racer.graphs import Eager, Graphs, GraphWarning
-from racer.packing import is_stand_in
 from racer.stage import Stage
 from racer.static_step import Runner
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from racer.core import CACHE_ARGUMENTS
+from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.errors import UnsupportedGeneration
 
 _CARRIED = {"attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"}

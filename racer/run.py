@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from racer.cache import TreeCache
+from racer.core.kv_cache import TreeCache
 from racer.lanes import Lane
 from racer.leases import Lease
 from racer.step.cost_curve import CostCurve

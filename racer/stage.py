@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from racer.buckets import slots_bucket
-from racer.cache import CacheLayout, TreeCache
+from racer.core.kv_cache import CacheLayout, TreeCache
 from racer.sheet import Sheet
 from racer.static_cache import FixedWindow, move_rows
 from racer.step.draft_tree import DraftTree

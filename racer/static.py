@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor
 
 from racer.buckets import nodes_bucket
-from racer.core import Core
+from racer.core.model_runner import Core
 from racer.graphs import Key
 from racer.lanes import Cues, cues
 from racer.lineup import Lineup

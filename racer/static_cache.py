@@ -1,6 +1,6 @@
 """The cache at fixed addresses: attention over a window of fixed length, writes where the device says.
 
-:class:`racer.cache.TreeCache` slices by host integers, so every step has another shape. Here a layer always gives the
+:class:`racer.core.kv_cache.TreeCache` slices by host integers, so every step has another shape. Here a layer always gives the
 same window of its storage, and rows are written and moved by index tensors: shapes and addresses stay, only contents
 change, and a CUDA graph can be replayed. What is not to be seen is for the mask to hide.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from racer.cache import TreeCache
+from racer.core.kv_cache import TreeCache
 
 
 class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here

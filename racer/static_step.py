@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from racer.core import Core, call_model
+from racer.core.model_runner import Core, call_model
 from racer.graphs import Eager, Graphs, Key, warn_of
 from racer.guard import check_form
 from racer.lanes import cues
@@ -36,7 +36,7 @@ class Runner:
     """How bodies are run, from the fastest way to the plainest; kept with the stage, as a failure is worth remembering.
 
     :param machine: captures, or does not.
-    :param call: who calls the model; compiled, or :func:`racer.core.call_model`.
+    :param call: who calls the model; compiled, or :func:`racer.core.model_runner.call_model`.
     """
 
     machine: Eager | Graphs

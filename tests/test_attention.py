@@ -16,9 +16,9 @@ from transformers import AttentionInterface, FalconConfig, FalconForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from racer import DecodeConfig, Decoder
-from racer.attention import GROUPED, grouped, grouped_attention, implementation, reads_names
+from racer.core.grouped_attention import GROUPED, grouped, grouped_attention, implementation, reads_names
+from racer.core.support import examine
 from racer.testing import HostileDrafter, decode, decode_plainly
-from racer.traits import examine
 
 
 @given(

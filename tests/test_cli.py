@@ -27,9 +27,9 @@ from racer.cli.decoding import Outcome, Plan, Session
 from racer.cli.options import Options
 from racer.cli.render import TextSink, print_json
 from racer.cli.streaming import Detokenizer, decode
+from racer.core.packed_weights import pack
 from racer.embedded import EMBEDDED_NAME
 from racer.errors import PluginError
-from racer.packing import pack
 
 PROMPT = "The quick brown fox"
 COMMAND = [sys.executable, "-m", "racer.cli"]
@@ -273,7 +273,7 @@ def test_bytes_that_are_no_text_are_taken(ask: Any) -> None:
 @pytest.mark.filterwarnings("always::racer.hf.PlainDecodingWarning")
 def test_a_model_that_knows_no_trees_is_decoded_plainly(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = ask("--max-new-tokens", "8")
-    monkeypatch.setattr("racer.hf.examine", lambda model: racer.traits.Traits(None, "it has state", 320))
+    monkeypatch.setattr("racer.hf.examine", lambda model: racer.core.support.Traits(None, "it has state", 320))
     data = ask("--max-new-tokens", "8", "--compare")
     assert data["token_ids"] == usual["token_ids"]
     assert (data["drafter"], data["steps"], data["mean_accepted_tokens"]) == ("none", 7, 1)

@@ -22,8 +22,9 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 import racer
 from racer import DecodeConfig, Decoder, Greedy, Needs, Recycling, ResidentDrafter
 from racer.budgets import Fixed
-from racer.cache import CacheLayout
-from racer.core import Core, call_model
+from racer.core.kv_cache import CacheLayout
+from racer.core.model_runner import Core, call_model
+from racer.core.support import examine
 from racer.errors import ConfigError
 from racer.graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, reason_of
 from racer.guard import Guard, PluginWarning
@@ -36,7 +37,6 @@ from racer.step.verdict import Verdict
 from racer.strategies.recycling import Matrix
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
-from racer.traits import examine
 from racer.verifiers.exact import Sampling
 
 VOCAB = 6

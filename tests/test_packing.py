@@ -16,8 +16,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
+from racer.core.packed_weights import (
+    PackedLinear,
+    PackedModel,
+    PackingWarning,
+    _models,
+    _sample,
+    is_packed,
+    pack,
+    unpack,
+)
 from racer.leases import fingerprint
-from racer.packing import PackedLinear, PackedModel, PackingWarning, _models, _sample, is_packed, pack, unpack
 from racer.testing import HostileDrafter, decode, decode_plainly
 
 
@@ -224,7 +233,7 @@ def test_small_models_are_packed_without_being_asked(
     dtype: torch.dtype, most: int | None, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if most is not None:
-        monkeypatch.setattr("racer.packing.SMALL", most)
+        monkeypatch.setattr("racer.core.packed_weights.SMALL", most)
     model = a_model(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PackingWarning)
@@ -239,7 +248,7 @@ def test_small_models_are_packed_without_being_asked(
 def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     model = a_model(torch.bfloat16)
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
-    monkeypatch.setattr("racer.packing.SMALL", size)
+    monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
     assert pack(model, "auto")
     assert is_packed(model)
     assert not pack(model.float(), "auto"), "twice as large"

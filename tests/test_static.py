@@ -20,8 +20,8 @@ from test_tiny_models import alone, batch, tiny
 
 import racer
 from racer import DecodeConfig, Decoder, Drafter, Request, TreeBuilder, hookimpl
-from racer import cache as cache_module
 from racer.buckets import NODES, SLOTS, nodes_bucket, slots_bucket
+from racer.core import kv_cache as cache_module
 from racer.leases import _shelves, fingerprint, release
 from racer.sheet import Sheet
 from racer.step.draft_tree import DraftTree

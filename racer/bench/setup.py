@@ -36,7 +36,7 @@ def describe(
     import torch
     import transformers
 
-    from racer.packing import pack
+    from racer.core.packed_weights import pack
 
     model = loaded.model
     return {

@@ -10,10 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer.attention import grouped_attention
-from racer.cache import CacheLayout, TreeCache
-from racer.masks import MaskPlan
-from racer.packing import packed_weights
+from racer.core.grouped_attention import grouped_attention
+from racer.core.kv_cache import CacheLayout, TreeCache
+from racer.core.masks import MaskPlan
+from racer.core.packed_weights import packed_weights
 from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -50,21 +50,21 @@ class CorePlan:
     cache_argument: str
     """Of :data:`CACHE_ARGUMENTS`."""
     groups: bool = False
-    """Whether trees are scored with :func:`racer.attention.grouped_attention`."""
+    """Whether trees are scored with :func:`racer.core.grouped_attention.grouped_attention`."""
 
 
 class Core:
     """Runs a model over prompts and trees. It knows no strategy.
 
     :param model: a Hugging Face causal LM.
-    :param plan: how it takes trees, from :func:`racer.traits.examine`.
+    :param plan: how it takes trees, from :func:`racer.core.support.examine`.
     """
 
     def __init__(self, model: Any, plan: CorePlan) -> None:
         self.model = model
         self.plan = plan
         self.packs = False
-        """Whether to multiply with packed weights, once there are any (:func:`racer.packing.pack`)."""
+        """Whether to multiply with packed weights, once there are any (:func:`racer.core.packed_weights.pack`)."""
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""

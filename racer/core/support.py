@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.attention import PLAIN, implementation, reads_names
-from racer.cache import Block, CacheLayout
-from racer.core import CACHE_ARGUMENTS, Core, CorePlan
+from racer.core.grouped_attention import PLAIN, implementation, reads_names
+from racer.core.kv_cache import Block, CacheLayout
+from racer.core.masks import MaskPlan
+from racer.core.model_runner import CACHE_ARGUMENTS, Core, CorePlan
 from racer.errors import UnsupportedModel
-from racer.masks import MaskPlan
 from racer.step.draft_tree import DraftTree
 
 TREE_ATTENTION = ("sdpa", "eager")

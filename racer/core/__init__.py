@@ -1,0 +1,1 @@
+"""One forward pass over a tree, on an unmodified model."""
