@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 import racer
-from racer import lanes
 from racer.bench.meters import now
 from racer.core.kv_cache import TreeCache
 from racer.stage import Stage

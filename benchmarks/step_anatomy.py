@@ -34,9 +34,9 @@ import racer
 from racer import models
 from racer.bench.questions import load_questions
 from racer.config import COMPILE
+from racer.engine.batch import Task
 from racer.hookspecs import hookimpl
 from racer.pipeline import ProcessorPipeline
-from racer.run import Task
 from racer.step.request import Needs, Request
 from racer.strategies.base import Drafter
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from racer.config import DecodeConfig
-    from racer.decoder import Decoder
+    from racer.engine.decoder import Decoder
     from racer.errors import RacerError, StateError
     from racer.hf import attach, custom_generate, detach, generate
     from racer.hookspecs import hookimpl
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "racer.step.builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
-    "racer.decoder": ("Decoder",),
+    "racer.engine.decoder": ("Decoder",),
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf": ("attach", "custom_generate", "detach", "generate"),
     "racer.hookspecs": ("hookimpl",),

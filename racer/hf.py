@@ -20,12 +20,12 @@ from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from racer.config import DecodeConfig
 from racer.core.support import examine
-from racer.decoder import Decoder
+from racer.engine.batch import Task
+from racer.engine.decoder import Decoder
+from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, UnsupportedGeneration
-from racer.lineup import Lineup
 from racer.pipeline import ProcessorPipeline
 from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
-from racer.run import Task
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
 

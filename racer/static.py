@@ -9,9 +9,9 @@ from torch import Tensor
 
 from racer.buckets import nodes_bucket
 from racer.core.model_runner import Core
+from racer.engine.executor import Cues, cues
+from racer.engine.strategies import Lineup
 from racer.graphs import Key
-from racer.lanes import Cues, cues
-from racer.lineup import Lineup
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_step import Draft, Outcome, Runner, StaticStep, head
@@ -22,7 +22,7 @@ from racer.step.verdict import HostVerdict, Verdict, host_verdict, unpack
 
 @attrs.define(eq=False)
 class StaticLane:
-    """Takes a batch over after its prefill; see :class:`racer.lanes.Lane`.
+    """Takes a batch over after its prefill; see :class:`racer.engine.executor.Lane`.
 
     :param stage: begun, its cache filled by the prefill.
     :param needs: what drafters want to see.

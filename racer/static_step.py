@@ -17,9 +17,9 @@ import attrs
 from torch import Tensor
 
 from racer.core.model_runner import Core, call_model
+from racer.engine.executor import cues
 from racer.graphs import Eager, Graphs, Key, warn_of
 from racer.guard import check_form
-from racer.lanes import cues
 from racer.sheet import Sheet
 from racer.stage import Stage
 from racer.static_cache import FixedWindow

@@ -165,8 +165,8 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
 
     import attrs
 
+    from racer.engine.batch import Task
     from racer.pipeline import ProcessorPipeline
-    from racer.run import Task
     from racer.step.request import Request
 
     closed: list[int] = []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
+from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, PluginError, UnknownStrategy
-from racer.lineup import Lineup
 from racer.plugins import ENTRY_POINT_GROUP, Plugins, plugins
 
 

@@ -122,6 +122,6 @@ def test_text_is_not_decoded_anew_at_every_step() -> None:
     """The loop has no tokenizer at all."""
     import inspect
 
-    import racer.decoder
+    import racer.engine.decoder
 
-    assert "tokenizer" not in inspect.getsource(racer.decoder)
+    assert "tokenizer" not in inspect.getsource(racer.engine.decoder)

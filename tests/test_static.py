@@ -381,8 +381,8 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
         raise KeyboardInterrupt
 
     decoder = Decoder(model, static(drafter="none"))
+    from racer.engine.batch import Task
     from racer.pipeline import ProcessorPipeline
-    from racer.run import Task
 
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(Task(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))

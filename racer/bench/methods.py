@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import attrs
 
 from racer.config import DecodeConfig
+from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, UnknownStrategy
-from racer.lineup import Lineup
 from racer.plugins import plugins
 
 PEERS = {"hf": 0, "hf-prompt-lookup": 10}

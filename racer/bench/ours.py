@@ -15,7 +15,7 @@ from racer.bench import reliability
 from racer.bench.answering import Answering
 from racer.bench.trials import Measured
 from racer.config import DecodeConfig
-from racer.decoder import Decoder
+from racer.engine.decoder import Decoder
 from racer.hookspecs import hookimpl
 from racer.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree

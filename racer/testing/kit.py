@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
-from racer.decoder import Decoder
+from racer.engine.batch import Task
+from racer.engine.decoder import Decoder
 from racer.guard import PluginWarning
 from racer.pipeline import ProcessorPipeline
-from racer.run import Task
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
 from racer.strategies.base import Drafter

@@ -14,13 +14,13 @@ from racer.config import DecodeConfig
 from racer.core.model_runner import Core, PromptPiece
 from racer.core.packed_weights import pack
 from racer.core.support import examine
+from racer.engine.batch import Run, Task
+from racer.engine.executor import DynamicLane, cues
+from racer.engine.strategies import Lineup
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.kernels import vocab_search
-from racer.lanes import DynamicLane, cues
 from racer.leases import borrow, give_back, way_of
-from racer.lineup import Lineup
-from racer.run import Run, Task
 from racer.static import StaticLane
 from racer.step.cost_curve import CostCurve, curve_of
 from racer.step.draft_tree import DraftTree

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import Core
+from racer.engine.strategies import Lineup, take
 from racer.kernels import vocab_search
-from racer.lineup import Lineup, take
 from racer.step.draft_tree import DraftTree
 from racer.step.request import LogitsPipeline, Needs, Request, StepView
 from racer.step.verdict import HostVerdict, Verdict
@@ -35,7 +35,7 @@ class Lane(Protocol):
         """What :meth:`take` gives, where the drafter is to draft ``nodes`` nodes in :meth:`forward`; else None."""
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
-        """See :data:`racer.lineup.Take`. What it gives may be read after :meth:`forward`."""
+        """See :data:`racer.engine.strategies.Take`. What it gives may be read after :meth:`forward`."""
 
     def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
         """Logits ``[B, N, V]`` of the tree that was taken.

@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.lanes import Lane
+from racer.engine.executor import Lane
 from racer.leases import Lease
 from racer.step.cost_curve import CostCurve
 from racer.step.request import LogitsPipeline, Request
