@@ -13,8 +13,8 @@ import torch
 import racer
 from racer.bench.meters import now
 from racer.core.kv_cache import TreeCache
-from racer.stage import Stage
-from racer.static import StaticLane
+from racer.engine.static.device_batch import Stage
+from racer.engine.static.executor import StaticLane
 from racer.step.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")

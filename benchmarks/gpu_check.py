@@ -35,8 +35,8 @@ from racer.bench.meters import now
 from racer.bench.questions import load_questions
 from racer.core.model_runner import Core
 from racer.core.support import examine
-from racer.graphs import Eager, Graphs, Key
-from racer.stage import Stage
+from racer.engine.static.cuda_graphs import Eager, Graphs, Key
+from racer.engine.static.device_batch import Stage
 from racer.step.draft_tree import DraftTree
 
 TARGETS: dict[str, tuple[str, float]] = {

@@ -12,7 +12,7 @@ import torch
 
 import racer
 from racer import DecodeConfig, Decoder, Drafter, Verdict
-from racer.graphs import CaptureCheck
+from racer.engine.static.cuda_graphs import CaptureCheck
 from racer.plugins import Plugins, plugins
 from racer.testing import check_drafter, decode, toy_model
 

@@ -25,13 +25,13 @@ from racer.budgets import Fixed
 from racer.core.kv_cache import CacheLayout
 from racer.core.model_runner import Core, call_model
 from racer.core.support import examine
+from racer.engine.static.cuda_graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, reason_of
+from racer.engine.static.device_batch import Stage
+from racer.engine.static.pool import _shelves, borrow, release
+from racer.engine.static.step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
 from racer.errors import ConfigError
-from racer.graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, reason_of
 from racer.guard import Guard, PluginWarning
-from racer.leases import _shelves, borrow, release
 from racer.pipeline import ProcessorPipeline
-from racer.stage import Stage
-from racer.static_step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
 from racer.step.request import Request, Settled, StepView
 from racer.step.verdict import Verdict
 from racer.strategies.recycling import Matrix
@@ -97,7 +97,7 @@ def on_meta(name: str) -> tuple[Core, Stage]:
 @pytest.mark.parametrize("verifier", [Greedy(), Sampling()])
 @pytest.mark.parametrize("name", [name for name in BUILD if name != "mixtral"])
 def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("racer.static_step.check_form", lambda tree, *_: tree)  # it refuses trees without data
+    monkeypatch.setattr("racer.engine.static.step.check_form", lambda tree, *_: tree)  # it refuses trees without data
     core, stage = on_meta(name)
     rows = torch.zeros(2, dtype=torch.long, device="meta")
     view = StepView(
@@ -177,7 +177,7 @@ def pretend(model: Any, rows: int) -> Pretender:
     assert lease is not None
     machine = Pretender()
     lease.runner.machine = machine
-    racer.leases.give_back(core, lease)
+    racer.engine.static.pool.give_back(core, lease)
     return machine
 
 
@@ -575,7 +575,7 @@ def test_a_model_that_cannot_be_compiled_is_run_as_it_is() -> None:
         raise RuntimeError("no C++ compiler")
 
     lease.runner.call = no_compiler
-    racer.leases.give_back(core, lease)
+    racer.engine.static.pool.give_back(core, lease)
     decoder = Decoder(model, DecodeConfig(drafter="racer-paper", budget=6, compile="inductor"))
     with pytest.warns(GraphWarning, match="ToyLM is not compiled: RuntimeError: no C\\+\\+ compiler"):
         got, _ = decode(decoder, [[1, 2]], 20)
@@ -653,7 +653,7 @@ def test_storage_that_grows_is_captured_anew() -> None:
 @pytest.mark.gpu
 def test_a_failed_capture_leaves_the_device_in_order() -> None:
     """The check before the capture is passed over, so that the capture itself fails."""
-    from racer.graphs import Graphs
+    from racer.engine.static.cuda_graphs import Graphs
 
     class Unchecked(Graphs):
         def prepare(self, key: Key, body: Callable[[], Any], check: bool) -> None:
@@ -666,7 +666,7 @@ def test_a_failed_capture_leaves_the_device_in_order() -> None:
     lease = borrow(core, "graphs", [0], 100)
     assert lease is not None
     lease.runner.machine = Unchecked(torch.device("cuda", 0))
-    racer.leases.give_back(core, lease)
+    racer.engine.static.pool.give_back(core, lease)
     stream = torch.cuda.current_stream()
     config = DecodeConfig(drafter="racer-paper", budget=8, compile="graphs")
     with pytest.warns(GraphWarning, match="cannot be captured"):

@@ -20,7 +20,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from racer.graphs import CaptureCheck
+from racer.engine.static.cuda_graphs import CaptureCheck
 from racer.kernels import truncation
 from racer.kernels.gumbel import gumbel
 from racer.pipeline import MANY, ProcessorPipeline

@@ -26,7 +26,7 @@ from racer.core.packed_weights import (
     pack,
     unpack,
 )
-from racer.leases import fingerprint
+from racer.engine.static.pool import fingerprint
 from racer.testing import HostileDrafter, decode, decode_plainly
 
 

@@ -20,10 +20,10 @@ from test_tiny_models import alone, batch, tiny
 
 import racer
 from racer import DecodeConfig, Decoder, Drafter, Request, TreeBuilder, hookimpl
-from racer.buckets import NODES, SLOTS, nodes_bucket, slots_bucket
 from racer.core import kv_cache as cache_module
-from racer.leases import _shelves, fingerprint, release
-from racer.sheet import Sheet
+from racer.engine.static.pool import _shelves, fingerprint, release
+from racer.engine.static.shapes import NODES, SLOTS, nodes_bucket, slots_bucket
+from racer.engine.static.tree_buffer import Sheet
 from racer.step.draft_tree import DraftTree
 from racer.step.request import StepView
 from racer.step.verdict import Verdict
@@ -41,9 +41,9 @@ def static(**settings: Any) -> DecodeConfig:
 @pytest.fixture
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs cross many attention lengths, and storage grows on the way."""
-    monkeypatch.setattr("racer.buckets.SLOTS", 8)
+    monkeypatch.setattr("racer.engine.static.shapes.SLOTS", 8)
     monkeypatch.setattr(cache_module, "GROWTH", 8)
-    monkeypatch.setattr("racer.buckets.NODES", (1, 4, 8))
+    monkeypatch.setattr("racer.engine.static.shapes.NODES", (1, 4, 8))
 
 
 class BatchSampling(Sampling):

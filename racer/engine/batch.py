@@ -10,7 +10,7 @@ from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
 from racer.engine.executor import Lane
-from racer.leases import Lease
+from racer.engine.static.pool import Lease
 from racer.step.cost_curve import CostCurve
 from racer.step.request import LogitsPipeline, Request
 from racer.step.stats import DecodeStats, Stopwatch

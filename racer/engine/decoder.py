@@ -16,12 +16,12 @@ from racer.core.packed_weights import pack
 from racer.core.support import examine
 from racer.engine.batch import Run, Task
 from racer.engine.executor import DynamicLane, cues
+from racer.engine.static.executor import StaticLane
+from racer.engine.static.pool import borrow, give_back, way_of
 from racer.engine.strategies import Lineup
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.kernels import vocab_search
-from racer.leases import borrow, give_back, way_of
-from racer.static import StaticLane
 from racer.step.cost_curve import CostCurve, curve_of
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, Settled, StepStats, StepView, signed_seeds

@@ -1,6 +1,6 @@
 """How a step runs: its forward pass, what drafters are to be shown, the one copy to the host, the commit.
 
-:class:`DynamicLane` gives every tensor the size that the step needs; :class:`racer.static.StaticLane` keeps shapes and
+:class:`DynamicLane` gives every tensor the size that the step needs; :class:`racer.engine.static.executor.StaticLane` keeps shapes and
 addresses, so that the step can be captured. They decode the same tokens.
 """
 

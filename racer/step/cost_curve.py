@@ -165,7 +165,7 @@ def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> Cost
     Every node attends to the whole context, so nodes are dearer in long ones: there is a curve for every doubling of
     the context. A new one starts from its nearest neighbour, which knows better than nobody.
 
-    :param way: how steps run (:func:`racer.leases.way_of`).
+    :param way: how steps run (:func:`racer.engine.static.pool.way_of`).
     :param packs: whether with packed weights.
     :param length: places that the rows take in the cache, padding included.
     """

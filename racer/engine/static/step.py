@@ -18,11 +18,11 @@ from torch import Tensor
 
 from racer.core.model_runner import Core, call_model
 from racer.engine.executor import cues
-from racer.graphs import Eager, Graphs, Key, warn_of
+from racer.engine.static.cuda_graphs import Eager, Graphs, Key, warn_of
+from racer.engine.static.device_batch import Stage
+from racer.engine.static.kv_window import FixedWindow
+from racer.engine.static.tree_buffer import Sheet
 from racer.guard import check_form
-from racer.sheet import Sheet
-from racer.stage import Stage
-from racer.static_cache import FixedWindow
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Settled, StepView
 from racer.step.verdict import Verdict, pack

@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 import attrs
 import torch
 
-from racer.compiling import compiled_call
 from racer.core.grouped_attention import implementation
 from racer.core.model_runner import Core, call_model
 from racer.core.packed_weights import is_stand_in
+from racer.engine.static.compile import compiled_call
+from racer.engine.static.cuda_graphs import Eager, Graphs, GraphWarning
+from racer.engine.static.device_batch import Stage
+from racer.engine.static.step import Runner
 from racer.errors import ConfigError
-from racer.graphs import Eager, Graphs, GraphWarning
-from racer.stage import Stage
-from racer.static_step import Runner
 
 MAX_IDLE = 2
 """Stages that a model keeps while nobody uses them; the least recently used one is dropped."""

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racer.buckets import slots_bucket
 from racer.core.kv_cache import CacheLayout, TreeCache
-from racer.sheet import Sheet
-from racer.static_cache import FixedWindow, move_rows
+from racer.engine.static.kv_window import FixedWindow, move_rows
+from racer.engine.static.shapes import slots_bucket
+from racer.engine.static.tree_buffer import Sheet
 from racer.step.draft_tree import DraftTree
 
 

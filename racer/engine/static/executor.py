@@ -1,4 +1,4 @@
-"""Decoding in static shapes: a :class:`racer.static_step.StaticStep` is prepared, run, and its outcome fetched."""
+"""Decoding in static shapes: a :class:`racer.engine.static.step.StaticStep` is prepared, run, and its outcome fetched."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Hashable, Sequence
 import attrs
 from torch import Tensor
 
-from racer.buckets import nodes_bucket
 from racer.core.model_runner import Core
 from racer.engine.executor import Cues, cues
+from racer.engine.static.cuda_graphs import Key
+from racer.engine.static.device_batch import Stage
+from racer.engine.static.shapes import nodes_bucket
+from racer.engine.static.step import Draft, Outcome, Runner, StaticStep, head
+from racer.engine.static.tree_buffer import Sheet
 from racer.engine.strategies import Lineup
-from racer.graphs import Key
-from racer.sheet import Sheet
-from racer.stage import Stage
-from racer.static_step import Draft, Outcome, Runner, StaticStep, head
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Request, StepView
 from racer.step.verdict import HostVerdict, Verdict, host_verdict, unpack

@@ -1,0 +1,1 @@
+"""Steps in static shapes, captured as CUDA graphs or compiled."""
