@@ -18,8 +18,8 @@ import click
 import torch
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+from racer.hf.processors import ProcessorPipeline
 from racer.kernels import vocab_search
-from racer.pipeline import ProcessorPipeline
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, StepView
 from racer.verifiers import Greedy, Sampling

@@ -35,8 +35,8 @@ from racer import models
 from racer.bench.questions import load_questions
 from racer.config import COMPILE
 from racer.engine.batch import Task
+from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
-from racer.pipeline import ProcessorPipeline
 from racer.step.request import Needs, Request
 from racer.strategies.base import Drafter
 

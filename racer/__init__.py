@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from racer.config import DecodeConfig
     from racer.engine.decoder import Decoder
     from racer.errors import RacerError, StateError
-    from racer.hf import attach, custom_generate, detach, generate
+    from racer.hf.generate import attach, custom_generate, detach, generate
     from racer.hookspecs import hookimpl
     from racer.step.builder import TreeBuilder, stack
     from racer.step.draft_tree import DraftTree
@@ -28,7 +28,7 @@ _HOMES = {
     "racer.config": ("DecodeConfig",),
     "racer.engine.decoder": ("Decoder",),
     "racer.errors": ("RacerError", "StateError"),
-    "racer.hf": ("attach", "custom_generate", "detach", "generate"),
+    "racer.hf.generate": ("attach", "custom_generate", "detach", "generate"),
     "racer.hookspecs": ("hookimpl",),
     "racer.step.request": ("Needs", "Request", "StepView"),
     "racer.step.stats": ("DecodeStats",),

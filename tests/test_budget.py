@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from racer import DecodeConfig, Decoder, DraftTree, Request, StepView, Verdict
 from racer.budgets import SIZES, Auto, ByScore, Fixed
 from racer.budgets.scores import AHEAD
-from racer.pipeline import ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
 from racer.step.cost_curve import LEGACY, MEASURED, REACH, SHORT, CostCurve, curve_of
 from racer.testing import decode, decode_plainly, toy_model
 

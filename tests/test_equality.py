@@ -34,7 +34,7 @@ from racer import (
     hookimpl,
 )
 from racer.engine.batch import Task
-from racer.pipeline import ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
 from racer.plugins import plugins
 from racer.step.request import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model

@@ -31,7 +31,7 @@ from racer.engine.static.pool import _shelves, borrow, release
 from racer.engine.static.step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
 from racer.errors import ConfigError
 from racer.guard import Guard, PluginWarning
-from racer.pipeline import ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
 from racer.step.request import Request, Settled, StepView
 from racer.step.verdict import Verdict
 from racer.strategies.recycling import Matrix

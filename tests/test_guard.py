@@ -166,7 +166,7 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
     import attrs
 
     from racer.engine.batch import Task
-    from racer.pipeline import ProcessorPipeline
+    from racer.hf.processors import ProcessorPipeline
     from racer.step.request import Request
 
     closed: list[int] = []
@@ -200,7 +200,7 @@ def test_a_wrapper_that_fails_after_the_verdict_does_not_ask_twice() -> None:
     """Processors may have a memory: each prefix is theirs once."""
     from transformers import LogitsProcessor
 
-    from racer.pipeline import ProcessorPipeline
+    from racer.hf.processors import ProcessorPipeline
 
     class Counts(LogitsProcessor):
         calls = 0

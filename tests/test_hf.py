@@ -16,8 +16,8 @@ from transformers.generation import GenerateDecoderOnlyOutput
 import racer
 from racer import DecodeConfig, Decoder, Logits
 from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
-from racer.hf import MAX_LINEUPS, PlainDecodingWarning
-from racer.pipeline import ProcessorPipeline
+from racer.hf.generate import MAX_LINEUPS, PlainDecodingWarning
+from racer.hf.processors import ProcessorPipeline
 from racer.testing import toy_model
 
 VOCAB = 8

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from racer import DraftTree, Logits, Request, StepView, TreeBuilder, Verdict
 from racer.errors import ConfigError
-from racer.pipeline import ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
 from racer.strategies.logits import child_breadth
 
 VOCAB, TOP = 9, 3

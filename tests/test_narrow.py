@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from racer.engine.static.cuda_graphs import CaptureCheck
+from racer.hf.processors import MANY, ProcessorPipeline
 from racer.kernels import truncation
 from racer.kernels.gumbel import gumbel
-from racer.pipeline import MANY, ProcessorPipeline
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 700, 5000])
 MASSES = st.one_of(st.sampled_from([0.0, 1e-6, 0.5, 0.8, 0.9, 0.999, 1.0]), st.floats(0, 1))

@@ -382,7 +382,7 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
 
     decoder = Decoder(model, static(drafter="none"))
     from racer.engine.batch import Task
-    from racer.pipeline import ProcessorPipeline
+    from racer.hf.processors import ProcessorPipeline
 
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(Task(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))

@@ -33,7 +33,7 @@ from transformers import (
 import racer
 from racer import DecodeConfig, Decoder
 from racer.core.support import examine
-from racer.hf import PlainDecodingWarning
+from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
 

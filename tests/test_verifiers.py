@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
 from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, Typical, hookimpl
 from racer.errors import ConfigError
+from racer.hf.processors import ProcessorPipeline
 from racer.kernels import vocab_search
-from racer.pipeline import ProcessorPipeline
 from racer.step.request import Request
 from racer.testing import decode, draft_trees, toy_model
 from racer.verifiers import Sampling

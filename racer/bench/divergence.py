@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from racer.bench.settings import Settings
+from racer.hf.processors import ProcessorPipeline
 from racer.kernels.gumbel import gumbel
 from racer.loaded import LoadedModel, top2_gap
-from racer.pipeline import ProcessorPipeline
 
 Talk = list[dict[str, str]]
 """Messages as chat templates take them."""

@@ -61,7 +61,7 @@ class Decoder:
 
     def generate(self, **kwargs: Any) -> Any:
         """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""
-        from racer.hf import generate  # the public face is above this module; this is its shorthand
+        from racer.hf.generate import generate  # the public face is above this module; this is its shorthand
 
         return generate(self, **kwargs)
 

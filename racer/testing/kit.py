@@ -13,7 +13,7 @@ from racer.config import DecodeConfig
 from racer.engine.batch import Task
 from racer.engine.decoder import Decoder
 from racer.guard import PluginWarning
-from racer.pipeline import ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
 from racer.strategies.base import Drafter

@@ -24,8 +24,8 @@ from racer.engine.batch import Task
 from racer.engine.decoder import Decoder
 from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, UnsupportedGeneration
-from racer.pipeline import ProcessorPipeline
-from racer.refusals import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
+from racer.hf.processors import ProcessorPipeline
+from racer.hf.unsupported import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
 
