@@ -22,12 +22,12 @@ from rich.progress import track
 from rich.table import Table
 
 import racer
-from racer import models
 from racer.bench.ours import Racer as Answering
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
 from racer.errors import UnknownStrategy
-from racer.loaded import LoadedModel
+from racer.loading import load
+from racer.loading.loaded import LoadedModel
 from racer.plugins import plugins
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.cues import LONGEST
@@ -104,7 +104,7 @@ def main(
                     f"{error}; and {', '.join(list(PARTS)[1:])}", param_hint="--drafter"
                 ) from error
     settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
-    loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
+    loaded, chosen, figures = load.load(None), draw(load_questions(questions), limit, seed), {}
     for name in track(drafters, "drafters", console=Console(stderr=True)):
         lengths = measure(loaded, name, chosen, budget, settings)
         every = [length for part in lengths.values() for length in part]

@@ -27,10 +27,10 @@ from rich.progress import track
 from rich.table import Table
 
 import racer
-from racer import models
 from racer.core.model_runner import Core
 from racer.core.packed_weights import pack
 from racer.core.support import examine
+from racer.loading import load
 
 WAYS = ("sdpa", "grouped", "packed")
 
@@ -96,9 +96,9 @@ def main(
     output: Path | None,
 ) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, models.DTYPES[dtype])
+    kind = getattr(torch, load.DTYPES[dtype])
     if shape == "embedded":
-        model = models.load(None, dtype=dtype, device="cpu").model
+        model = load.load(None, dtype=dtype, device="cpu").model
     else:
         model = random_model(shape, torch.device("cpu"), kind)
     cases = [(batch, past) for batch, past in product(rows, context) if batch == 1 or past == min(context)]

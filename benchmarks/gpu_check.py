@@ -30,13 +30,13 @@ from rich.table import Table
 from step_anatomy import FullTrees, Subject, decode, load
 
 import racer
-from racer import models
 from racer.bench.meters import now
 from racer.bench.questions import load_questions
 from racer.core.model_runner import Core
 from racer.core.support import examine
 from racer.engine.static.cuda_graphs import Eager, Graphs, Key
 from racer.engine.static.device_batch import Stage
+from racer.loading import load
 from racer.step.draft_tree import DraftTree
 
 TARGETS: dict[str, tuple[str, float]] = {
@@ -130,7 +130,7 @@ def milliseconds(device: torch.device, call: Callable[[], Any]) -> float:
 
 def speeds(way: Way, new: int, questions: int) -> dict[str, float]:
     """Tokens a second of real text, prefill included: the median question's."""
-    loaded = models.load(None, dtype=way.dtype, device=way.device)
+    loaded = load.load(None, dtype=way.dtype, device=way.device)
     prompts = [
         loaded.encode([{"role": "user", "content": question.turns[0]}])
         for question in load_questions(["builtin"])[:questions]

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 import racer
-from racer import models
 from racer.bench.questions import load_questions
-from racer.loaded import LoadedModel
+from racer.loading import load
+from racer.loading.loaded import LoadedModel
 
 STATUS = Path("/proc/self/status")
 FORGET_PEAK = Path("/proc/self/clear_refs"), "5"
@@ -47,7 +47,7 @@ def prompt(loaded: LoadedModel, tokens: int) -> dict[str, torch.Tensor]:
 
 def measure(method: str, tokens: int, new: int) -> dict[str, float]:
     """One method in this process."""
-    loaded = models.load(None)
+    loaded = load.load(None)
     loaded.model.generation_config.eos_token_id = None  # all methods decode as many tokens
     generate = loaded.model.generate
     if method != "hf":

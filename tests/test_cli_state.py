@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_folder import build_folder
 
-from racer import models
 from racer.cli import main
+from racer.loading import load
 
 Capture = pytest.CaptureFixture[str]
 
@@ -81,17 +81,17 @@ def test_a_damaged_file_is_refused_and_left_alone(arguments: list[str], tmp_path
 def test_what_cannot_be_kept_is_told_before_the_model_loads(
     arguments: list[str], given: list[str], told: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("loaded a model first"))
+    monkeypatch.setattr(load, "load", lambda *a, **k: pytest.fail("loaded a model first"))
     assert main([*arguments, *given]) == 2
     assert told in capsys.readouterr().err
 
 
 def test_the_fingerprint_tells_vocabularies_and_shapes_apart(folder: Path, tmp_path: Path) -> None:
-    one, same = models.load(str(folder)), models.load(str(folder), dtype="fp32")
+    one, same = load.load(str(folder)), load.load(str(folder), dtype="fp32")
     assert one.fingerprint == same.fingerprint
     same.tokenizer.add_tokens(["a new one"])
     assert one.fingerprint != same.fingerprint
-    assert models.load(str(build_folder(tmp_path, num_hidden_layers=3))).fingerprint != one.fingerprint
+    assert load.load(str(build_folder(tmp_path, num_hidden_layers=3))).fingerprint != one.fingerprint
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -38,7 +38,7 @@ NEW = 64
 
 @pytest.fixture(scope="module")
 def loaded(embedded: Path) -> Any:
-    from racer.models import load
+    from racer.loading.load import load
 
     return load(None, dtype="fp32")
 

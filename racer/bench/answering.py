@@ -10,7 +10,7 @@ from torch import Tensor
 
 from racer.bench.meters import now
 from racer.bench.trials import Measured
-from racer.loaded import LoadedModel
+from racer.loading.loaded import LoadedModel
 
 
 class Answering:

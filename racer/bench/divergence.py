@@ -9,7 +9,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from racer.bench.settings import Settings
 from racer.hf.processors import ProcessorPipeline
 from racer.kernels.gumbel import gumbel
-from racer.loaded import LoadedModel, top2_gap
+from racer.loading.loaded import LoadedModel, top2_gap
 
 Talk = list[dict[str, str]]
 """Messages as chat templates take them."""

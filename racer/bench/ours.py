@@ -17,7 +17,7 @@ from racer.bench.trials import Measured
 from racer.config import DecodeConfig
 from racer.engine.decoder import Decoder
 from racer.hookspecs import hookimpl
-from racer.loaded import LoadedModel
+from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Request, StepStats, StepView
 from racer.step.verdict import HostVerdict, Verdict

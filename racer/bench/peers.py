@@ -13,7 +13,7 @@ from transformers import StoppingCriteria
 from racer.bench.answering import Answering
 from racer.bench.meters import now
 from racer.bench.trials import Measured
-from racer.loaded import LoadedModel
+from racer.loading.loaded import LoadedModel
 
 
 class Probe(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here

@@ -17,8 +17,8 @@ from typing import Any
 
 import attrs
 
-from racer import models
 from racer.errors import ConfigError, first_line
+from racer.loading import load
 
 BUILTIN = "builtin"
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
@@ -153,7 +153,7 @@ def _from_hub(source: str) -> list[Question]:
     except ImportError as error:
         raise ConfigError(f"no file {source}, and Hugging Face data sets need: pip install datasets") from error
     try:
-        with models.quiet(hub=True):
+        with load.quiet(hub=True):
             loaded = datasets.load_dataset(name, config or None, split=split or None)
             table = loaded if split else loaded["test" if "test" in loaded else next(iter(loaded))]
     except Exception as error:

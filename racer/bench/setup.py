@@ -19,7 +19,7 @@ from racer.bench.methods import Method
 from racer.bench.questions import Question, digest
 from racer.bench.settings import Settings
 from racer.errors import ConfigError
-from racer.loaded import LoadedModel
+from racer.loading.loaded import LoadedModel
 
 SAME = (
     "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",

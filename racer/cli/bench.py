@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 import click
 
-from racer import models
 from racer.cli import options as checked
 from racer.errors import ConfigError
+from racer.loading import load
 
 
 def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
@@ -130,7 +130,7 @@ def bench(**given: Any) -> None:
     """
     options = BenchOptions(**given)
     if options.model is not None:
-        models.find(options.model)  # a wrong path is told before torch is imported
+        load.find(options.model)  # a wrong path is told before torch is imported
     from racer.bench.questions import draw, load_questions
 
     questions = draw(load_questions(options.questions), options.limit, options.seed)

@@ -13,7 +13,7 @@ from racer.cli.state import KeptDrafter
 from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.errors import ConfigError, UnknownStrategy
-from racer.loaded import LoadedModel, first_difference, top2_gap
+from racer.loading.loaded import LoadedModel, first_difference, top2_gap
 from racer.plugins import plugins
 from racer.step.stats import DecodeStats
 

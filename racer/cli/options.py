@@ -13,7 +13,7 @@ import click
 
 from racer.config import COMPILE, DecodeConfig
 from racer.errors import ConfigError
-from racer.loaded import sampling_arguments
+from racer.loading.loaded import sampling_arguments
 
 MEND = "add --temperature (for example 0.8) or --verifier sampling"
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
     from racer.cli.decoding import Comparison, Outcome, Session
-    from racer.embedded import Progress as Told
+    from racer.loading.embedded import Progress as Told
 
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 """Control characters but tab and newline: a model's text must not steer the terminal."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from racer.loaded import LoadedModel
+from racer.loading.loaded import LoadedModel
 from racer.plugins import plugins
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
-from racer.embedded import EMBEDDED_NAME, Progress, embedded_folder
 from racer.errors import ConfigError, ModelNotFound, first_line
-from racer.loaded import LoadedModel
+from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder
+from racer.loading.loaded import LoadedModel
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
 
