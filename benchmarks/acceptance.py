@@ -26,7 +26,7 @@ from racer.bench.ours import Racer as Answering
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
 from racer.errors import UnknownStrategy
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.plugins import plugins
 from racer.strategies.context.blends import BLENDS
@@ -104,7 +104,7 @@ def main(
                     f"{error}; and {', '.join(list(PARTS)[1:])}", param_hint="--drafter"
                 ) from error
     settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
-    loaded, chosen, figures = load.load(None), draw(load_questions(questions), limit, seed), {}
+    loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     for name in track(drafters, "drafters", console=Console(stderr=True)):
         lengths = measure(loaded, name, chosen, budget, settings)
         every = [length for part in lengths.values() for length in part]

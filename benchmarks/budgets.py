@@ -35,7 +35,7 @@ import racer
 from racer.bench.questions import Question, draw, load_questions
 from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
 from racer.core.packed_weights import is_packed
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.cost_curve import SHORT, CostCurve, curve_of
 from racer.step.draft_tree import DraftTree
@@ -164,7 +164,7 @@ def main(
 ) -> None:
     for name in budgets:
         budget_of(name)
-    loaded, chosen, figures = load.load(None), draw(load_questions(questions), limit, seed), {}
+    loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
     texts = written(loaded, chosen, new)
     costs = costs_by_now(loaded.model)
     table = Table("budget", "tokens/s", "of the best", "accepted", "nodes a step", box=None, header_style="bold")

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import racer
 from racer.bench.questions import load_questions
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.request import StepView
@@ -86,7 +86,7 @@ def measure(loaded: LoadedModel, drafter: Timed, budget: int, questions: int, ne
 @click.option("--max-new-tokens", "new", default=96, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(lengths: tuple[int, ...], budget: int, questions: int, new: int, output: Path | None) -> None:
-    loaded, figures = load.load(None), {}
+    loaded, figures = models.load(None), {}
     table = Table("history", "draft ms", "observe ms", "both ms", box=None, header_style="bold")
     for length in (lengths[0], *lengths):  # the first one twice: once to warm up
         drafter = Timed()

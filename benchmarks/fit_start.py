@@ -22,7 +22,7 @@ from torch import nn
 
 import racer
 from racer.bench.questions import Question, load_questions
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.request import StepView
@@ -157,7 +157,7 @@ def last_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[
 @click.option("--max-new-tokens", "new", default=128, show_default=True)
 @click.option("--output", default=FITTED, type=click.Path(path_type=Path), show_default="the package's own file")
 def main(limit: int | None, epochs: int, new: int, output: Path) -> None:
-    cells, right = record(load.load(None), list(load_questions(["builtin"]))[:limit], new)
+    cells, right = record(models.load(None), list(load_questions(["builtin"]))[:limit], new)
     print(f"{len(right):,} candidates, {int(right.sum()):,} of them right", flush=True)
     wide = torch.from_numpy(cells.astype(np.int64))
     network = train(wide, torch.from_numpy(right.astype(np.float32)), epochs)

@@ -30,7 +30,7 @@ import racer
 from racer.core.model_runner import Core
 from racer.core.packed_weights import pack
 from racer.core.support import examine
-from racer.loading import load
+from racer.loading import models
 
 WAYS = ("sdpa", "grouped", "packed")
 
@@ -96,9 +96,9 @@ def main(
     output: Path | None,
 ) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, load.DTYPES[dtype])
+    kind = getattr(torch, models.DTYPES[dtype])
     if shape == "embedded":
-        model = load.load(None, dtype=dtype, device="cpu").model
+        model = models.load(None, dtype=dtype, device="cpu").model
     else:
         model = random_model(shape, torch.device("cpu"), kind)
     cases = [(batch, past) for batch, past in product(rows, context) if batch == 1 or past == min(context)]

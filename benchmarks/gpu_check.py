@@ -36,7 +36,7 @@ from racer.core.model_runner import Core
 from racer.core.support import examine
 from racer.engine.static.cuda_graphs import Eager, Graphs, Key
 from racer.engine.static.device_batch import Stage
-from racer.loading import load
+from racer.loading import models
 from racer.step.draft_tree import DraftTree
 
 TARGETS: dict[str, tuple[str, float]] = {
@@ -130,7 +130,7 @@ def milliseconds(device: torch.device, call: Callable[[], Any]) -> float:
 
 def speeds(way: Way, new: int, questions: int) -> dict[str, float]:
     """Tokens a second of real text, prefill included: the median question's."""
-    loaded = load.load(None, dtype=way.dtype, device=way.device)
+    loaded = models.load(None, dtype=way.dtype, device=way.device)
     prompts = [
         loaded.encode([{"role": "user", "content": question.turns[0]}])
         for question in load_questions(["builtin"])[:questions]

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import racer
 from racer.bench.questions import load_questions
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 
 STATUS = Path("/proc/self/status")
@@ -47,7 +47,7 @@ def prompt(loaded: LoadedModel, tokens: int) -> dict[str, torch.Tensor]:
 
 def measure(method: str, tokens: int, new: int) -> dict[str, float]:
     """One method in this process."""
-    loaded = load.load(None)
+    loaded = models.load(None)
     loaded.model.generation_config.eos_token_id = None  # all methods decode as many tokens
     generate = loaded.model.generate
     if method != "hf":

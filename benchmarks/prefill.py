@@ -23,7 +23,7 @@ from rich.table import Table
 import racer
 from racer.bench.meters import now
 from racer.bench.questions import load_questions
-from racer.loading import load
+from racer.loading import models
 
 
 def milliseconds(methods: dict[str, Callable[..., Any]], prompt: list[int], repeats: int) -> dict[str, float]:
@@ -46,7 +46,7 @@ def milliseconds(methods: dict[str, Callable[..., Any]], prompt: list[int], repe
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(sizes: tuple[int, ...], drafters: tuple[str, ...], repeats: int, output: Path | None) -> None:
-    loaded = load.load(None)
+    loaded = models.load(None)
     text = loaded.tokenizer("\n\n".join(question.turns[0] for question in load_questions(["builtin"])))["input_ids"]
     methods: dict[str, Callable[..., Any]] = {"hf": loaded.model.generate}
     for drafter in ("none", *drafters):

@@ -36,7 +36,7 @@ from racer.config import COMPILE
 from racer.engine.batch import Task
 from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
-from racer.loading import load
+from racer.loading import models
 from racer.step.request import Needs, Request
 from racer.strategies.base import Drafter
 
@@ -113,12 +113,12 @@ class Subject:
 def load(name: str, device: str, dtype: str, context: int, calls: int) -> Subject:
     """A real model with real prompts, or a random one with random prompts, of ``context`` tokens."""
     if name not in SHAPES:
-        loaded = load.load(None if name == "embedded" else name, dtype=dtype, device=device)
+        loaded = models.load(None if name == "embedded" else name, dtype=dtype, device=device)
         turns = [question.turns[0] for question in load_questions(["builtin"])]
         texts = ["\n\n".join(turns[-i:] + turns[:-i]) for i in range(calls)]
         ids = [loaded.encode([{"role": "user", "content": text}])["input_ids"][0].tolist() for text in texts]
         return Subject(name, loaded.model, [prompt[-context:] for prompt in ids], real=True)
-    model = random_model(name, torch.device(device), getattr(torch, load.DTYPES[dtype]))
+    model = random_model(name, torch.device(device), getattr(torch, models.DTYPES[dtype]))
     prompts = torch.randint(model.config.vocab_size, (calls, context)).tolist()
     return Subject(name, model, prompts, real=False)
 

@@ -48,10 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded() -> Path:
     """The embedded model in the user's own cache: fetched by the first run, there for the others."""
     from racer.errors import ModelNotFound
-    from racer.loading import load
+    from racer.loading import models
     from racer.loading.embedded import embedded_folder
 
     try:
-        return embedded_folder(load.convert)
+        return embedded_folder(models.convert)
     except ModelNotFound as error:
         pytest.skip(f"the embedded model is not to be had here: {error}")

@@ -28,7 +28,7 @@ from racer.cli.render import TextSink, print_json
 from racer.cli.streaming import Detokenizer, decode
 from racer.core.packed_weights import pack
 from racer.errors import PluginError
-from racer.loading import load
+from racer.loading import models
 from racer.loading.embedded import EMBEDDED_NAME
 
 PROMPT = "The quick brown fox"
@@ -170,13 +170,13 @@ def test_json_has_all_figures(ask: Any, folder: Path) -> None:
     assert {"prefill", "draft", "forward", "verify", "commit"} <= set(data["milliseconds"])
     assert sum(data["accepted"].values()) <= sum(data["drafted"].values())
     assert "plain_seconds" not in data
-    assert data["text"] == decode(load.load_tokenizer(str(folder)), data["token_ids"])
+    assert data["text"] == decode(models.load_tokenizer(str(folder)), data["token_ids"])
 
 
 def test_the_tokens_are_those_of_transformers(ask: Any, folder: Path) -> None:
-    loaded = load.load(str(folder), dtype="fp32", device="cpu")
+    loaded = models.load(str(folder), dtype="fp32", device="cpu")
     ids = torch.tensor([loaded.tokenizer(f"<|user|>{PROMPT}<|answer|>").input_ids])
-    with load.quiet():
+    with models.quiet():
         expected = loaded.model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
     assert ask("--max-new-tokens", "24")["token_ids"] == expected.tolist()
     raw = ask("--max-new-tokens", "4", "--raw")
@@ -250,7 +250,7 @@ def an_options(**changes: Any) -> Options:
 
 
 def test_a_difference_is_found_and_measured(folder: Path) -> None:
-    loaded, options = load.load(str(folder), dtype="fp32", device="cpu"), an_options()
+    loaded, options = models.load(str(folder), dtype="fp32", device="cpu"), an_options()
     session = Session(options, Plan.of(options), loaded)
     plain = session.compare(Outcome([], None)).plain  # type: ignore[arg-type]
     changed = [*plain.tokens[:5], 7 if plain.tokens[5] != 7 else 8, *plain.tokens[6:]]

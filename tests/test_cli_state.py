@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from tiny_folder import build_folder
 
 from racer.cli import main
-from racer.loading import load
+from racer.loading import models
 
 Capture = pytest.CaptureFixture[str]
 
@@ -87,11 +87,11 @@ def test_what_cannot_be_kept_is_told_before_the_model_loads(
 
 
 def test_the_fingerprint_tells_vocabularies_and_shapes_apart(folder: Path, tmp_path: Path) -> None:
-    one, same = load.load(str(folder)), load.load(str(folder), dtype="fp32")
+    one, same = models.load(str(folder)), models.load(str(folder), dtype="fp32")
     assert one.fingerprint == same.fingerprint
     same.tokenizer.add_tokens(["a new one"])
     assert one.fingerprint != same.fingerprint
-    assert load.load(str(build_folder(tmp_path, num_hidden_layers=3))).fingerprint != one.fingerprint
+    assert models.load(str(build_folder(tmp_path, num_hidden_layers=3))).fingerprint != one.fingerprint
 
 
 @pytest.mark.usefixtures("interruptible")

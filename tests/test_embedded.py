@@ -38,7 +38,7 @@ NEW = 64
 
 @pytest.fixture(scope="module")
 def loaded(embedded: Path) -> Any:
-    from racer.loading.load import load
+    from racer.loading.models import load
 
     return load(None, dtype="fp32")
 

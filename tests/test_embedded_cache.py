@@ -15,7 +15,7 @@ import torch
 
 from racer.errors import ModelNotFound
 from racer.loading import embedded as store
-from racer.loading import load
+from racer.loading import models
 
 # -- into the cache, with a stand-in for pip and the conversion -------------------------------------------------------
 
@@ -148,7 +148,7 @@ def test_an_installed_package_is_used_and_not_imported(
 
 
 def test_the_embedded_model_loads(embedded: Path) -> None:
-    loaded = load.load(None, device="cpu")
+    loaded = models.load(None, device="cpu")
     assert loaded.name == store.EMBEDDED_NAME
     assert loaded.model.dtype == torch.bfloat16
     assert "<|im_start|>" in loaded.tokenizer.chat_template
@@ -163,9 +163,9 @@ def test_fetched_for_real_and_converted_without_loss(
     import gguf
 
     monkeypatch.setenv("RACER_CACHE", str(tmp_path / "cache"))
-    convert, kept = load.convert, tmp_path / "kept.gguf"
+    convert, kept = models.convert, tmp_path / "kept.gguf"
     monkeypatch.setattr(load, "convert", lambda path, folder: (shutil.copy(path, kept), convert(path, folder)))
-    loaded = load.load(None, dtype="fp32", device="cpu")
+    loaded = models.load(None, dtype="fp32", device="cpu")
     assert capfd.readouterr() == ("", "")
     assert set(os.listdir(tmp_path / "cache")) == {"embedded.lock", store.embedded_folder(convert).name}
     reader, heads = gguf.GGUFReader(kept), {"attn_q": 9, "attn_k": 3}

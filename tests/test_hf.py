@@ -76,7 +76,7 @@ def test_stopping_criteria_are_asked_after_every_token() -> None:
 
 @pytest.mark.parametrize("by_config", [False, True])
 def test_stop_strings_end_the_text_where_generate_ends_it(folder: Path, by_config: bool) -> None:
-    from racer.loading.load import load
+    from racer.loading.models import load
 
     loaded = load(str(folder), dtype="fp32", device="cpu")
     inputs, how = dict(loaded.tokenizer("The quick", return_tensors="pt")), {"max_new_tokens": 80, "do_sample": False}
@@ -337,7 +337,7 @@ def test_a_decoder_has_its_own_configuration() -> None:
 
 
 def test_the_models_own_stop_strings_are_kept(folder: Path) -> None:
-    from racer.loading.load import load
+    from racer.loading.models import load
 
     loaded = load(str(folder), dtype="fp32", device="cpu")
     ids = loaded.tokenizer("The quick", return_tensors="pt")["input_ids"]

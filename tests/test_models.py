@@ -10,7 +10,7 @@ import torch
 from tiny_folder import SENTENCES, TEMPLATE
 
 from racer.errors import ConfigError, ModelNotFound
-from racer.loading import load
+from racer.loading import models
 
 # -- by name --------------------------------------------------------------------------------------------------------
 
@@ -19,7 +19,7 @@ from racer.loading import load
     ("dtype", "expected"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
 )
 def test_a_folder_loads_ready_to_decode(folder: Path, dtype: str, expected: torch.dtype) -> None:
-    loaded = load.load(str(folder), dtype=dtype, device="cpu")
+    loaded = models.load(str(folder), dtype=dtype, device="cpu")
     assert loaded.model.dtype == expected
     assert loaded.model.device == torch.device("cpu")
     assert not loaded.model.training
@@ -29,18 +29,18 @@ def test_a_folder_loads_ready_to_decode(folder: Path, dtype: str, expected: torc
 
 
 def test_auto_keeps_the_stored_dtype_and_finds_a_device(folder: Path) -> None:
-    loaded = load.load(str(folder), dtype="auto")
+    loaded = models.load(str(folder), dtype="auto")
     assert loaded.model.dtype == torch.float32
     assert loaded.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_the_tokenizer_loads_alone(folder: Path) -> None:
-    tokenizer = load.load_tokenizer(str(folder))
+    tokenizer = models.load_tokenizer(str(folder))
     assert tokenizer.decode(tokenizer(SENTENCES[2]).input_ids) == SENTENCES[2]
 
 
 def test_loading_is_silent(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load.load(str(folder), device="cpu")
+    models.load(str(folder), device="cpu")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -49,7 +49,7 @@ def test_quiet_restores_what_was_set() -> None:
     from transformers.utils import logging
 
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
-    with load.quiet():
+    with models.quiet():
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
@@ -59,46 +59,46 @@ def test_quiet_restores_what_was_set() -> None:
 )
 def test_a_missing_path_is_told_without_asking_the_network(name: str) -> None:
     with pytest.raises(ModelNotFound, match="no such model folder or file"):
-        load.load(name)
+        models.load(name)
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"has no model: expected a config\.json"):
-        load.load(str(tmp_path))
+        models.load(str(tmp_path))
 
 
 def test_a_folder_without_weights(tmp_path: Path, folder: Path) -> None:
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(ModelNotFound, match="cannot load") as caught:
-        load.load(str(tmp_path))
+        models.load(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_with_several_ggufs_asks_which(tmp_path: Path) -> None:
     (tmp_path / "one.gguf").touch()
-    assert load.find(str(tmp_path)) == load.Source(str(tmp_path), gguf="one.gguf")
+    assert models.find(str(tmp_path)) == models.Source(str(tmp_path), gguf="one.gguf")
     (tmp_path / "two.gguf").touch()
     with pytest.raises(ModelNotFound, match=r"name one: one\.gguf, two\.gguf"):
-        load.find(str(tmp_path))
-    assert load.find(str(tmp_path / "two.gguf")).gguf == "two.gguf"
+        models.find(str(tmp_path))
+    assert models.find(str(tmp_path / "two.gguf")).gguf == "two.gguf"
 
 
 def test_a_broken_gguf(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no such thing")
     with pytest.raises(ModelNotFound, match="cannot load"):
-        load.load(str(tmp_path / "bad.gguf"))
+        models.load(str(tmp_path / "bad.gguf"))
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ModelNotFound, match="is not a model"):
-        load.find(str(tmp_path / "notes.txt"))
+        models.find(str(tmp_path / "notes.txt"))
 
 
 def test_a_hub_id_out_of_reach_names_the_mends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelNotFound, match=r"from the hub.*network.*HF_HOME.*local folder") as caught:
-        load.load("nobody/no-such-model")
+        models.load("nobody/no-such-model")
     assert "\n" not in str(caught.value)
 
 
@@ -107,10 +107,10 @@ def test_a_hub_id_out_of_reach_names_the_mends(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_an_unknown_dtype_or_device(folder: Path, wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        load.load(str(folder), **wrong)
+        models.load(str(folder), **wrong)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"device 'cuda' cannot be used.*try 'cpu'"):
-        load.load(str(folder), device="cuda")
+        models.load(str(folder), device="cuda")

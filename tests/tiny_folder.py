@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from racer.loading import load
+from racer.loading import models
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
@@ -59,7 +59,7 @@ def build_folder(folder: Path, **changes: Any) -> Path:
         "eos_token_id": None,
         "bos_token_id": None,
     }
-    with load.quiet():
+    with models.quiet():
         LlamaForCausalLM(LlamaConfig(**config | changes)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folder

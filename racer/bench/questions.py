@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from racer.errors import ConfigError, first_line
-from racer.loading import load
+from racer.loading import models
 
 BUILTIN = "builtin"
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
@@ -153,7 +153,7 @@ def _from_hub(source: str) -> list[Question]:
     except ImportError as error:
         raise ConfigError(f"no file {source}, and Hugging Face data sets need: pip install datasets") from error
     try:
-        with load.quiet(hub=True):
+        with models.quiet(hub=True):
             loaded = datasets.load_dataset(name, config or None, split=split or None)
             table = loaded if split else loaded["test" if "test" in loaded else next(iter(loaded))]
     except Exception as error:

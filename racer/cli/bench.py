@@ -10,7 +10,7 @@ import click
 
 from racer.cli import options as checked
 from racer.errors import ConfigError
-from racer.loading import load
+from racer.loading import models
 
 
 def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
@@ -130,7 +130,7 @@ def bench(**given: Any) -> None:
     """
     options = BenchOptions(**given)
     if options.model is not None:
-        load.find(options.model)  # a wrong path is told before torch is imported
+        models.find(options.model)  # a wrong path is told before torch is imported
     from racer.bench.questions import draw, load_questions
 
     questions = draw(load_questions(options.questions), options.limit, options.seed)

@@ -26,7 +26,7 @@ from racer.bench.trials import Journal, Trial
 from racer.cli import render
 from racer.cli.bench import BenchOptions
 from racer.errors import RacerError
-from racer.loading import load
+from racer.loading import models
 
 
 def run(options: BenchOptions, questions: Sequence[Question]) -> None:
@@ -49,8 +49,8 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
     )
     folder = Folder.at(options.output)
     with render.progress_bar() as progress:
-        loaded = load.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
-    with load.quiet():
+        loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
+    with models.quiet():
         setup = describe(loaded, methods, questions, settings) | {"budget": options.budget, "limit": options.limit}
         if options.resume and not folder.begun:
             render.note(f"there is no run in {folder.path} to go on with: this is a new one")

@@ -10,7 +10,7 @@ import click
 
 from racer.cli import options as checked
 from racer.cli.options import Options
-from racer.loading import load
+from racer.loading import models
 
 if TYPE_CHECKING:
     from racer.cli.streaming import Streamer
@@ -87,7 +87,7 @@ def generate(prompt: str | None, **given: Any) -> None:
     """
     options = Options(prompt=_read(prompt), **given)
     if options.model is not None:
-        load.find(options.model)  # a wrong path is told before torch is imported
+        models.find(options.model)  # a wrong path is told before torch is imported
     _run(options)
 
 
@@ -106,8 +106,8 @@ def _run(options: Options) -> None:
 
     plan = Plan.of(options)
     with render.progress_bar() as progress:
-        loaded = load.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
-    with load.quiet():
+        loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
+    with models.quiet():
         session = Session(options, plan, loaded)
         if session.limit < options.max_new_tokens:
             render.note(

@@ -1,8 +1,8 @@
 """Searches over the vocabulary axis, where a step spends what the model leaves.
 
-On a CPU they are machine code (:mod:`racer.kernels.vocab_scan`), in one thread: 64 rows of 49k bf16 scores take 0.3 ms for the best
-of each, and 1.2 for the 15 best with their probabilities; torch's operations, put together as well as they go, took
-3.2 for these in two.
+On a CPU they are machine code (:mod:`racer.kernels.vocab_scan`), in one thread: 64 rows of 49k bf16 scores take 0.3 ms
+for the best of each, and 1.2 for the 15 best with their probabilities; torch's operations, put together as well as they
+go, took 3.2 for these in two.
 """
 
 from __future__ import annotations

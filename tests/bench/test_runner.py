@@ -20,7 +20,7 @@ from racer.bench.settings import Settings
 from racer.bench.summary import summarise
 from racer.bench.trials import Journal, Trial
 from racer.guard import PluginWarning
-from racer.loading import load
+from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.strategies import PromptLookup
 
@@ -35,7 +35,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:
-    return load.load(str(folder), dtype="fp32", device="cpu")
+    return models.load(str(folder), dtype="fp32", device="cpu")
 
 
 def bench(loaded: LoadedModel, path: Path, *names: str, questions: list[Question] = QUESTIONS, **given: Any) -> Bench:
@@ -275,7 +275,7 @@ def test_a_gap_that_cannot_be_found_out_does_not_end_the_run(
 
 
 def test_answers_end_with_their_end_token_whoever_gives_them(folder: Path, tmp_path: Path) -> None:
-    loaded = load.load(str(folder), dtype="fp32", device="cpu")
+    loaded = models.load(str(folder), dtype="fp32", device="cpu")
     plain = bench(loaded, tmp_path, "racer", questions=QUESTIONS[2:])
     plain.run()
     free = [plain.journal.trials[n, 0, "none"].measured for n in range(2)]

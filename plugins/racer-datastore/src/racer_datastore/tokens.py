@@ -34,10 +34,10 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def load(name: str, progress: Callable[[str, int, int], None] | None = None) -> Tokenizer:
     """The tokenizer of a model id, folder or GGUF file, or of RACER's own model for ``default``.
 
-    :param progress: told how far a download is, as in :func:`racer.loading.load.load_tokenizer`.
+    :param progress: told how far a download is, as in :func:`racer.loading.models.load_tokenizer`.
     :raises RacerError: it cannot be loaded; the message says what would help.
     """
-    from racer.loading.load import load_tokenizer, quiet
+    from racer.loading.models import load_tokenizer, quiet
 
     if not (Path(name) / "tokenizer_config.json").is_file():
         own: Tokenizer = load_tokenizer(None if name == "default" else name, progress=progress)
