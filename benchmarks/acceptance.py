@@ -25,10 +25,10 @@ import racer
 from racer.bench.ours import Racer as Answering
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
+from racer.discovery import plugins
 from racer.errors import UnknownStrategy
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
-from racer.plugins import plugins
 from racer.strategies.context.blends import BLENDS
 from racer.strategies.context.cues import LONGEST
 from racer.strategies.context.start import unknowing_odds

@@ -13,7 +13,7 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from racer.plugins import Registry
+    from racer.registry import Registry
     from racer.step.draft_tree import DraftTree
     from racer.step.request import Request, StepStats, StepView
     from racer.step.stats import DecodeStats

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_folder import SENTENCES, build_folder, build_tokenizer
 
-import racer.plugins
+import racer.discovery
 from racer.cli import decoding, main
 from racer.cli.decoding import Outcome, Plan, Session
 from racer.cli.options import Options
@@ -107,7 +107,7 @@ BAD = [
 def test_wrong_input_is_refused_in_one_line(
     arguments: list[str], words: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "_load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "_load_model", lambda *_: pytest.fail("the model was loaded"))
     assert re.search(words, refused(["generate", *arguments], capsys))
 
 
@@ -447,7 +447,7 @@ def test_plugins_lists_the_built_ins(capsys: Capture) -> None:
 
 def test_broken_plugins_are_listed_with_the_reason(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [EntryPoint("strategies", "racer.strategies", "racer"), EntryPoint("bad", "no_such_module", "racer")]
-    monkeypatch.setattr(racer.plugins, "plugins", racer.plugins.Plugins(lambda: list(found)))
+    monkeypatch.setattr(racer.discovery, "plugins", racer.discovery.Plugins(lambda: list(found)))
     assert main(["plugins", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["broken"] == {
         "bad (no_such_module)": "ModuleNotFoundError: No module named 'no_such_module'"
@@ -466,7 +466,7 @@ def test_racers_own_warnings_are_lines(capsys: Capture, monkeypatch: pytest.Monk
             warnings.warn_explicit("noise", UserWarning, "somewhere/else.py", 1)
         raise PluginError("Stop here")
 
-    monkeypatch.setattr(racer.plugins.plugins, "resolve", resolve)
+    monkeypatch.setattr(racer.discovery.plugins, "resolve", resolve)
     assert main(["generate", "x"]) == 2
     assert capsys.readouterr().err == "racer: warning: a drafter is left out\nracer: error: stop here\n"
 

@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused_and_left_alone(arguments: list[str], tmp_path
 def test_what_cannot_be_kept_is_told_before_the_model_loads(
     arguments: list[str], given: list[str], told: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "load", lambda *a, **k: pytest.fail("loaded a model first"))
+    monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("loaded a model first"))
     assert main([*arguments, *given]) == 2
     assert told in capsys.readouterr().err
 

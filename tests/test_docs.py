@@ -12,8 +12,8 @@ import torch
 
 import racer
 from racer import DecodeConfig, Decoder, Drafter, Verdict
+from racer.discovery import Plugins, plugins
 from racer.engine.static.cuda_graphs import CaptureCheck
-from racer.plugins import Plugins, plugins
 from racer.testing import check_drafter, decode, toy_model
 
 ROOT = Path(__file__).parent.parent

@@ -164,7 +164,7 @@ def test_fetched_for_real_and_converted_without_loss(
 
     monkeypatch.setenv("RACER_CACHE", str(tmp_path / "cache"))
     convert, kept = models.convert, tmp_path / "kept.gguf"
-    monkeypatch.setattr(load, "convert", lambda path, folder: (shutil.copy(path, kept), convert(path, folder)))
+    monkeypatch.setattr(models, "convert", lambda path, folder: (shutil.copy(path, kept), convert(path, folder)))
     loaded = models.load(None, dtype="fp32", device="cpu")
     assert capfd.readouterr() == ("", "")
     assert set(os.listdir(tmp_path / "cache")) == {"embedded.lock", store.embedded_folder(convert).name}

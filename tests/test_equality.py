@@ -33,9 +33,9 @@ from racer import (
     StepView,
     hookimpl,
 )
+from racer.discovery import plugins
 from racer.engine.batch import Task
 from racer.hf.processors import ProcessorPipeline
-from racer.plugins import plugins
 from racer.step.request import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyLM

@@ -180,7 +180,7 @@ def test_verify_can_be_wrapped() -> None:
 
 
 def test_register_is_called_once_for_each_plugin() -> None:
-    from racer.plugins import Plugins
+    from racer.discovery import Plugins
 
     calls = []
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
+from racer.discovery import ENTRY_POINT_GROUP, Plugins, plugins
 from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, PluginError, UnknownStrategy
-from racer.plugins import ENTRY_POINT_GROUP, Plugins, plugins
 
 
 class FakeEntry:
@@ -135,7 +135,9 @@ def test_drafters_without_a_draft_are_refused() -> None:
 
 
 def test_importing_racer_loads_no_plugin() -> None:
-    code = "import racer, racer.plugins as p; assert not p.plugins.registry.offers(); assert p.plugins._waiting is None"
+    code = (
+        "import racer, racer.discovery as p; assert not p.plugins.registry.offers(); assert p.plugins._waiting is None"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

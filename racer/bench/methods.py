@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import attrs
 
 from racer.config import DecodeConfig
+from racer.discovery import plugins
 from racer.engine.strategies import Lineup
 from racer.errors import ConfigError, UnknownStrategy
-from racer.plugins import plugins
 
 PEERS = {"hf": 0, "hf-prompt-lookup": 10}
 """transformers' own methods, and the ``prompt_lookup_num_tokens`` of each (0: plain decoding)."""

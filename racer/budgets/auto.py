@@ -6,7 +6,7 @@ from racer.budgets.base import Budget
 from racer.budgets.record import ByRecord
 from racer.budgets.scores import ByScore
 from racer.hookspecs import hookimpl
-from racer.plugins import Registry
+from racer.registry import Registry
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, StepView
 from racer.step.verdict import Verdict

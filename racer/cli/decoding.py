@@ -12,9 +12,9 @@ from racer.cli.options import Options
 from racer.cli.state import KeptDrafter
 from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
+from racer.discovery import plugins
 from racer.errors import ConfigError, UnknownStrategy
 from racer.loading.loaded import LoadedModel, first_difference, top2_gap
-from racer.plugins import plugins
 from racer.step.stats import DecodeStats
 
 WARM_UP_TOKENS = 12

@@ -10,7 +10,7 @@ import attrs
 import click
 
 if TYPE_CHECKING:
-    from racer.plugins import Offer
+    from racer.registry import Offer
 
 
 @click.command()
@@ -26,7 +26,7 @@ def plugins(as_json: bool) -> None:
       racer plugins --json
     """
     from racer.cli import render
-    from racer.plugins import plugins as known
+    from racer.discovery import plugins as known
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken ones are part of the list

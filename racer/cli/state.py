@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from racer.discovery import plugins
 from racer.loading.loaded import LoadedModel
-from racer.plugins import plugins
 
 
 class KeptDrafter:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from racer.budgets import Budget, Fixed
 from racer.config import MAX_BUDGET, DecodeConfig
+from racer.discovery import new_manager, plugins
 from racer.errors import ConfigError, PluginError, RacerError
 from racer.guard import Complaints, Guard, check_form
 from racer.hookspecs import hookimpl
-from racer.plugins import new_manager, plugins
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Request, StepStats, StepView
 from racer.step.stats import DecodeStats
@@ -64,7 +64,7 @@ class Lineup:
         if self._manager.hook.racer_register.get_hookimpls():
             raise PluginError(
                 "a plugin of the configuration has racer_register, which is only called on entry points: use "
-                "racer.plugins.plugins.register(plugin, origin), or name the object itself as drafter or verifier"
+                "racer.discovery.plugins.register(plugin, origin), or name the object itself as drafter or verifier"
             )
         wanted = [getattr(plugin, "needs", None) for plugin in config.plugins]
         self.needs = self._guard.needs

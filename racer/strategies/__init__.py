@@ -1,7 +1,7 @@
 """The built-in drafters, registered through the same hook and entry point as anybody else's."""
 
 from racer.hookspecs import hookimpl
-from racer.plugins import Registry
+from racer.registry import Registry
 from racer.strategies.base import Drafter
 from racer.strategies.logits import Logits
 from racer.strategies.merge import Merge

@@ -1,7 +1,7 @@
 """The built-in verifiers, registered through the same hook and entry point as anybody else's."""
 
 from racer.hookspecs import hookimpl
-from racer.plugins import Registry
+from racer.registry import Registry
 from racer.verifiers.base import Verifier
 from racer.verifiers.exact import Greedy, Sampling
 from racer.verifiers.typical import Typical

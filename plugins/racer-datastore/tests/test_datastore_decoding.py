@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import racer
+from racer.discovery import plugins
 from racer.errors import ConfigError
 from racer.guard import PluginWarning
-from racer.plugins import plugins
 from racer_datastore import Datastore, DatastoreError, write_index
 from racer_datastore.plugin import VARIABLE
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import racer
-from racer.plugins import Plugins, plugins
+from racer.discovery import Plugins, plugins
 from racer_suffix import Suffix
 
 

@@ -6,7 +6,7 @@ import os
 
 from racer.errors import ConfigError
 from racer.hookspecs import hookimpl
-from racer.plugins import Registry
+from racer.registry import Registry
 from racer_datastore.drafter import Datastore
 
 VARIABLE = "RACER_DATASTORE"

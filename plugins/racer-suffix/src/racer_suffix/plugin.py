@@ -1,7 +1,7 @@
 """What the entry point ``suffix`` points to."""
 
 from racer.hookspecs import hookimpl
-from racer.plugins import Registry
+from racer.registry import Registry
 from racer_suffix.drafter import Suffix
 
 
