@@ -87,7 +87,7 @@ def decode(
 def written(loaded: LoadedModel, questions: Sequence[Question], new: int) -> Texts:
     """All turns of the questions, answered with steps of all sizes."""
     decoder, texts = racer.Decoder(loaded.model), Texts()
-    decoder.lineup.budget = Turns()
+    decoder.strategies.budget = Turns()
     for question in track(questions, "writing the answers", console=Console(stderr=True)):
         talk: list[dict[str, str]] = []
         for turn in question.turns:
@@ -133,7 +133,7 @@ def measure(loaded: LoadedModel, name: str, texts: Texts, costs: list[CostCurve]
     """Decode the texts once more, with a fresh drafter."""
     verifier, sizes, milliseconds = Forced(), Counter[int](), 0.0
     decoder = racer.Decoder(loaded.model, racer.DecodeConfig(verifier=verifier))
-    decoder.lineup.budget = budget_of(name)
+    decoder.strategies.budget = budget_of(name)
     for prompt, answer in zip(texts.prompts, texts.answers, strict=True):
         verifier.text = prompt["input_ids"][0].tolist() + answer
         again, stats = decode(decoder, prompt, len(answer), loaded.pad_token_id)

@@ -13,13 +13,14 @@ import torch
 import racer
 from racer.bench.meters import now
 from racer.core.kv_cache import TreeCache
-from racer.engine.static.device_batch import Stage
-from racer.engine.static.executor import StaticLane
+from racer.engine import executor
+from racer.engine.static.device_batch import DeviceBatch
+from racer.engine.static.executor import StaticExecutor
 from racer.step.verdict import Verdict
 
 PARTS = ("draft", "mask", "forward", "verify", "top-k", "sync", "commit", "observe", "host")
-"""``mask`` is all that :meth:`racer.core.model_runner.Core.forward` does but the model's forward, and in static shapes all else that
-is captured with it; ``host`` is what no other has."""
+"""``mask`` is all that :meth:`racer.core.model_runner.ModelRunner.forward` does but the model's forward, and in static
+shapes all else that is captured with it; ``host`` is what no other has."""
 
 
 class Clocks:
@@ -80,14 +81,14 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
     """Clocks around everything that :meth:`racer.Decoder.step` does; what remains of it is ``host``."""
     with ExitStack() as stack:
         clocks.around(stack, decoder, "step", "host")
-        clocks.around(stack, decoder.lineup, "draft", "draft")
+        clocks.around(stack, decoder.strategies, "draft", "draft")
         clocks.around(stack, decoder.core, "forward", "mask")
-        clocks.around(stack, StaticLane, "forward", "mask")
+        clocks.around(stack, StaticExecutor, "forward", "mask")
         clocks.inside(stack, decoder.model, "forward")
-        clocks.around(stack, decoder.lineup, "verify", "verify")
-        clocks.around(stack, lanes, "cues", "top-k")
+        clocks.around(stack, decoder.strategies, "verify", "verify")
+        clocks.around(stack, executor, "cues", "top-k")
         clocks.around(stack, Verdict, "to_host", "sync")
-        clocks.around(stack, Stage, "fetch", "sync")
+        clocks.around(stack, DeviceBatch, "fetch", "sync")
         clocks.around(stack, TreeCache, "commit", "commit")
-        clocks.around(stack, decoder.lineup, "tell", "observe")
+        clocks.around(stack, decoder.strategies, "tell", "observe")
         yield

@@ -27,22 +27,22 @@ from rich.progress import track
 from rich.table import Table
 
 import racer
-from racer.core.model_runner import Core
+from racer.core.model_runner import ModelRunner
 from racer.core.packed_weights import pack
-from racer.core.support import examine
+from racer.core.support import probe
 from racer.loading import models
 
 WAYS = ("sdpa", "grouped", "packed")
 
 
-def cores(model: Any) -> dict[str, Core]:
-    plan = examine(model).plan
+def cores(model: Any) -> dict[str, ModelRunner]:
+    plan = probe(model).plan
     if plan is None or not plan.groups:
         raise click.ClickException("grouped attention does not suit this model or device, so there is nothing to tell")
     ways = {
-        "sdpa": Core(model, attrs.evolve(plan, groups=False)),
-        "grouped": Core(model, plan),
-        "packed": Core(model, plan),
+        "sdpa": ModelRunner(model, attrs.evolve(plan, groups=False)),
+        "grouped": ModelRunner(model, plan),
+        "packed": ModelRunner(model, plan),
     }
     ways["packed"].packs = pack(model)
     return ways

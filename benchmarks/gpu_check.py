@@ -32,10 +32,10 @@ from step_anatomy import FullTrees, Subject, decode, load
 import racer
 from racer.bench.meters import now
 from racer.bench.questions import load_questions
-from racer.core.model_runner import Core
-from racer.core.support import examine
+from racer.core.model_runner import ModelRunner
+from racer.core.support import probe
 from racer.engine.static.cuda_graphs import Eager, Graphs, Key
-from racer.engine.static.device_batch import Stage
+from racer.engine.static.device_batch import DeviceBatch
 from racer.loading import models
 from racer.step.draft_tree import DraftTree
 
@@ -95,9 +95,9 @@ def steps(subject: Subject, way: Way, repeats: int) -> dict[str, Any]:
 def forward_alone(subject: Subject, nodes: int, way: Way) -> Callable[[], Any]:
     """The model's forward pass over a tree behind the prompt, its mask and positions ready, as steps run it."""
     model, device, prompt = subject.model, subject.model.device, subject.prompts[0]
-    plan = examine(model).plan
+    plan = probe(model).plan
     assert plan is not None
-    core, stage = Core(model, plan), Stage(plan.layout, 1, len(prompt) + nodes)
+    core, stage = ModelRunner(model, plan), DeviceBatch(plan.layout, 1, len(prompt) + nodes)
     stage.reserve(len(prompt) + nodes)
     stage.cache.append(len(prompt))
     zero = torch.zeros(1, dtype=torch.long, device=device)

@@ -33,7 +33,7 @@ from rich.table import Table
 import racer
 from racer.bench.questions import load_questions
 from racer.config import COMPILE
-from racer.engine.batch import Task
+from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
 from racer.loading import models
@@ -129,10 +129,10 @@ def load(name: str, device: str, dtype: str, context: int, calls: int) -> Subjec
 def decode(decoder: racer.Decoder, prompt: list[int]) -> float:
     """Run a few steps; the milliseconds of one, on average."""
     request = Request(prompt=tuple(prompt), limit=STEPS * 100)
-    task = Task(
+    spec = BatchSpec(
         requests=(request,), pipeline=ProcessorPipeline(), stops=lambda row: len(row.accept_lengths) >= STEPS - 1
     )
-    stats = decoder.decode(task)
+    stats = decoder.decode(spec)
     return (stats.seconds - stats.first_token_seconds) * 1e3 / stats.steps
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from racer.step.verdict import Verdict
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
-    from racer.strategies.resident import Resident, ResidentDrafter
+    from racer.strategies.device import DeviceDrafter, DraftProgram
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _HOMES = {
     "racer.step.stats": ("DecodeStats",),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
-    "racer.strategies.resident": ("Resident", "ResidentDrafter"),
+    "racer.strategies.device": ("DraftProgram", "DeviceDrafter"),
     "racer.step.draft_tree": ("DraftTree",),
     "racer.step.verdict": ("Verdict",),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
@@ -45,6 +45,8 @@ __all__ = [
     "DecodeConfig",
     "DecodeStats",
     "Decoder",
+    "DeviceDrafter",
+    "DraftProgram",
     "DraftTree",
     "Drafter",
     "Greedy",
@@ -57,8 +59,6 @@ __all__ = [
     "RacerError",
     "Recycling",
     "Request",
-    "Resident",
-    "ResidentDrafter",
     "Retrieval",
     "Sampling",
     "StateError",

@@ -17,7 +17,7 @@ class PluginWarning(UserWarning):
     """A plugin misbehaved; decoding went on without it."""
 
 
-class Complaints:
+class WarnOnce:
     """Each culprit is named once, however often it fails."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ def fault_text(bits: int) -> str:
 class Guard:
     """A drafter that cannot fail: errors and malformed trees become warnings and a None."""
 
-    def __init__(self, drafter: Any, complaints: Complaints | None = None) -> None:
+    def __init__(self, drafter: Any, warn_once: WarnOnce | None = None) -> None:
         self.drafter = drafter
         self.label: str = getattr(drafter, "label", type(drafter).__name__)
         self.needs: Needs = getattr(drafter, "needs", Needs())
-        self.complaints = complaints or Complaints()
+        self.warn_once = warn_once or WarnOnce()
 
     def opened(self, request: Request) -> None:
         self.attempt(self.drafter.opened, request)
@@ -91,7 +91,7 @@ class Guard:
         root = ends if tree.tokens.device.type == "cpu" else view.root.to(tree.tokens.device)
         faults = tree.faults(root, view.vocab_size)
         if faults.device.type == "cpu" and (bits := int(faults.max())):  # elsewhere, reading would synchronise
-            self.complaints.about(f"drafter {self.label!r}", fault_text(bits))
+            self.warn_once.about(f"drafter {self.label!r}", fault_text(bits))
         return tree.sound(faults, root)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
@@ -105,5 +105,5 @@ class Guard:
         try:
             return call(*args)
         except Exception as error:  # whatever a plugin raises, decoding goes on
-            self.complaints.about(f"drafter {self.label!r}", error)
+            self.warn_once.about(f"drafter {self.label!r}", error)
             return None

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from racer import DecodeConfig, Decoder
 from racer.core.grouped_attention import GROUPED, grouped, grouped_attention, implementation, reads_names
-from racer.core.support import examine
+from racer.core.support import probe
 from racer.testing import HostileDrafter, decode, decode_plainly
 
 
@@ -77,9 +77,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_trees_are_scored_with_it_and_the_model_is_left_as_it_was(model: Any, calls: list[int]) -> None:
-    traits = examine(model)
-    assert traits.plan is not None
-    assert traits.plan.groups
+    support = probe(model)
+    assert support.plan is not None
+    assert support.plan.groups
     calls.clear()
     got, stats = decode(Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7)), [[1, 2, 3], [4]], 20)
     assert got == decode_plainly(model, [[1, 2, 3], [4]], 20)
@@ -110,7 +110,7 @@ def test_whoever_runs_the_model_meanwhile_notices_nothing(model: Any) -> None:
     alone, generated = model(**inputs).logits, model.generate(**inputs, max_new_tokens=9, do_sample=False)
     with grouped_attention(model.config):
         assert implementation(model.config) == "sdpa"
-        examine(model)  # is not refused
+        probe(model)  # is not refused
         with grouped_attention(model.config):  # another thread's
             torch.testing.assert_close(model(**inputs).logits[1], alone[1])
         assert torch.equal(model.generate(**inputs, max_new_tokens=9, do_sample=False), generated)
@@ -119,7 +119,7 @@ def test_whoever_runs_the_model_meanwhile_notices_nothing(model: Any) -> None:
 
 def test_eager_attention_stays_eager(calls: list[int]) -> None:
     model = copy.deepcopy(tiny("llama", "eager"))
-    plan = examine(model).plan
+    plan = probe(model).plan
     assert plan is not None
     assert not plan.groups
     assert calls == []
@@ -138,7 +138,7 @@ def test_an_attention_chosen_later_stays_chosen(model: Any, calls: list[int]) ->
 def test_models_that_ask_for_the_name_go_without() -> None:
     rotary = FalconForCausalLM(FalconConfig(**SMALL, alibi=False, new_decoder_architecture=False)).double().eval()
     assert reads_names(rotary)
-    plan = examine(rotary).plan
+    plan = probe(rotary).plan
     assert plan is not None
     assert not plan.groups
     assert not reads_names(tiny("llama"))
@@ -154,7 +154,7 @@ def test_a_model_that_it_does_not_suit_goes_without(model: Any, way: str) -> Non
 
     AttentionInterface.register(GROUPED, broken)
     try:
-        plan = examine(model).plan
+        plan = probe(model).plan
         assert plan is not None
         assert not plan.groups
         got, _ = decode(Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7)), [[1, 2, 3]], 20)

@@ -496,7 +496,7 @@ def test_calls_side_by_side_do_not_disturb_each_other() -> None:
 def test_ended_calls_are_forgotten() -> None:
     decoder = Decoder(toy_model(), DecodeConfig(drafter="racer", budget="auto"))
     decode(decoder, [[1, 2, 3], [4]], 20)
-    assert decoder.lineup.budget._by_score._calls == {}
+    assert decoder.strategies.budget._by_score._calls == {}
 
 
 def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:

@@ -57,18 +57,18 @@ def test_the_drafter_in_30_lines_is_one_and_is_right() -> None:
 
 
 def test_the_drafter_on_the_device_is_right_and_can_be_captured() -> None:
-    (code,) = (block for block in blocks(ROOT / "docs" / "drafters.md", "python") if "ResidentDrafter" in block)
+    (code,) = (block for block in blocks(ROOT / "docs" / "drafters.md", "python") if "DeviceDrafter" in block)
     space: dict[str, Any] = {"__name__": "chain"}
     exec(code, space)
     check_drafter(space["Chain"], max_examples=25)
     model, prompts = toy_model(), [[1, 2, 3], [4]]
     _, stats = decode(Decoder(model, DecodeConfig(drafter=space["Chain"](), budget=4)), prompts, 60)
     assert stats.mean_accepted_tokens > 1
-    resident, root = space["Chain"]().make(torch.device("meta"), 7), torch.zeros(2, dtype=torch.long, device="meta")
+    program, root = space["Chain"]().make(torch.device("meta"), 7), torch.zeros(2, dtype=torch.long, device="meta")
     with CaptureCheck():
-        tree = resident.draft(root, 4)
+        tree = program.draft(root, 4)
         cues = torch.zeros(2, 4, 1, dtype=torch.long, device="meta")
-        resident.observe(tree, Verdict(tree.tokens, root, root, top_ids=cues), root.bool())
+        program.observe(tree, Verdict(tree.tokens, root, root, top_ids=cues), root.bool())
 
 
 def test_the_readme_lists_every_built_in_drafter() -> None:

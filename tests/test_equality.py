@@ -34,7 +34,7 @@ from racer import (
     hookimpl,
 )
 from racer.discovery import plugins
-from racer.engine.batch import Task
+from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.step.request import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
@@ -214,7 +214,7 @@ def test_finished_rows_leave_the_batch(lengths: list[int], do_sample: bool, step
         pipeline = ProcessorPipeline([step] if step else [], len(lengths))
         plugins = (Watches(),) if how else ()
         decoder = Decoder(MODEL, DecodeConfig(drafter=drafter, budget=6, plugins=plugins))
-        decoder.decode(Task(requests=tuple(requests), pipeline=pipeline, do_sample=do_sample, **how))
+        decoder.decode(BatchSpec(requests=tuple(requests), pipeline=pipeline, do_sample=do_sample, **how))
         return [request.emitted for request in requests]
 
     got = answers(HostileDrafter(seed, VOCAB), requests, emit=lambda row, token: told.append((row, token)))
@@ -234,8 +234,8 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
     model, events = toy_model(VOCAB), []
 
     class Watched(Decoder):
-        def _open(self, task: Task, *rest: Any) -> Any:
-            run = super()._open(task, *rest)
+        def _open(self, spec: BatchSpec, *rest: Any) -> Any:
+            run = super()._open(spec, *rest)
             run.late = late
             return run
 
@@ -247,9 +247,9 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
     decoder = Watched(model, DecodeConfig(drafter="none"))
     model.register_forward_pre_hook(launched)
     request = Request(prompt=(1, 2, 3), limit=6)
-    task = Task(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))
+    spec = BatchSpec(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))
     with nullcontext() if calls == 99 else pytest.raises(RuntimeError, match="device lost"):
-        decoder.decode(task)
+        decoder.decode(spec)
     tokens = request.emitted
     assert len(tokens) == min(calls, 6)
     assert [event for event in events if event != "forward"] == tokens

@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import racer
-from racer import DecodeConfig, Decoder, Greedy, Needs, Recycling, ResidentDrafter
+from racer import DecodeConfig, Decoder, DeviceDrafter, Greedy, Needs, Recycling
 from racer.budgets import Fixed
 from racer.core.kv_cache import CacheLayout
-from racer.core.model_runner import Core, call_model
-from racer.core.support import examine
+from racer.core.model_runner import ModelRunner, call_model
+from racer.core.support import probe
 from racer.engine.static.cuda_graphs import CaptureCheck, Eager, GraphWarning, Key, NotCapturable, reason_of
-from racer.engine.static.device_batch import Stage
+from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.pool import _shelves, borrow, release
 from racer.engine.static.step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
 from racer.errors import ConfigError
@@ -81,17 +81,17 @@ def test_operations_of_the_device_alone_pass() -> None:
         torch.as_tensor(y, device="meta") + torch.where(y > 0, 1, y)
 
 
-def on_meta(name: str) -> tuple[Core, Stage]:
+def on_meta(name: str) -> tuple[ModelRunner, DeviceBatch]:
     """A tiny model without data: operations run through, with the shapes and branches of an accelerator."""
-    plan = examine(tiny(name)).plan
+    plan = probe(tiny(name)).plan
     assert plan is not None
     model = copy.deepcopy(tiny(name)).to("meta")
     keys, values = (
         tuple(attrs.evolve(block, device=torch.device("meta")) for block in blocks)
         for blocks in (plan.layout.keys, plan.layout.values)
     )
-    core = Core(model, attrs.evolve(plan, layout=CacheLayout(keys, values)))
-    return core, Stage(core.plan.layout, 2, 100)
+    core = ModelRunner(model, attrs.evolve(plan, layout=CacheLayout(keys, values)))
+    return core, DeviceBatch(core.plan.layout, 2, 100)
 
 
 @pytest.mark.parametrize("verifier", [Greedy(), Sampling()])
@@ -110,12 +110,12 @@ def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any, monkeypa
     step = StaticStep(
         Key(16, 256, ()), core, stage, sheet, window, Runner(Eager()), Needs(top_k=4, probs=True), view, True, True
     )
-    resident = Recycling(4).make(torch.device("meta"), TINY_VOCAB)
+    program = Recycling(4).make(torch.device("meta"), TINY_VOCAB)
     with torch.no_grad(), CaptureCheck():
         outcome = step()
-        drafted = attrs.evolve(step, draft=Draft(resident, 13))()
+        drafted = attrs.evolve(step, draft=Draft(program, 13))()
     assert drafted.draft is not None
-    assert drafted.draft.resident is resident, "kept with the recording, which holds its addresses"
+    assert drafted.draft.program is program, "kept with the recording, which holds its addresses"
     assert outcome.verdict is not None
     assert outcome.packed is not None
     assert outcome.packed.device.type == "meta"
@@ -170,9 +170,9 @@ class Pretender(Eager):
 def pretend(model: Any, rows: int) -> Pretender:
     """Let the next call of ``model`` with ``rows`` rows find a stage with a machine that pretends to capture."""
     release(model)
-    plan = examine(model).plan
+    plan = probe(model).plan
     assert plan is not None
-    core = Core(model, plan)
+    core = ModelRunner(model, plan)
     lease = borrow(core, "static", [0] * rows, 100)
     assert lease is not None
     machine = Pretender()
@@ -304,7 +304,7 @@ def test_another_drafter_gets_graphs_of_its_own() -> None:
     release(model)
 
 
-class AsksTheHost(ResidentDrafter):
+class AsksTheHost(DeviceDrafter):
     """Is wrong about living on the device alone."""
 
     name = "asks"
@@ -401,7 +401,7 @@ def test_who_sees_trees_before_they_are_scored_keeps_the_drafter_outside(
 ) -> None:
     model = toy_model(VOCAB)
     machine, decoder = pretend(model, 2), Decoder(model, DecodeConfig(drafter=drafter, compile="static"))
-    decoder.lineup.budget = budget
+    decoder.strategies.budget = budget
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         got, stats = decode(decoder, PROMPTS, 30)
@@ -417,7 +417,7 @@ def test_who_sees_trees_before_they_are_scored_keeps_the_drafter_outside(
 def test_a_drafter_that_fails_outside_a_graph_never_ends_a_call() -> None:
     """The model cannot be captured, so the step runs as it is, where nothing stands around a drafter inside."""
 
-    class Failing(ResidentDrafter):
+    class Failing(DeviceDrafter):
         def make(self, device: torch.device, vocab_size: int) -> Any:
             class Bad(Matrix):
                 def observe(self, tree: Any, verdict: Verdict, active: Tensor) -> None:
@@ -437,7 +437,7 @@ def test_a_drafter_that_fails_outside_a_graph_never_ends_a_call() -> None:
 
 
 def test_of_one_node_no_drafter_is_asked() -> None:
-    class Two(ResidentDrafter):
+    class Two(DeviceDrafter):
         needs = Needs(top_k=4, host=False)
 
         def make(self, device: torch.device, vocab_size: int) -> Any:
@@ -565,9 +565,9 @@ def test_the_compiled_forward_gives_the_same_tokens() -> None:
 
 def test_a_model_that_cannot_be_compiled_is_run_as_it_is() -> None:
     model = toy_model(VOCAB)
-    plan = examine(model).plan
+    plan = probe(model).plan
     assert plan is not None
-    core = Core(model, plan)
+    core = ModelRunner(model, plan)
     lease = borrow(core, "inductor", [0], 100)
     assert lease is not None
 
@@ -660,9 +660,9 @@ def test_a_failed_capture_leaves_the_device_in_order() -> None:
             super().prepare(key, body, check=False)
 
     model = NeedsHost(ToyConfig(vocab_size=VOCAB)).eval().cuda()
-    plan = examine(model).plan
+    plan = probe(model).plan
     assert plan is not None
-    core = Core(model, plan)
+    core = ModelRunner(model, plan)
     lease = borrow(core, "graphs", [0], 100)
     assert lease is not None
     lease.runner.machine = Unchecked(torch.device("cuda", 0))

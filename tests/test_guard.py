@@ -165,16 +165,16 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
 
     import attrs
 
-    from racer.engine.batch import Task
+    from racer.engine.batch import BatchSpec
     from racer.hf.processors import ProcessorPipeline
     from racer.step.request import Request
 
     closed: list[int] = []
     drafter = type("Notes", (Logits,), {"closed": lambda self, request: closed.append(request.id)})(3)
     request = Request((1, 2), limit=5)
-    task = Task(requests=(request,), pipeline=ProcessorPipeline())
+    spec = BatchSpec(requests=(request,), pipeline=ProcessorPipeline())
     with pytest.raises(Boom):
-        Decoder(MODEL, DecodeConfig(drafter=drafter)).decode(attrs.evolve(task, emit=explode))
+        Decoder(MODEL, DecodeConfig(drafter=drafter)).decode(attrs.evolve(spec, emit=explode))
     assert closed == [request.id]
 
 

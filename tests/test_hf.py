@@ -16,7 +16,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 import racer
 from racer import DecodeConfig, Decoder, Logits
 from racer.errors import ConfigError, UnknownStrategy, UnsupportedGeneration, UnsupportedModel
-from racer.hf.generate import MAX_LINEUPS, PlainDecodingWarning
+from racer.hf.generate import MAX_STRATEGY_SETS, PlainDecodingWarning
 from racer.hf.processors import ProcessorPipeline
 from racer.testing import toy_model
 
@@ -201,7 +201,7 @@ def test_what_was_learned_goes_with_the_model() -> None:
 
 def test_only_the_latest_configurations_are_remembered() -> None:
     model, how = toy_model(VOCAB), {"input_ids": IDS[:1], "max_new_tokens": 3, "do_sample": False}
-    drafters = [Logits(2) for _ in range(MAX_LINEUPS + 3)]
+    drafters = [Logits(2) for _ in range(MAX_STRATEGY_SETS + 3)]
     gone = weakref.ref(drafters[0])
     while drafters:
         racer.generate(model, config=DecodeConfig(drafter=drafters.pop(0)), **how)
@@ -246,7 +246,7 @@ def test_models_that_must_be_prepared_otherwise() -> None:
 
 
 def test_a_call_inside_a_streamer_does_not_change_the_outer_one() -> None:
-    """Calls share a lineup, not a verifier."""
+    """Calls share a strategies, not a verifier."""
     how = {"input_ids": IDS[:1], "max_new_tokens": 15, "do_sample": False}
 
     class Calls(Collects):

@@ -13,7 +13,7 @@ import pytest
 
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
 from racer.discovery import ENTRY_POINT_GROUP, Plugins, plugins
-from racer.engine.strategies import Lineup
+from racer.engine.strategies import StrategySet
 from racer.errors import ConfigError, PluginError, UnknownStrategy
 
 
@@ -99,7 +99,7 @@ def test_misspelt_hooks_are_refused() -> None:
     with pytest.raises(PluginError, match="racer_registre"):
         Plugins(list).register(Misspelt(), "test")
     with pytest.raises(PluginError, match="racer_registre"):
-        Lineup(DecodeConfig(plugins=[Misspelt()]))
+        StrategySet(DecodeConfig(plugins=[Misspelt()]))
 
 
 def test_a_plugin_that_cannot_be_imported_is_reported_and_the_rest_works() -> None:
@@ -121,12 +121,14 @@ def test_registered_in_python() -> None:
 
 def test_lineups_resolve_names_and_take_objects() -> None:
     drafter = Logits(3)
-    assert Lineup(DecodeConfig(drafter=drafter)).drafter is drafter
-    assert Lineup(DecodeConfig(drafter="logits")).drafter is not Lineup(DecodeConfig(drafter="logits")).drafter
-    assert Lineup(DecodeConfig(drafter="logits")).needs.top_k == 8
-    assert not Lineup(DecodeConfig(drafter="none")).needs.top_k
+    assert StrategySet(DecodeConfig(drafter=drafter)).drafter is drafter
+    assert (
+        StrategySet(DecodeConfig(drafter="logits")).drafter is not StrategySet(DecodeConfig(drafter="logits")).drafter
+    )
+    assert StrategySet(DecodeConfig(drafter="logits")).needs.top_k == 8
+    assert not StrategySet(DecodeConfig(drafter="none")).needs.top_k
     with pytest.raises(UnknownStrategy, match="unknown verifier"):
-        Lineup(DecodeConfig(verifier="greedi")).verifier_for(False)
+        StrategySet(DecodeConfig(verifier="greedi")).verifier_for(False)
 
 
 def test_drafters_without_a_draft_are_refused() -> None:
@@ -149,7 +151,7 @@ def test_a_strategy_that_cannot_be_made_is_named() -> None:
 
     plugins.register(Plugin(), "test_plugins")
     with pytest.raises(PluginError, match="'broken-on-making' of test_plugins cannot be made: division by zero"):
-        Lineup(DecodeConfig(drafter="broken-on-making"))
+        StrategySet(DecodeConfig(drafter="broken-on-making"))
 
 
 def test_one_module_under_several_names_is_registered_once() -> None:
@@ -172,7 +174,7 @@ def test_hooks_that_would_never_be_called_are_refused() -> None:
     with pytest.raises(PluginError, match="racer_step is never called here"):
         Plugins(list).register(Observes(), "test")
     with pytest.raises(PluginError, match="racer_register, which is only called on entry points"):
-        Lineup(DecodeConfig(plugins=[Registers()]))
+        StrategySet(DecodeConfig(plugins=[Registers()]))
 
 
 def test_without_any_plugins_the_mend_is_named() -> None:

@@ -90,7 +90,7 @@ def test_what_was_thought_of_once_is_thought_again() -> None:
     assert stats.mean_accepted_tokens > 1.2
     with torch.inference_mode():  # what was made outside is written to inside, and the other way round
         assert decode(Decoder(model, DecodeConfig(drafter=drafter, budget=16)), [[1, 2, 3, 4]], 60)[0] == rows
-    assert list(drafter._residents) == [(torch.device("cpu"), VOCAB)]
+    assert list(drafter._programs) == [(torch.device("cpu"), VOCAB)]
     with torch.inference_mode():
         inside = Recycling(3)
         decode(Decoder(model, DecodeConfig(drafter=inside, budget=16)), [[1, 2, 3, 4]], 10)

@@ -23,7 +23,7 @@ from racer import DecodeConfig, Decoder, Drafter, Request, TreeBuilder, hookimpl
 from racer.core import kv_cache as cache_module
 from racer.engine.static.pool import _shelves, fingerprint, release
 from racer.engine.static.shapes import NODES, SLOTS, nodes_bucket, slots_bucket
-from racer.engine.static.tree_buffer import Sheet
+from racer.engine.static.tree_buffer import TreeBuffer
 from racer.step.draft_tree import DraftTree
 from racer.step.request import StepView
 from racer.step.verdict import Verdict
@@ -292,7 +292,7 @@ def test_the_number_of_attention_lengths_grows_with_the_logarithm() -> None:
 
 @given(draft_trees(max_nodes=9), st.integers(0, 4))
 def test_a_tree_survives_its_sheet(tree: DraftTree, more: int) -> None:
-    sheet = Sheet(tree.batch, tree.width + more, torch.device("cpu"))
+    sheet = TreeBuffer(tree.batch, tree.width + more, torch.device("cpu"))
     sheet.fold(tree.padded(sheet.nodes))  # what was there before is gone
     sheet.inbox.copy_(sheet.fold(tree))
     drafted, kinds = sheet.drafted()
@@ -381,9 +381,9 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
         raise KeyboardInterrupt
 
     decoder = Decoder(model, static(drafter="none"))
-    from racer.engine.batch import Task
+    from racer.engine.batch import BatchSpec
     from racer.hf.processors import ProcessorPipeline
 
     with pytest.raises(KeyboardInterrupt):
-        decoder.decode(Task(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))
+        decoder.decode(BatchSpec(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))
     assert stages(model) == []

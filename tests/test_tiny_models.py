@@ -32,7 +32,7 @@ from transformers import (
 
 import racer
 from racer import DecodeConfig, Decoder
-from racer.core.support import examine
+from racer.core.support import probe
 from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
@@ -96,7 +96,7 @@ def alone(row: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ALL)
 def test_hostile_trees_on_every_architecture(name: str, attention: str) -> None:
     model, how = tiny(name, attention), {"max_new_tokens": 30, "do_sample": False}
-    assert examine(model).plan is not None, examine(model).reason
+    assert probe(model).plan is not None, probe(model).reason
     config = DecodeConfig(drafter=HostileDrafter(5, VOCAB), budget=14, prefill_chunk=4)
     # in float64 transformers' eager attention makes NaN of left padding (the mask's minimum is -inf as float32)
     for inputs in [alone(0), alone(2)] if attention == "eager" else [batch()]:
@@ -229,9 +229,9 @@ def test_a_head_larger_than_the_embedding_drafts_nothing_that_cannot_be_read() -
 def test_a_resized_model_is_examined_anew() -> None:
     torch.manual_seed(4)
     model = LlamaForCausalLM(LlamaConfig(**SMALL)).double().eval()
-    assert examine(model).vocab_size == VOCAB
+    assert probe(model).vocab_size == VOCAB
     model.resize_token_embeddings(VOCAB + 5, mean_resizing=False)
-    assert examine(model).vocab_size == VOCAB + 5
+    assert probe(model).vocab_size == VOCAB + 5
 
 
 class OldNamed(ToyLM):

@@ -8,7 +8,7 @@ import attrs
 
 from racer.config import DecodeConfig
 from racer.discovery import plugins
-from racer.engine.strategies import Lineup
+from racer.engine.strategies import StrategySet
 from racer.errors import ConfigError, UnknownStrategy
 
 PEERS = {"hf": 0, "hf-prompt-lookup": 10}
@@ -86,5 +86,5 @@ def _parse(name: str, budget: int | str, sample: bool) -> Method:
     elif isinstance(nodes, str):
         plugins.resolve("budget", nodes)
     method = Method(name=name, drafter=drafter, budget=nodes, verifier=verifier or "auto", exact=exact)
-    Lineup(method.config())  # whatever cannot be made is told before a model is loaded
+    StrategySet(method.config())  # whatever cannot be made is told before a model is loaded
     return method

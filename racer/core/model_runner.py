@@ -41,7 +41,7 @@ class PromptPiece:
 
 
 @attrs.frozen(eq=False)
-class CorePlan:
+class ForwardPlan:
     """How a model takes trees. It does not hold the model."""
 
     layout: CacheLayout
@@ -53,14 +53,14 @@ class CorePlan:
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped_attention`."""
 
 
-class Core:
+class ModelRunner:
     """Runs a model over prompts and trees. It knows no strategy.
 
     :param model: a Hugging Face causal LM.
-    :param plan: how it takes trees, from :func:`racer.core.support.examine`.
+    :param plan: how it takes trees, from :func:`racer.core.support.probe`.
     """
 
-    def __init__(self, model: Any, plan: CorePlan) -> None:
+    def __init__(self, model: Any, plan: ForwardPlan) -> None:
         self.model = model
         self.plan = plan
         self.packs = False

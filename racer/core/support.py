@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from racer.core.grouped_attention import PLAIN, implementation, reads_names
 from racer.core.kv_cache import Block, CacheLayout
 from racer.core.masks import MaskPlan
-from racer.core.model_runner import CACHE_ARGUMENTS, Core, CorePlan
+from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.errors import UnsupportedModel
 from racer.step.draft_tree import DraftTree
 
@@ -33,21 +33,21 @@ that see their siblings it has 0.56."""
 
 
 @attrs.frozen(eq=False)
-class Traits:
-    """The result of :func:`examine`."""
+class Support:
+    """The result of :func:`probe`."""
 
-    plan: CorePlan | None
+    plan: ForwardPlan | None
     """None if the model cannot be verified with trees."""
     reason: str
     """Why not; empty if it can."""
     vocab_size: int
 
 
-_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], Traits]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], Support]] = WeakKeyDictionary()
 
 
-def examine(model: Any) -> Traits:
-    """Traits of ``model``, by a few short forward passes; remembered until its attention, dtype or device changes.
+def probe(model: Any) -> Support:
+    """Support of ``model``, by a few short forward passes; remembered until its attention, dtype or device changes.
 
     :raises UnsupportedModel: it must be loaded or prepared otherwise; the message says how.
     """
@@ -64,39 +64,41 @@ def examine(model: Any) -> Traits:
     state = (attention, model.dtype, model.device, _vocab_size(model), torch.is_autocast_enabled(model.device.type))
     remembered = _known.get(model)
     if remembered is None or remembered[0] != state:
-        remembered = _known[model] = (state, _examine(model))
+        remembered = _known[model] = (state, _probe(model))
     return remembered[1]
 
 
 @torch.no_grad()
-def _examine(model: Any) -> Traits:
+def _probe(model: Any) -> Support:
     config = model.config.get_text_config()
     vocab_size = _vocab_size(model)
     accepted = inspect.signature(model.forward).parameters
     masks = MaskPlan.of(config)
     if isinstance(masks, str):
-        return Traits(None, masks, vocab_size)
+        return Support(None, masks, vocab_size)
     if stretched := sorted(_rope_types(config) & LENGTH_DEPENDENT_ROPE):
-        return Traits(None, f"its {stretched[0]!r} rotary embedding depends on the length of the sequence", vocab_size)
+        return Support(None, f"its {stretched[0]!r} rotary embedding depends on the length of the sequence", vocab_size)
     if "position_ids" not in accepted:
-        return Traits(None, "its forward takes no position_ids", vocab_size)
+        return Support(None, "its forward takes no position_ids", vocab_size)
     cache_argument = next((name for name in CACHE_ARGUMENTS if name in accepted), None)
     if cache_argument is None:
-        return Traits(None, f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}", vocab_size)
+        return Support(None, f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}", vocab_size)
     try:
-        plan = CorePlan(_layout(model, vocab_size, cache_argument), masks, "logits_to_keep" in accepted, cache_argument)
+        plan = ForwardPlan(
+            _layout(model, vocab_size, cache_argument), masks, "logits_to_keep" in accepted, cache_argument
+        )
     except Exception as failure:
-        return Traits(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
+        return Support(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
     # elsewhere it has not been measured
     if model.device.type == "cpu" and implementation(config) == PLAIN and not reads_names(model):
         faster = attrs.evolve(plan, groups=True)
-        if not _fault(Core(model, faster), vocab_size):
-            return Traits(faster, "", vocab_size)
-    reason = _fault(Core(model, plan), vocab_size)
-    return Traits(None if reason else plan, reason, vocab_size)
+        if not _fault(ModelRunner(model, faster), vocab_size):
+            return Support(faster, "", vocab_size)
+    reason = _fault(ModelRunner(model, plan), vocab_size)
+    return Support(None if reason else plan, reason, vocab_size)
 
 
-def _fault(core: Core, vocab_size: int) -> str:
+def _fault(core: ModelRunner, vocab_size: int) -> str:
     """What a trial tree shows to be wrong; empty if nothing is."""
     try:
         error = _tree_error(core, vocab_size)
@@ -138,7 +140,7 @@ def _layout(model: Any, vocab_size: int, cache_argument: str) -> CacheLayout:
     )
 
 
-def _tree_error(core: Core, vocab_size: int) -> float:
+def _tree_error(core: ModelRunner, vocab_size: int) -> float:
     """Score a tree after a prompt, keep one path, score another tree, and compare all paths with plain runs."""
     model, device = core.model, core.model.device
     ids = _random_tokens(12, vocab_size, device)

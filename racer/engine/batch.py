@@ -1,4 +1,4 @@
-"""One call's task and its moving parts: what is emitted, who is told, which rows are still in the batch."""
+"""One call's spec and its moving parts: what is emitted, who is told, which rows are still in the batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.engine.executor import Lane
+from racer.engine.executor import Executor
 from racer.engine.static.pool import Lease
 from racer.step.cost_curve import CostCurve
 from racer.step.request import LogitsPipeline, Request
@@ -17,7 +17,7 @@ from racer.step.stats import DecodeStats, Stopwatch
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Task:
+class BatchSpec:
     """What to decode: a batch of prompts and how their text is chosen and ended."""
 
     requests: tuple[Request, ...]
@@ -32,18 +32,18 @@ class Task:
 
 
 @attrs.define(eq=False)
-class Run:
+class BatchState:
     """One call's moving parts."""
 
-    task: Task
+    spec: BatchSpec
     verifier: Any
     rows: tuple[int, ...]
-    """Those of the task that are still in the batch."""
+    """Those of the spec that are still in the batch."""
     pipeline: LogitsPipeline
     seeds: Tensor
     """``[B]``, on the device."""
     cache: TreeCache
-    lane: Lane
+    lane: Executor
     lease: Lease | None
     """The static state that the call uses, if it does."""
     last_position: int
@@ -55,20 +55,20 @@ class Run:
     """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
     free at once."""
     outbox: list[tuple[int, int]] = attrs.field(factory=list)
-    """Rows and tokens that :attr:`Task.emit` has not been told of."""
+    """Rows and tokens that :attr:`BatchSpec.emit` has not been told of."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        return tuple(self.task.requests[row] for row in self.rows)
+        return tuple(self.spec.requests[row] for row in self.rows)
 
     def emit(self, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
-        task, request = self.task, self.task.requests[self.rows[row]]
+        spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
             self.outbox.append((self.rows[row], token))
-            stopped = task.stops is not None and task.stops(request)
-            if token in task.stop_tokens or request.remaining <= 0 or stopped:
+            stopped = spec.stops is not None and spec.stops(request)
+            if token in spec.stop_tokens or request.remaining <= 0 or stopped:
                 request.done = True
                 return number
         return len(tokens)
@@ -76,7 +76,7 @@ class Run:
     def send(self) -> None:
         """Tell of the tokens that nobody was told of."""
         tokens, self.outbox = self.outbox, []
-        if emit := self.task.emit:
+        if emit := self.spec.emit:
             for row, token in tokens:
                 emit(row, token)
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from racer.config import DecodeConfig
-from racer.core.model_runner import Core, PromptPiece
+from racer.core.model_runner import ModelRunner, PromptPiece
 from racer.core.packed_weights import pack
-from racer.core.support import examine
-from racer.engine.batch import Run, Task
-from racer.engine.executor import DynamicLane, cues
-from racer.engine.static.executor import StaticLane
+from racer.core.support import probe
+from racer.engine.batch import BatchSpec, BatchState
+from racer.engine.executor import DynamicExecutor, cues
+from racer.engine.static.executor import StaticExecutor
 from racer.engine.static.pool import borrow, give_back, way_of
-from racer.engine.strategies import Lineup
+from racer.engine.strategies import StrategySet
 from racer.errors import UnsupportedModel
 from racer.guard import fault_text
 from racer.kernels import vocab_search
@@ -38,18 +38,20 @@ class Decoder:
     :raises ConfigError: CUDA graphs are asked for, and the model is not on CUDA.
     """
 
-    def __init__(self, model: Any, config: DecodeConfig | None = None, *, lineup: Lineup | None = None) -> None:
+    def __init__(
+        self, model: Any, config: DecodeConfig | None = None, *, strategies: StrategySet | None = None
+    ) -> None:
         self.model = model
         self.config = config or DecodeConfig()
-        self.traits = examine(model)
-        if self.traits.plan is None:
-            raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.traits.reason}")
-        self.core = Core(model, self.traits.plan)
+        self.support = probe(model)
+        if self.support.plan is None:
+            raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.support.reason}")
+        self.core = ModelRunner(model, self.support.plan)
         self.way = way_of(self.config.compile, model.device)
         compiled = self.way == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         self._pack = False if compiled else self.config.pack
-        self.lineup = lineup or Lineup(self.config)
-        if self.lineup.drafts and model.device.type == "cpu" and model.dtype in vocab_search.BITS:
+        self.strategies = strategies or StrategySet(self.config)
+        if self.strategies.drafts and model.device.type == "cpu" and model.dtype in vocab_search.BITS:
             from racer.kernels import (
                 accept_path,  # with numba, which plain decoding does without
                 kv_move,
@@ -66,67 +68,69 @@ class Decoder:
         return generate(self, **kwargs)
 
     @torch.no_grad()
-    def decode(self, task: Task) -> DecodeStats:
+    def decode(self, spec: BatchSpec) -> DecodeStats:
         """Decode all requests to their ends; the tokens are in ``request.tokens``.
 
-        :raises ConfigError: the configured verifier contradicts ``task.do_sample``.
+        :raises ConfigError: the configured verifier contradicts ``spec.do_sample``.
         """
-        verifier, name = self.lineup.verifier_for(task.do_sample)
-        stats = DecodeStats(drafter=self.lineup.drafter_name, verifier=name)
-        run, started = None, time.perf_counter()
+        verifier, name = self.strategies.verifier_for(spec.do_sample)
+        stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
+        batch, started = None, time.perf_counter()
         self.core.packs = pack(self.model, self._pack)
         try:
-            for request in task.requests:
-                self.lineup.tell("racer_request_opened", request=request)
-            run = self._open(task, verifier, stats)
-            self._prefill(run)
+            for request in spec.requests:
+                self.strategies.tell("racer_request_opened", request=request)
+            batch = self._open(spec, verifier, stats)
+            self._prefill(batch)
             stats.first_token_seconds = time.perf_counter() - started
-            stats.add(run.watch.lap())
+            stats.add(batch.watch.lap())
             try:
-                while not all(request.done for request in task.requests):
-                    run.let_go()
-                    self.step(run)
+                while not all(request.done for request in spec.requests):
+                    batch.let_go()
+                    self.step(batch)
             finally:
-                run.send()
-            stats.add(run.watch.read())
-            if run.lease is not None:
-                give_back(self.core, run.lease)
+                batch.send()
+            stats.add(batch.watch.read())
+            if batch.lease is not None:
+                give_back(self.core, batch.lease)
         finally:
-            stats.close(task.requests, time.perf_counter() - started, run.curve.points() if run else {})
-            for request in task.requests:
-                self.lineup.tell("racer_request_closed", request=request, stats=stats)
+            stats.close(spec.requests, time.perf_counter() - started, batch.curve.points() if batch else {})
+            for request in spec.requests:
+                self.strategies.tell("racer_request_closed", request=request, stats=stats)
         return stats
 
-    def step(self, run: Run) -> None:
+    def step(self, batch: BatchState) -> None:
         """Guess a tree, score it in one forward pass, keep the longest right path."""
-        started, lane, phase = time.perf_counter(), run.lane, run.watch.phase
-        run.curve = self._curve(run.requests)
-        view = self._view(run)
+        started, lane, phase = time.perf_counter(), batch.lane, batch.watch.phase
+        batch.curve = self._curve(batch.requests)
+        view = self._view(batch)
         with phase("draft"):
-            nodes = self.lineup.nodes(view)
-            tree, faults = lane.promise(view, self.lineup, nodes) or self.lineup.draft(view, nodes, lane.take)
+            nodes = self.strategies.nodes(view)
+            tree, faults = lane.promise(view, self.strategies, nodes) or self.strategies.draft(view, nodes, lane.take)
         with phase("forward"):
-            logits = lane.forward(view, tree, self.lineup.verifies_alone)
-        run.send()
+            logits = lane.forward(view, tree, self.strategies.verifies_alone)
+        batch.send()
         with phase("verify"):
             shown = lane.look(view, tree, logits)
-            verdict = self.lineup.verify(view, tree, logits)
+            verdict = self.strategies.verify(view, tree, logits)
             host = lane.settle(view, tree, faults, verdict, shown)  # the step's only host synchronisation
         with phase("commit"):
             lane.commit(verdict, [int(n) if on else 0 for n, on in zip(host.length, view.active, strict=True)])
         if lane.steady:
-            run.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
-        emitted = [run.emit(row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
-        if not run.late:
-            run.send()
+            batch.curve.learn(tree.width, (time.perf_counter() - started) * 1e3)
+        emitted = [batch.emit(row, host.accepted(row)) if on else 0 for row, on in enumerate(view.active)]
+        if not batch.late:
+            batch.send()
         with phase("observe"):
-            self._account(run, view, tree, verdict, emitted)
+            self._account(batch, view, tree, verdict, emitted)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------
 
-    def _account(self, run: Run, view: StepView, tree: DraftTree, verdict: Verdict, emitted: list[int]) -> None:
+    def _account(
+        self, batch: BatchState, view: StepView, tree: DraftTree, verdict: Verdict, emitted: list[int]
+    ) -> None:
         """Write the bill, and let everybody observe."""
-        host, stats = verdict.host, run.stats
+        host, stats = verdict.host, batch.stats
         assert host is not None
         stats.steps += 1
         stats.nodes.append(tree.width)
@@ -135,12 +139,12 @@ class Decoder:
                 view.requests[row].accept_lengths.append(count)
                 stats.count_nodes(host, tree.sources, row, count)
                 if bits := int(host.faults[row]):
-                    self.lineup.complaints.about(f"drafter {self.lineup.drafter_name!r}", fault_text(bits))
-        lap = run.watch.lap()
+                    self.strategies.warn_once.about(f"drafter {self.strategies.drafter_name!r}", fault_text(bits))
+        lap = batch.watch.lap()
         stats.add(lap)
         lap.pop("observe", None)  # of the step before
         bill = StepStats(nodes=tree.width, new_tokens=tuple(emitted), milliseconds=lap)
-        self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
+        self.strategies.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
     def _curve(self, requests: Sequence[Request]) -> CostCurve:
         """What steps of these rows cost by now."""
@@ -149,52 +153,52 @@ class Decoder:
 
     # -- before the first step --------------------------------------------------------------------------------------
 
-    def _open(self, task: Task, verifier: Any, stats: DecodeStats) -> Run:
+    def _open(self, spec: BatchSpec, verifier: Any, stats: DecodeStats) -> BatchState:
         device = self.model.device
-        padding = [len(request.padding) for request in task.requests]
-        width = padding[0] + len(task.requests[0].prompt)
-        limit = max(request.limit for request in task.requests)
+        padding = [len(request.padding) for request in spec.requests]
+        width = padding[0] + len(spec.requests[0].prompt)
+        limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, 1024) + 64, width + limit - 1
         lease = borrow(self.core, self.way, padding, capacity)
         cache = self.core.open(padding, capacity) if lease is None else lease.stage.cache
-        lane = DynamicLane(self.core, cache, self.lineup.needs, last_position)
-        seeds = signed_seeds(task.requests, device)
-        curve = self._curve(task.requests)
-        return Run(
-            task, verifier, tuple(range(len(padding))), task.pipeline, seeds, cache, lane, lease, last_position, stats,
+        lane = DynamicExecutor(self.core, cache, self.strategies.needs, last_position)
+        seeds = signed_seeds(spec.requests, device)
+        curve = self._curve(spec.requests)
+        return BatchState(
+            spec, verifier, tuple(range(len(padding))), spec.pipeline, seeds, cache, lane, lease, last_position, stats,
             Stopwatch(device), curve, late=lease is not None and device.type != "cpu",
         )  # fmt: skip
 
-    def _prefill(self, run: Run) -> None:
+    def _prefill(self, batch: BatchState) -> None:
         """Score the prompts, show them to the drafters that want to see them, and choose the first tokens."""
-        task, needs = run.task, self.lineup.needs
-        shown = -(-needs.prompt // len(task.requests)) if needs.top_k else 0
-        prompts = torch.tensor([[*r.padding, *r.prompt] for r in task.requests], device=self.model.device)
+        spec, needs = batch.spec, self.strategies.needs
+        shown = -(-needs.prompt // len(spec.requests)) if needs.top_k else 0
+        prompts = torch.tensor([[*r.padding, *r.prompt] for r in spec.requests], device=self.model.device)
         first = prompts[:, -1]
-        with run.watch.phase("prefill"):
+        with batch.watch.phase("prefill"):
             chunk = max(1, self.config.prefill_chunk // len(prompts))
-            for piece in self.core.prefill(prompts, run.cache, chunk, keep=max(shown, 1)):
+            for piece in self.core.prefill(prompts, batch.cache, chunk, keep=max(shown, 1)):
                 end = piece.start + piece.tokens.shape[1]
                 if end < prompts.shape[1]:
                     follow = prompts[:, end]
                 else:
-                    view = self._view(run)
-                    first = follow = self.lineup.verify(
+                    view = self._view(batch)
+                    first = follow = self.strategies.verify(
                         view, DraftTree.root(view.root), piece.logits[:, -1:]
                     ).next_token
                 if shown:
-                    self._show(run, piece, follow)
+                    self._show(batch, piece, follow)
         roots = first.tolist()
         for row, token in enumerate(roots):
-            run.emit(row, [token])
-        run.send()
-        if run.lease is not None:
-            run.lease.stage.begin(roots, run.seeds, run.last_position)
-            run.lane = StaticLane(self.core, run.lease.stage, run.lease.runner, needs)
+            batch.emit(row, [token])
+        batch.send()
+        if batch.lease is not None:
+            batch.lease.stage.begin(roots, batch.seeds, batch.last_position)
+            batch.lane = StaticExecutor(self.core, batch.lease.stage, batch.lease.runner, needs)
 
-    def _show(self, run: Run, piece: PromptPiece, follow: Tensor) -> None:
+    def _show(self, batch: BatchState, piece: PromptPiece, follow: Tensor) -> None:
         """Let drafters observe a piece of prompt: a chain, all of it accepted, rows moved left over their padding."""
-        padding = torch.tensor(run.cache.padding, device=follow.device)
+        padding = torch.tensor(batch.cache.padding, device=follow.device)
         width = piece.tokens.shape[1]
         skip = (padding - piece.start).clamp(0, width)
         columns = torch.arange(width, device=follow.device).expand(len(padding), -1)
@@ -204,28 +208,28 @@ class Decoder:
         verdict = Verdict(path=columns, length=count, next_token=follow)
         rows = torch.arange(len(padding), device=follow.device)[:, None]
         logits = piece.logits[rows, source] if skip.any() else piece.logits
-        verdict.top_ids, verdict.top_probs = cues(self.lineup.needs, run.pipeline, run.task.do_sample, logits)
-        verdict.to_host(tree, torch.zeros_like(count), cues=self.lineup.needs.host)
-        places = tuple(max(piece.start - pad, 0) for pad in run.cache.padding)
+        verdict.top_ids, verdict.top_probs = cues(self.strategies.needs, batch.pipeline, batch.spec.do_sample, logits)
+        verdict.to_host(tree, torch.zeros_like(count), cues=self.strategies.needs.host)
+        places = tuple(max(piece.start - pad, 0) for pad in batch.cache.padding)
         position = (piece.start - padding).clamp(min=0)
-        view = attrs.evolve(self._view(run), root=tree.tokens[:, 0], position=position, places=places)
+        view = attrs.evolve(self._view(batch), root=tree.tokens[:, 0], position=position, places=places)
         bill = StepStats(nodes=0, new_tokens=(0,) * len(padding), milliseconds={})
-        self.lineup.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
+        self.strategies.tell("racer_step", view=view, tree=tree, verdict=verdict, stats=bill)
 
-    def _view(self, run: Run) -> StepView:
-        requests = run.requests
-        root, position = run.lane.ends(requests)
+    def _view(self, batch: BatchState) -> StepView:
+        requests = batch.requests
+        root, position = batch.lane.ends(requests)
         return StepView(
             requests=requests,
             active=tuple(not request.done for request in requests),
             root=root,
             position=position,
-            vocab_size=self.traits.vocab_size,
-            pipeline=run.pipeline,
-            do_sample=run.task.do_sample,
-            stop_tokens=run.task.stop_tokens,
-            step_cost=run.curve,
-            step=run.stats.steps,
-            seeds=run.seeds,
-            settled=Settled(run.verifier),
+            vocab_size=self.support.vocab_size,
+            pipeline=batch.pipeline,
+            do_sample=batch.spec.do_sample,
+            stop_tokens=batch.spec.stop_tokens,
+            step_cost=batch.curve,
+            step=batch.stats.steps,
+            seeds=batch.seeds,
+            settled=Settled(batch.verifier),
         )

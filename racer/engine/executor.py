@@ -1,7 +1,8 @@
 """How a step runs: its forward pass, what drafters are to be shown, the one copy to the host, the commit.
 
-:class:`DynamicLane` gives every tensor the size that the step needs; :class:`racer.engine.static.executor.StaticLane` keeps shapes and
-addresses, so that the step can be captured. They decode the same tokens.
+:class:`DynamicExecutor` gives every tensor the size that the step needs;
+:class:`racer.engine.static.executor.StaticExecutor` keeps shapes and addresses, so that the step can be captured. They
+decode the same tokens.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.core.model_runner import Core
-from racer.engine.strategies import Lineup, take
+from racer.core.model_runner import ModelRunner
+from racer.engine.strategies import StrategySet, take
 from racer.kernels import vocab_search
 from racer.step.draft_tree import DraftTree
 from racer.step.request import LogitsPipeline, Needs, Request, StepView
 from racer.step.verdict import HostVerdict, Verdict
 
 
-class Lane(Protocol):
+class Executor(Protocol):
     """The acts of a step that depend on shapes. They are called in this order, once a step."""
 
     steady: bool
@@ -31,7 +32,7 @@ class Lane(Protocol):
     def ends(self, requests: Sequence[Request]) -> Tensor:
         """``[2, B]`` int64, on the device: pending tokens and their positions."""
 
-    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
+    def promise(self, view: StepView, strategies: StrategySet, nodes: int) -> tuple[DraftTree, Tensor] | None:
         """What :meth:`take` gives, where the drafter is to draft ``nodes`` nodes in :meth:`forward`; else None."""
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
@@ -75,10 +76,10 @@ def cues(needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor
 
 
 @attrs.define(eq=False)
-class DynamicLane:
+class DynamicExecutor:
     """Tensors as large as the step needs, sliced by the host."""
 
-    core: Core
+    core: ModelRunner
     cache: TreeCache
     needs: Needs
     last_position: int
@@ -89,7 +90,7 @@ class DynamicLane:
         ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
         return torch.tensor(ends, device=self.core.model.device)
 
-    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
+    def promise(self, view: StepView, strategies: StrategySet, nodes: int) -> tuple[DraftTree, Tensor] | None:
         return None
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:

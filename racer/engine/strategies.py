@@ -12,14 +12,14 @@ from racer.budgets import Budget, Fixed
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.discovery import new_manager, plugins
 from racer.errors import ConfigError, PluginError, RacerError
-from racer.guard import Complaints, Guard, check_form
+from racer.guard import Guard, WarnOnce, check_form
 from racer.hookspecs import hookimpl
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Request, StepStats, StepView
 from racer.step.stats import DecodeStats
 from racer.step.verdict import Verdict
+from racer.strategies.device import DeviceDrafter, DraftProgram
 from racer.strategies.none import NoDraft
-from racer.strategies.resident import Resident, ResidentDrafter
 
 Take = Callable[[StepView, DraftTree | None], tuple[DraftTree, Tensor]]
 """Brings a drafter's tree (None: the roots alone) to the model's device, where faulty rows are cut back to their roots;
@@ -35,7 +35,7 @@ def take(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
     return tree.sound(faults, view.root), faults
 
 
-class Lineup:
+class StrategySet:
     """Resolves a configuration's names and puts everybody behind the hooks of one plugin manager.
 
     Its own hook implementations are those of the configured strategies. They come last where the first answer counts,
@@ -46,14 +46,14 @@ class Lineup:
     """
 
     def __init__(self, config: DecodeConfig) -> None:
-        self.complaints = Complaints()
+        self.warn_once = WarnOnce()
         self.drafter: Any = _resolve("drafter", config.drafter)
         self.budget: Budget = (
             Fixed(config.budget) if isinstance(config.budget, int) else _resolve("budget", config.budget)
         )
         self._verifier_choice = config.verifier
         self._verifiers: dict[str, Any] = {}
-        self._guard = Guard(self.drafter, self.complaints)
+        self._guard = Guard(self.drafter, self.warn_once)
         self._manager = new_manager()
         try:
             for plugin in (*config.plugins, self):
@@ -113,7 +113,7 @@ class Lineup:
                 if not isinstance(nodes, int) or nodes < 1:
                     raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
             except Exception as error:
-                self.complaints.about("a plugin's racer_budget", error)
+                self.warn_once.about("a plugin's racer_budget", error)
                 nodes = 1
         view.settled.budget = min(nodes, MAX_BUDGET)
         return view.settled.budget
@@ -125,21 +125,21 @@ class Lineup:
             if tree is not None:
                 return take(view, check_form(tree, len(view.requests), budget))
         except Exception as error:
-            self.complaints.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
+            self.warn_once.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
         return take(view, None)
 
-    def resident(self, view: StepView) -> Resident | None:
+    def program(self, view: StepView) -> DraftProgram | None:
         """What of the drafter lives on the model's device, if nobody is to see or change what it drafts before it is
         scored: no plugin, no budget, and no method of its own."""
         drafter = self.drafter
-        if not isinstance(drafter, ResidentDrafter) or len(self._manager.hook.racer_draft.get_hookimpls()) > 1:
+        if not isinstance(drafter, DeviceDrafter) or len(self._manager.hook.racer_draft.get_hookimpls()) > 1:
             return None
         fit = getattr(type(self.budget), "fit", Budget.fit)
         looks = fit is not Budget.fit and not getattr(self.budget, "fits_unseen", False)
-        own = (type(drafter).draft, type(drafter).observe) != (ResidentDrafter.draft, ResidentDrafter.observe)
+        own = (type(drafter).draft, type(drafter).observe) != (DeviceDrafter.draft, DeviceDrafter.observe)
         if looks or own:
             return None
-        found: Resident | None = self._guard.attempt(drafter.resident, view)
+        found: DraftProgram | None = self._guard.attempt(drafter.program, view)
         return found
 
     def unseen(self, view: StepView, tree: DraftTree) -> int:
@@ -147,7 +147,7 @@ class Lineup:
         try:
             return self._fit(view, tree).width
         except Exception as error:
-            self.complaints.about("the budget", error)
+            self.warn_once.about("the budget", error)
             return tree.width
 
     def _fit(self, view: StepView, tree: DraftTree) -> DraftTree:
@@ -170,7 +170,7 @@ class Lineup:
             # never twice over the same prefixes: processors may have a memory
             own = view.settled.verdict
             verdict = self.racer_verify(view, tree, logits) if own is None else own
-            self.complaints.about("a plugin's racer_verify", error)
+            self.warn_once.about("a plugin's racer_verify", error)
         return verdict
 
     def tell(self, hook: str, **news: Any) -> None:
@@ -181,7 +181,7 @@ class Lineup:
                     raise TypeError("it is a wrapper, and there is no answer to wrap: make it a plain hook")
                 heard.function(*(news[name] for name in heard.argnames))
             except Exception as error:
-                self.complaints.about(f"{hook} of {type(heard.plugin).__name__}", error)
+                self.warn_once.about(f"{hook} of {type(heard.plugin).__name__}", error)
 
     # -- the configured strategies, as hooks ------------------------------------------------------------------------
 

@@ -19,22 +19,22 @@ from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaLis
 from transformers.generation import GenerateDecoderOnlyOutput, MaxLengthCriteria
 
 from racer.config import DecodeConfig
-from racer.core.support import examine
-from racer.engine.batch import Task
+from racer.core.support import probe
+from racer.engine.batch import BatchSpec
 from racer.engine.decoder import Decoder
-from racer.engine.strategies import Lineup
+from racer.engine.strategies import StrategySet
 from racer.errors import ConfigError, UnsupportedGeneration
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.unsupported import left_padding, refuse_arguments, refuse_for_batches, refuse_settings
 from racer.step.request import Request
 from racer.step.stats import DecodeStats
 
-_lineups: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, Lineup]] = WeakKeyDictionary()
+_strategy_sets: WeakKeyDictionary[Any, OrderedDict[DecodeConfig, StrategySet]] = WeakKeyDictionary()
 """What drafters learned, by model and configuration: kept from call to call, gone with the model."""
 
 _lock = threading.Lock()
 
-MAX_LINEUPS = 8
+MAX_STRATEGY_SETS = 8
 """Configurations per model whose drafters are kept; the least recently used one makes room."""
 
 
@@ -90,8 +90,8 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     :raises UnsupportedModel: it must be loaded otherwise; the message says how.
     :raises UnknownStrategy: the configuration names something that nobody registered.
     """
-    examine(model)
-    _lineup(model, config or DecodeConfig())
+    probe(model)
+    _strategy_set(model, config or DecodeConfig())
 
     def racer_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = type(self).generate
@@ -137,9 +137,9 @@ def custom_generate(
     settings = generation_config or model.generation_config
     processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
     refuse_settings(settings)
-    traits = examine(model)
-    if traits.plan is None:
-        text = f"{type(model).__name__} is decoded plainly: {traits.reason}"
+    support = probe(model)
+    if support.plan is None:
+        text = f"{type(model).__name__} is decoded plainly: {support.reason}"
         warnings.warn(text, PlainDecodingWarning, stacklevel=1)  # our caller is transformers
         if racer_streamer is not None:
             racer_streamer.release()
@@ -162,12 +162,14 @@ def custom_generate(
     decoder = racer_decoder
     if decoder is None:
         config = racer_config or DecodeConfig()
-        decoder = Decoder(model, config, lineup=_lineup(model, config))
-    task = _task(decoder, input_ids, model_kwargs.get("attention_mask"), settings, processors, criteria, racer_streamer)
-    stats = decoder.decode(task)
+        decoder = Decoder(model, config, strategies=_strategy_set(model, config))
+    spec = _batch_spec(
+        decoder, input_ids, model_kwargs.get("attention_mask"), settings, processors, criteria, racer_streamer
+    )
+    stats = decoder.decode(spec)
     if racer_streamer is not None:
         racer_streamer.end()
-    sequences = _pad(input_ids, task, settings)
+    sequences = _pad(input_ids, spec, settings)
     if not settings.return_dict_in_generate:
         return sequences
     output = GenerateOutput(sequences=sequences)
@@ -201,18 +203,18 @@ class _HeldStreamer:
         self._streamer.end()
 
 
-def _lineup(model: Any, config: DecodeConfig) -> Lineup:
+def _strategy_set(model: Any, config: DecodeConfig) -> StrategySet:
     with _lock:
-        lineups = _lineups.setdefault(model, OrderedDict())
-        lineup = lineups.get(config) or Lineup(config)
-        lineups[config] = lineup
-        lineups.move_to_end(config)
-        while len(lineups) > MAX_LINEUPS:
-            lineups.popitem(last=False)
-        return lineup
+        kept = _strategy_sets.setdefault(model, OrderedDict())
+        strategies = kept.get(config) or StrategySet(config)
+        kept[config] = strategies
+        kept.move_to_end(config)
+        while len(kept) > MAX_STRATEGY_SETS:
+            kept.popitem(last=False)
+        return strategies
 
 
-def _task(
+def _batch_spec(
     decoder: Decoder,
     input_ids: Tensor,
     attention_mask: Tensor | None,
@@ -220,7 +222,7 @@ def _task(
     processors: list[Any],
     criteria: list[Any],
     streamer: Any,
-) -> Task:
+) -> BatchSpec:
     batch, width = input_ids.shape
     seed = decoder.config.seed
     if seed is None:
@@ -236,7 +238,7 @@ def _task(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
-    return Task(
+    return BatchSpec(
         requests=requests,
         pipeline=ProcessorPipeline(processors, batch),
         do_sample=bool(settings.do_sample),
@@ -256,12 +258,12 @@ def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable
     return stops
 
 
-def _pad(input_ids: Tensor, task: Task, settings: GenerationConfig) -> Tensor:
+def _pad(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:
     """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
-    longest = max(len(request.emitted) for request in task.requests)
+    longest = max(len(request.emitted) for request in spec.requests)
     pad = getattr(settings, "_pad_token_tensor", None)
     fill = int(pad) if pad is not None else (settings.pad_token_id or 0)
-    new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in task.requests]
+    new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
     return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
 
 

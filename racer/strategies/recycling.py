@@ -15,7 +15,7 @@ from racer.errors import ConfigError
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs
 from racer.step.verdict import Verdict
-from racer.strategies.resident import ResidentDrafter
+from racer.strategies.device import DeviceDrafter
 
 LARGEST = 512
 """Nodes of the largest tree; later ones would be accepted once in thousands of steps."""
@@ -40,7 +40,7 @@ def shape(top_k: int, size: int) -> tuple[list[int], list[int]]:
     return parents, ranks
 
 
-class Recycling(ResidentDrafter):
+class Recycling(DeviceDrafter):
     """Keeps, for each token, the top-k next tokens of the latest scored position that held it, accepted or not (of
     several in one step, of any).
 

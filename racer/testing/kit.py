@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
-from racer.engine.batch import Task
+from racer.engine.batch import BatchSpec
 from racer.engine.decoder import Decoder
 from racer.guard import PluginWarning
 from racer.hf.processors import ProcessorPipeline
@@ -49,7 +49,9 @@ def decode(
         for row, prompt in enumerate(prompts)
     )
     pipeline = ProcessorPipeline(processors, len(prompts))
-    stats = decoder.decode(Task(requests=requests, pipeline=pipeline, do_sample=do_sample, stop_tokens=stop_tokens))
+    stats = decoder.decode(
+        BatchSpec(requests=requests, pipeline=pipeline, do_sample=do_sample, stop_tokens=stop_tokens)
+    )
     return [request.emitted for request in requests], stats
 
 

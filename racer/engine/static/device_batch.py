@@ -14,11 +14,11 @@ from torch import Tensor
 from racer.core.kv_cache import CacheLayout, TreeCache
 from racer.engine.static.kv_window import FixedWindow, move_rows
 from racer.engine.static.shapes import slots_bucket
-from racer.engine.static.tree_buffer import Sheet
+from racer.engine.static.tree_buffer import TreeBuffer
 from racer.step.draft_tree import DraftTree
 
 
-class Stage:
+class DeviceBatch:
     """The state of one batch, made once and used by one call after the other.
 
     :param layout: what the model's layers store, all on one device.
@@ -43,7 +43,7 @@ class Stage:
         self._moves = 0
         """Moves of the cache's storage that are known here."""
         self._windows: dict[int, FixedWindow] = {}
-        self._sheets: dict[int, Sheet] = {}
+        self._sheets: dict[int, TreeBuffer] = {}
 
     def open(self, padding: Sequence[int], capacity: int) -> bool:
         """Empty the cache for a new call; whether its storage moved."""
@@ -77,9 +77,9 @@ class Stage:
             self._windows[length] = FixedWindow(self.cache, length)
         return self._windows[length]
 
-    def sheet(self, nodes: int) -> Sheet:
+    def sheet(self, nodes: int) -> TreeBuffer:
         if nodes not in self._sheets:
-            self._sheets[nodes] = Sheet(len(self.root), nodes, self.device)
+            self._sheets[nodes] = TreeBuffer(len(self.root), nodes, self.device)
         return self._sheets[nodes]
 
     def ends(self) -> Tensor:

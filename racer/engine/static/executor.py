@@ -1,4 +1,4 @@
-"""Decoding in static shapes: a :class:`racer.engine.static.step.StaticStep` is prepared, run, and its outcome fetched."""
+"""Decoding in static shapes: a :class:`~racer.engine.static.step.StaticStep` is prepared, run, its outcome fetched."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Hashable, Sequence
 import attrs
 from torch import Tensor
 
-from racer.core.model_runner import Core
+from racer.core.model_runner import ModelRunner
 from racer.engine.executor import Cues, cues
 from racer.engine.static.cuda_graphs import Key
-from racer.engine.static.device_batch import Stage
+from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.shapes import nodes_bucket
 from racer.engine.static.step import Draft, Outcome, Runner, StaticStep, head
-from racer.engine.static.tree_buffer import Sheet
-from racer.engine.strategies import Lineup
+from racer.engine.static.tree_buffer import TreeBuffer
+from racer.engine.strategies import StrategySet
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Request, StepView
 from racer.step.verdict import HostVerdict, Verdict, host_verdict, unpack
 
 
 @attrs.define(eq=False)
-class StaticLane:
-    """Takes a batch over after its prefill; see :class:`racer.engine.executor.Lane`.
+class StaticExecutor:
+    """Takes a batch over after its prefill; see :class:`racer.engine.executor.Executor`.
 
     :param stage: begun, its cache filled by the prefill.
     :param needs: what drafters want to see.
     """
 
-    core: Core
-    stage: Stage
+    core: ModelRunner
+    stage: DeviceBatch
     runner: Runner
     needs: Needs
     steady: bool = True
     _done: tuple[bool, ...] = ()
-    _sheet: Sheet = attrs.field(init=False)
+    _sheet: TreeBuffer = attrs.field(init=False)
     _letter: Tensor = attrs.field(init=False)
     _outcome: Outcome = attrs.field(init=False)
     _draft: Draft | None = None
@@ -46,13 +46,18 @@ class StaticLane:
             self.stage.rest(done, [r.tokens[-1] for r in requests], [len(r.tokens) - 1 for r in requests])
         return self.stage.ends()
 
-    def promise(self, view: StepView, lineup: Lineup, nodes: int) -> tuple[DraftTree, Tensor] | None:
-        if not self._drafts(self._joined(view, lineup.verifies_alone)) or (resident := lineup.resident(view)) is None:
+    def promise(self, view: StepView, strategies: StrategySet, nodes: int) -> tuple[DraftTree, Tensor] | None:
+        if (
+            not self._drafts(self._joined(view, strategies.verifies_alone))
+            or (program := strategies.program(view)) is None
+        ):
             return None
         if nodes > 1:
-            nodes = lineup.unseen(view, self.stage.sheet(nodes_bucket(nodes)).promised(nodes, lineup.drafter_name))
-        self._sheet, self._draft = self.stage.sheet(nodes_bucket(nodes)), Draft(resident, nodes)
-        return self._sheet.promised(nodes, lineup.drafter_name), self._sheet.faults
+            nodes = strategies.unseen(
+                view, self.stage.sheet(nodes_bucket(nodes)).promised(nodes, strategies.drafter_name)
+            )
+        self._sheet, self._draft = self.stage.sheet(nodes_bucket(nodes)), Draft(program, nodes)
+        return self._sheet.promised(nodes, strategies.drafter_name), self._sheet.faults
 
     def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         tree = tree or DraftTree.root(view.root)

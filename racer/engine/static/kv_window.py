@@ -1,8 +1,8 @@
 """The cache at fixed addresses: attention over a window of fixed length, writes where the device says.
 
-:class:`racer.core.kv_cache.TreeCache` slices by host integers, so every step has another shape. Here a layer always gives the
-same window of its storage, and rows are written and moved by index tensors: shapes and addresses stay, only contents
-change, and a CUDA graph can be replayed. What is not to be seen is for the mask to hide.
+:class:`racer.core.kv_cache.TreeCache` slices by host integers, so every step has another shape. Here a layer always
+gives the same window of its storage, and rows are written and moved by index tensors: shapes and addresses stay, only
+contents change, and a CUDA graph can be replayed. What is not to be seen is for the mask to hide.
 """
 
 from __future__ import annotations

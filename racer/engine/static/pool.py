@@ -18,11 +18,11 @@ import attrs
 import torch
 
 from racer.core.grouped_attention import implementation
-from racer.core.model_runner import Core, call_model
+from racer.core.model_runner import ModelRunner, call_model
 from racer.core.packed_weights import is_stand_in
 from racer.engine.static.compile import compiled_call
 from racer.engine.static.cuda_graphs import Eager, Graphs, GraphWarning
-from racer.engine.static.device_batch import Stage
+from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.step import Runner
 from racer.errors import ConfigError
 
@@ -35,7 +35,7 @@ class Lease:
     """A stage in use by one call."""
 
     key: Hashable
-    stage: Stage
+    stage: DeviceBatch
     runner: Runner
     print: int
     """The model's when it was lent."""
@@ -70,7 +70,7 @@ def way_of(choice: str, device: torch.device) -> str:
     return choice
 
 
-def borrow(core: Core, way: str, padding: list[int], capacity: int) -> Lease | None:
+def borrow(core: ModelRunner, way: str, padding: list[int], capacity: int) -> Lease | None:
     """An opened stage for a call over ``len(padding)`` rows; None where it must be decoded in dynamic shapes."""
     if way == "off":
         return None
@@ -87,14 +87,14 @@ def borrow(core: Core, way: str, padding: list[int], capacity: int) -> Lease | N
         key = (way, len(padding), core.model.dtype, torch.is_inference_mode_enabled())
         lease = shelf.idle.pop(key, None)
     if lease is None:
-        stage = Stage(core.plan.layout, len(padding), capacity)
+        stage = DeviceBatch(core.plan.layout, len(padding), capacity)
         lease = Lease(key, stage, _runner(way, device), shelf.print)
     if lease.stage.open(padding, capacity):
         lease.runner.machine.forget()
     return lease
 
 
-def give_back(core: Core, lease: Lease) -> None:
+def give_back(core: ModelRunner, lease: Lease) -> None:
     """Keep the stage for the next call of its kind."""
     if lease.stage.device.type == "cuda":
         torch.cuda.current_stream(lease.stage.device).synchronize()  # the next call may come on another stream
@@ -134,7 +134,7 @@ def _shelf(model: Any) -> _Shelf:
     return shelf
 
 
-def _obstacle(core: Core) -> str | None:
+def _obstacle(core: ModelRunner) -> str | None:
     """Why a model cannot be decoded in static shapes, if so."""
     devices = {part.device for part in chain(core.model.parameters(), core.plan.layout.keys, core.plan.layout.values)}
     if len(devices) > 1:

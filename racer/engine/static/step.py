@@ -16,17 +16,17 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from racer.core.model_runner import Core, call_model
+from racer.core.model_runner import ModelRunner, call_model
 from racer.engine.executor import cues
 from racer.engine.static.cuda_graphs import Eager, Graphs, Key, warn_of
-from racer.engine.static.device_batch import Stage
+from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.kv_window import FixedWindow
-from racer.engine.static.tree_buffer import Sheet
+from racer.engine.static.tree_buffer import TreeBuffer
 from racer.guard import check_form
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Needs, Settled, StepView
 from racer.step.verdict import Verdict, pack
-from racer.strategies.resident import Resident
+from racer.strategies.device import DraftProgram
 
 DRAFT, FORWARD, VERIFY = "draft", "forward", "verify"
 
@@ -75,14 +75,14 @@ class Runner:
 class Draft:
     """A draft that is a part of the step."""
 
-    resident: Resident
+    program: DraftProgram
     nodes: int
     """Columns, and at most as many nodes."""
 
     @property
     def key(self) -> Hashable:
-        """What the operations depend on; good as long as the resident is kept."""
-        return id(self.resident), self.nodes
+        """What the operations depend on; good as long as the program is kept."""
+        return id(self.program), self.nodes
 
 
 @attrs.frozen(eq=False)
@@ -118,9 +118,9 @@ class StaticStep:
     """The operations of one step; calling it runs them. Between two calls only contents may change, not addresses."""
 
     key: Key
-    core: Core
-    stage: Stage
-    sheet: Sheet
+    core: ModelRunner
+    stage: DeviceBatch
+    sheet: TreeBuffer
     window: FixedWindow
     runner: Runner
     needs: Needs
@@ -151,7 +151,7 @@ class StaticStep:
         verdict.top_ids, verdict.top_probs = ids, probs
         if self.draft is not None:
             self.runner.doing = DRAFT
-            self.draft.resident.observe(tree, verdict, stage.active)
+            self.draft.program.observe(tree, verdict, stage.active)
             self.runner.doing = VERIFY
         stage.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, cues=self.needs.host)
@@ -163,7 +163,7 @@ class StaticStep:
         """By a drafter with one name, so that the tree's own sources are nobody's."""
         if draft.nodes == 1:
             return DraftTree.root(self.stage.root)
-        tree = check_form(draft.resident.draft(self.stage.root, draft.nodes), len(self.stage.root), draft.nodes)
+        tree = check_form(draft.program.draft(self.stage.root, draft.nodes), len(self.stage.root), draft.nodes)
         return DraftTree(tree.tokens, tree.parent, tree.count)
 
     def _forward(self, tree: DraftTree) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from racer.step.draft_tree import DraftTree
 
 
-class Sheet:
+class TreeBuffer:
     """Room for trees of up to N columns: where a draft arrives, and where its logits stay until the next step."""
 
     def __init__(self, batch: int, nodes: int, device: torch.device) -> None:

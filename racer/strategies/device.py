@@ -13,7 +13,7 @@ from racer.step.verdict import Verdict
 from racer.strategies.base import Drafter
 
 
-class Resident(Protocol):
+class DraftProgram(Protocol):
     """What of a drafter lives on one device, for one vocabulary.
 
     Its operations may be captured with the forward pass and replayed. So they work on the device alone: they ask for no
@@ -37,7 +37,7 @@ class Resident(Protocol):
         """
 
 
-class ResidentDrafter(Drafter):
+class DeviceDrafter(Drafter):
     """A drafter whose memory and work are on the model's device. Subclasses say what lives there: :meth:`make`.
 
     With ``DecodeConfig(compile="graphs")`` it becomes part of the captured step, unless the verifier cannot be
@@ -46,23 +46,23 @@ class ResidentDrafter(Drafter):
     """
 
     def __init__(self) -> None:
-        self._residents: dict[tuple[torch.device, int], Resident] = {}
+        self._programs: dict[tuple[torch.device, int], DraftProgram] = {}
 
-    def make(self, device: torch.device, vocab_size: int) -> Resident:
+    def make(self, device: torch.device, vocab_size: int) -> DraftProgram:
         """A new one, its memory taken."""
         raise NotImplementedError(f"{self.label} must define make")
 
-    def resident(self, view: StepView) -> Resident:
+    def program(self, view: StepView) -> DraftProgram:
         """The one for this step's model; each is kept, as graphs hold its addresses."""
         place = view.device, view.vocab_size
-        if place not in self._residents:
+        if place not in self._programs:
             with torch.inference_mode(False):  # memory that is made inside could not be written to outside
-                self._residents[place] = self.make(*place)
-        return self._residents[place]
+                self._programs[place] = self.make(*place)
+        return self._programs[place]
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
-        tree = self.resident(view).draft(view.root, budget)
+        tree = self.program(view).draft(view.root, budget)
         return DraftTree(tree.tokens, tree.parent, tree.count, tree.score, sources=(self.label,))
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
-        self.resident(view).observe(tree, verdict, torch.tensor(view.active, device=view.device))
+        self.program(view).observe(tree, verdict, torch.tensor(view.active, device=view.device))
