@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from racer.config import DecodeConfig
-    from racer.engine.decoder import Decoder
+    from racer.core.model_state import release
     from racer.errors import RacerError, StateError
-    from racer.hf.generate import attach, custom_generate, detach, generate
+    from racer.hf.attach import attach, detach
+    from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hookspecs import hookimpl
     from racer.step.builder import TreeBuilder, stack
     from racer.step.draft_tree import DraftTree
-    from racer.step.request import Needs, Request, StepView
+    from racer.step.request import Request
     from racer.step.stats import DecodeStats
     from racer.step.verdict import Verdict
+    from racer.step.view import Needs, StepView
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.strategies.device import DeviceDrafter, DraftProgram
@@ -26,11 +28,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "racer.step.builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
-    "racer.engine.decoder": ("Decoder",),
     "racer.errors": ("RacerError", "StateError"),
-    "racer.hf.generate": ("attach", "custom_generate", "detach", "generate"),
+    "racer.hf.attach": ("attach", "detach"),
+    "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
+    "racer.core.model_state": ("release",),
     "racer.hookspecs": ("hookimpl",),
-    "racer.step.request": ("Needs", "Request", "StepView"),
+    "racer.step.request": ("Request",),
+    "racer.step.view": ("Needs", "StepView"),
     "racer.step.stats": ("DecodeStats",),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
@@ -72,6 +76,7 @@ __all__ = [
     "detach",
     "generate",
     "hookimpl",
+    "release",
     "stack",
 ]
 

@@ -36,7 +36,7 @@ from racer import (
 from racer.discovery import plugins
 from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
-from racer.step.request import StepStats
+from racer.step.stats import StepStats
 from racer.testing import HostileDrafter, ReplayDrafter, check_drafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyLM
 

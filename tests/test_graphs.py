@@ -32,8 +32,9 @@ from racer.engine.static.step import DRAFT, FORWARD, VERIFY, Draft, Runner, Stat
 from racer.errors import ConfigError
 from racer.guard import Guard, PluginWarning
 from racer.hf.processors import ProcessorPipeline
-from racer.step.request import Request, Settled, StepView
+from racer.step.request import Request, Settled
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.strategies.recycling import Matrix
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig

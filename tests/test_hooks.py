@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Needs, Request, StepView, Verdict, hookimpl, hookspecs
-from racer.step.request import StepStats
-from racer.step.stats import DecodeStats
+from racer.step.stats import DecodeStats, StepStats
 from racer.testing import decode, decode_plainly, toy_model
 
 ROOT = Path(__file__).parent.parent

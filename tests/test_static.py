@@ -25,8 +25,8 @@ from racer.engine.static.pool import _shelves, fingerprint, release
 from racer.engine.static.shapes import NODES, SLOTS, nodes_bucket, slots_bucket
 from racer.engine.static.tree_buffer import TreeBuffer
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.testing import HostileDrafter, ReplayDrafter, decode, decode_plainly, draft_trees, toy_model
 from racer.verifiers.exact import Sampling
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from racer.step.builder import TreeBuilder, stack
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 
 
 class Drafter:
@@ -17,6 +18,8 @@ class Drafter:
 
     name: str = ""
     """How statistics and warnings call it; the class name if empty."""
+    drafts: bool = True
+    """Whether it ever guesses anything."""
     needs: Needs = Needs()
     """What it wants to observe of the scored nodes."""
 

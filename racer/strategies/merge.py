@@ -7,8 +7,9 @@ from functools import reduce
 from racer.errors import ConfigError
 from racer.guard import Guard
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
 
 

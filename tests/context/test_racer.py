@@ -16,7 +16,7 @@ from racer import DecodeConfig, Decoder, hookimpl
 from racer.errors import ConfigError
 from racer.guard import PluginWarning
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
+from racer.step.view import StepView
 from racer.strategies.context import Racer
 from racer.strategies.context.fetch import LINE
 from racer.strategies.context.growth import Growth
