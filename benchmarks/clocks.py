@@ -85,6 +85,7 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
         clocks.around(stack, decoder, "step", "host")
         clocks.around(stack, decoder.strategies, "draft", "draft")
         clocks.around(stack, ModelRunner, "forward", "mask")
+        clocks.around(stack, StaticExecutor, "_prepare", "mask")
         clocks.around(stack, StaticExecutor, "_launch", "mask")
         clocks.inside(stack, decoder.model, "forward")
         clocks.around(stack, decoder.strategies, "verify", "verify")

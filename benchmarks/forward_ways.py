@@ -39,12 +39,11 @@ def runners(model: Any) -> dict[str, ModelRunner]:
     plan = probe(model).plan
     if plan is None or not plan.groups:
         raise click.ClickException("grouped attention does not suit this model or device, so there is nothing to tell")
-    ways = {
+    return {
         "sdpa": ModelRunner(model, attrs.evolve(plan, groups=False)),
         "grouped": ModelRunner(model, plan),
         "packed": ModelRunner(model, plan, pack(model)),
     }
-    return ways
 
 
 def a_tree(rows: int, nodes: int, vocab_size: int) -> racer.DraftTree:

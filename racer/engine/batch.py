@@ -33,6 +33,25 @@ class BatchSpec:
     """Told of every token: ``emit(row, token)``."""
 
 
+@attrs.define(eq=False)
+class Outbox:
+    """Tokens that are emitted, and of which nobody was told yet."""
+
+    emit: Callable[[int, int], None] | None
+    """See :attr:`BatchSpec.emit`."""
+    _waiting: list[tuple[int, int]] = attrs.field(factory=list)
+
+    def add(self, row: int, token: int) -> None:
+        self._waiting.append((row, token))
+
+    def send(self) -> None:
+        """Tell of them."""
+        tokens, self._waiting = self._waiting, []
+        if self.emit is not None:
+            for row, token in tokens:
+                self.emit(row, token)
+
+
 @attrs.define(eq=False, kw_only=True)
 class BatchState:
     """Which rows are still in the batch, what has been emitted, and how its steps run."""
@@ -59,8 +78,7 @@ class BatchState:
     sends_late: bool
     """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
     free at once."""
-    outbox: list[tuple[int, int]] = attrs.field(factory=list)
-    """Rows and tokens that :attr:`BatchSpec.emit` has not been told of."""
+    outbox: Outbox = attrs.field(default=attrs.Factory(lambda batch: Outbox(batch.spec.emit), takes_self=True))
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -100,7 +118,7 @@ class BatchState:
             self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
         )
         if not self.sends_late:
-            self.send()
+            self.outbox.send()
         return emitted
 
     def append(self, row: int, tokens: Sequence[int]) -> int:
@@ -108,19 +126,12 @@ class BatchState:
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
-            self.outbox.append((self.rows[row], token))
+            self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
             if token in spec.stop_tokens or request.remaining <= 0 or stopped:
                 request.done = True
                 return number
         return len(tokens)
-
-    def send(self) -> None:
-        """Tell of the tokens that nobody was told of."""
-        tokens, self.outbox = self.outbox, []
-        if emit := self.spec.emit:
-            for row, token in tokens:
-                emit(row, token)
 
     def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.

@@ -96,7 +96,7 @@ class BatchDecoder:
                     batch.drop_finished()
                     self.step(batch)
             finally:
-                batch.send()
+                batch.outbox.send()
             stats.add(batch.watch.read())
             if batch.pooled is not None:
                 batch.pool.give_back(batch.pooled)
@@ -140,10 +140,12 @@ class BatchDecoder:
         first = prefill(batch, self.strategies, self.config.prefill_chunk)
         for row, token in enumerate(first):
             batch.append(row, [token])
-        batch.send()
+        batch.outbox.send()
         if batch.pooled is not None:
             batch.pooled.device_batch.begin(first, batch.seeds, batch.last_position)
-            batch.executor = StaticExecutor(batch.runner, batch.pooled, batch.watch, self.strategies.needs, batch.send)
+            batch.executor = StaticExecutor(
+                batch.runner, batch.pooled, batch.watch, self.strategies.needs, batch.outbox.send
+            )
 
     def _step_cost(self, batch: BatchState) -> CostCurve:
         """What steps of these rows cost by now."""
