@@ -20,6 +20,7 @@ from racer.engine.static.pool import DevicePool, step_mode
 from racer.engine.strategies import StrategySet
 from racer.errors import UnsupportedModel
 from racer.kernels import vocab_search
+from racer.kernels.float_bits import BITS
 from racer.step.cost_curve import CostCurve, CostCurves
 from racer.step.request import signed_seeds
 from racer.step.stats import DecodeStats, StepStats, Stopwatch
@@ -55,7 +56,7 @@ class BatchDecoder:
         compiled = self.mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         self._pack = False if compiled else self.config.pack
         self.strategies = strategies or StrategySet(self.config)
-        if self.strategies.drafts and model.device.type == "cpu" and model.dtype in vocab_search.BITS:
+        if self.strategies.drafts and model.device.type == "cpu" and model.dtype in BITS:
             from racer.kernels import accept_path, kv_move  # with numba, which plain decoding does without
 
             vocab_search.make_ready(model.dtype)
