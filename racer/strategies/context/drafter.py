@@ -90,6 +90,7 @@ class Racer(Drafter):
     """
 
     name = "racer"
+    saves = True
 
     def __init__(
         self,
