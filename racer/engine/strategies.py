@@ -9,9 +9,10 @@ import attrs
 from torch import Tensor
 
 from racer.budgets.base import Budget, Fixed
+from racer.budgets.duck import as_budget
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.discovery import new_manager, plugins
-from racer.errors import ConfigError, PluginError, RacerError
+from racer.errors import ConfigError, PluginError
 from racer.guard import Guard, WarnOnce, check_form, fault_text
 from racer.hookspecs import hookimpl
 from racer.step.draft_tree import DraftTree
@@ -20,6 +21,7 @@ from racer.step.stats import DecodeStats, StepStats
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
 from racer.strategies.device import DeviceDrafter, DraftProgram
+from racer.strategies.duck import as_drafter
 from racer.verifiers.base import Verifier, as_verifier
 
 Intake = Callable[[StepView, DraftTree | None], tuple[DraftTree, Tensor]]
@@ -39,12 +41,11 @@ class StrategySet:
 
     def __init__(self, config: DecodeConfig) -> None:
         self.warn_once = WarnOnce()
-        self.drafter: Any = _resolve("drafter", config.drafter)
-        self.budget: Budget = (
-            Fixed(config.budget) if isinstance(config.budget, int) else _resolve("budget", config.budget)
-        )
-        self._verifier_choice = config.verifier
-        self._verifiers: dict[str, Any] = {}
+        self.drafter = as_drafter(plugins.make("drafter", config.drafter))
+        budget = config.budget
+        self.budget = Fixed(budget) if isinstance(budget, int) else as_budget(plugins.make("budget", budget))
+        self._verifier = config.verifier
+        self._verifiers: dict[str, Verifier] = {}
         self._guard = Guard(self.drafter, self.warn_once)
         self._manager = new_manager()
         try:
@@ -77,13 +78,13 @@ class StrategySet:
 
         :raises ConfigError: the configured verifier contradicts ``do_sample``.
         """
-        choice = self._verifier_choice
+        choice: Any = self._verifier
         if choice == "auto":
             choice = "sampling" if do_sample else "greedy"
-        if isinstance(choice, str) and choice not in self._verifiers:
-            self._verifiers[choice] = _resolve("verifier", choice)
-        verifier = as_verifier(self._verifiers[choice] if isinstance(choice, str) else choice)
-        name = choice if isinstance(choice, str) else type(choice).__name__.lower()
+        name: str = choice if isinstance(choice, str) else getattr(choice, "name", type(choice).__name__.lower())
+        if name not in self._verifiers:
+            self._verifiers[name] = as_verifier(plugins.make("verifier", choice))
+        verifier = self._verifiers[name]
         if verifier.samples is not None and verifier.samples != do_sample:
             mend = "leave the verifier to 'auto'"
             raise ConfigError(
@@ -254,15 +255,3 @@ def _checked(verdict: Any) -> Verdict:
     if not isinstance(verdict, Verdict):
         raise TypeError(f"its verdict is a {type(verdict).__name__}")
     return verdict
-
-
-def _resolve(kind: str, choice: Any) -> Any:
-    if not isinstance(choice, str):
-        return choice
-    offer = plugins.resolve(kind, choice)
-    try:
-        return offer.factory()
-    except RacerError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{kind} {choice!r} of {offer.origin} cannot be made: {error}") from error

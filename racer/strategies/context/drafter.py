@@ -91,6 +91,7 @@ class Racer(Drafter):
     """
 
     name = "racer"
+    saves = True
 
     def __init__(
         self,
