@@ -31,7 +31,7 @@ def test_every_hook_is_documented_and_tested(hook: str) -> None:
     page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert f"`{hook}`" in page
     assert f"def {hook}(" in page, "with an example"
-    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
     assert f"def {hook}(" in tests
 
 

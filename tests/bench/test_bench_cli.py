@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_folder import SENTENCES
 
 from racer.bench.peers import Transformers
 from racer.cli import main
+from support.tiny_folder import SENTENCES
 
 Capture = pytest.CaptureFixture[str]
 

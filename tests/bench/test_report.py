@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from hypothesis import assume, given
-from report_example import example, holed, runs
 
 from racer.bench.markup import (
     DASH,
@@ -21,6 +20,7 @@ from racer.bench.markup import (
 from racer.bench.reading import Run
 from racer.bench.report import markdown
 from racer.bench.verdict import verdict
+from support.report_example import example, holed, runs
 
 SECTIONS = (
     "Overall", "Speed by group", "Mean accepted tokens by group", "Acceptance by depth", "Where the time goes",

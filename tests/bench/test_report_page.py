@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report_example import METHODS, example, holed, runs
 
 from racer.bench import plots
 from racer.bench.markup import (
@@ -27,6 +26,7 @@ from racer.bench.markup import (
 )
 from racer.bench.reading import Run
 from racer.bench.report import markdown, write_report
+from support.report_example import METHODS, example, holed, runs
 
 HOSTILE = "<script>alert(`1`)</script> | **x** [a](http://b) \\| $e$ _u_"
 

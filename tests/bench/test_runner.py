@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_folder import SENTENCES
 
 from racer.bench.divergence import choice_scores
 from racer.bench.meters import PeakMemory
@@ -23,6 +22,7 @@ from racer.guard import PluginWarning
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.strategies import PromptLookup
+from support.tiny_folder import SENTENCES
 
 NAMES = ("hf-prompt-lookup", "racer-paper@16", "racer")
 QUESTIONS = [
