@@ -12,7 +12,7 @@ from racer.budgets import SIZES, Auto
 from racer.budgets.scores import AHEAD
 from racer.step.cost_curve import REACH, CostCurve
 from racer.testing import decode, decode_plainly, toy_model
-from support.simulated_machine import a_curve, a_verdict, a_view, settled, simulate
+from support.simulated_machine import a_curve, a_verdict, a_view, asked_for, settled, simulate
 
 
 def test_a_last_step_of_one_node_teaches_nothing() -> None:
@@ -20,8 +20,8 @@ def test_a_last_step_of_one_node_teaches_nothing() -> None:
     before = str((vars(auto._by_score), vars(auto._by_record)))
     auto._asked = 64
     view = a_view(CostCurve(), (Request((1,)),))
-    view.settled.budget = 1  # not what it asked for: one token was left
-    auto.observe(view, a_verdict(DraftTree.root(torch.tensor([1])), 1))
+    told = asked_for(1)  # not what it asked for: one token was left
+    auto.observe(view, a_verdict(DraftTree.root(torch.tensor([1])), 1), told)
     assert before == str((vars(auto._by_score), vars(auto._by_record)))
 
 
@@ -53,12 +53,12 @@ def test_a_drafter_that_speaks_seldom_is_soon_heard_again() -> None:
     for step in range(800):
         view = a_view(curve, requests)
         speaks = step % 40 < 8
-        view.settled.budget = nodes = auto.nodes(view)
+        nodes = auto.nodes(view)
         given = min(nodes, 20) if speaks else 1
         tree = DraftTree.chain(torch.ones(1, given, dtype=torch.long), torch.tensor([given]))
-        tree = auto.fit(view, tree)
+        tree = auto.fit(view, tree, nodes)
         right = tree.width if step >= 400 else 1
-        auto.observe(view, a_verdict(tree, right))
+        auto.observe(view, a_verdict(tree, right), asked_for(nodes))
         asked += [nodes] if speaks else []
     spent = 0.05 * (np.minimum(asked[20:80], 20) - 1).sum() / 300  # of plain decoding's time
     assert spent < 0.04, "while it is wrong"
@@ -74,12 +74,12 @@ def test_a_change_of_text_is_followed() -> None:
     auto, curve, requests, widths = Auto(), a_curve(0.02), (Request((1,)), Request((2,))), []
     for step in range(600):
         view = a_view(curve, requests)
-        view.settled.budget = nodes = auto.nodes(view)
+        nodes = auto.nodes(view)
         sure = step < 200 or step >= 400
         tree = DraftTree.chain(torch.ones(2, nodes, dtype=torch.long), torch.full((2,), nodes))
         score = (0.99 if sure else 0.01) ** torch.arange(nodes, dtype=torch.float32).expand(2, -1)
-        tree = auto.fit(view, attrs.evolve(tree, score=score)) if nodes > 1 else tree
-        auto.observe(view, a_verdict(tree, tree.width if sure else 1))
+        tree = auto.fit(view, attrs.evolve(tree, score=score), nodes) if nodes > 1 else tree
+        auto.observe(view, a_verdict(tree, tree.width if sure else 1), asked_for(nodes))
         widths.append(tree.width)
     assert (widths[199], widths[599]) == (64, 64)
     assert max(widths[360:400]) <= 4
@@ -131,9 +131,10 @@ def test_auto_through_the_decoder_reports_its_costs() -> None:
 
 def test_a_plugins_budget_between_two_sizes_is_spent() -> None:
     view = a_view(a_curve(0.01), (Request((1,)),))
-    view.settled.budget = 3  # whatever auto has asked for
     tree = DraftTree.chain(torch.ones(1, 3, dtype=torch.long), torch.tensor([3]))
-    fitted = Auto().fit(view, attrs.evolve(tree, score=torch.tensor([[1.0, 0.9, 0.8]])))
+    fitted = Auto().fit(
+        view, attrs.evolve(tree, score=torch.tensor([[1.0, 0.9, 0.8]])), 3
+    )  # whatever auto has asked for
     assert fitted.width == 3
 
 

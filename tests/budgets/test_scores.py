@@ -13,7 +13,7 @@ from racer import DecodeConfig, Decoder, Request
 from racer.budgets import ByScore, Fixed
 from racer.step.cost_curve import CostCurve
 from racer.testing import decode, toy_model
-from support.simulated_machine import a_chain, a_curve, a_verdict, a_view, settled
+from support.simulated_machine import a_chain, a_curve, a_verdict, a_view, asked_for, settled
 
 
 def rate(budget: Any, chances: np.ndarray, slope: float) -> float:
@@ -22,12 +22,12 @@ def rate(budget: Any, chances: np.ndarray, slope: float) -> float:
     spent = 0.0
     for chance in chances:
         view = a_view(curve, requests)
-        view.settled.budget = nodes = budget.nodes(view)
+        nodes = budget.nodes(view)
         tree = a_chain(nodes, chance)
-        tree = budget.fit(view, tree) if nodes > 1 else tree
+        tree = budget.fit(view, tree, nodes) if nodes > 1 else tree
         lucky = int(random.geometric(1 - chance)) - 1
         right = min(lucky, tree.width - 1) + 1
-        budget.observe(view, a_verdict(tree, right))
+        budget.observe(view, a_verdict(tree, right), asked_for(nodes))
         tokens, spent = tokens + right, spent + curve(tree.width)
     return tokens / spent
 
@@ -48,9 +48,8 @@ def test_what_rejected_nodes_teach_counts_only_where_something_is_accepted() -> 
         view = a_view(curve, (Request((1,)),))
         tree = a_chain(32, chance)
         for _ in range(100):
-            view.settled.budget = 32
-            judge.observe(view, a_verdict(judge.fit(view, tree), 1 + kept))
-        return judge.fit(view, tree).width
+            judge.observe(view, a_verdict(judge.fit(view, tree, 32), 1 + kept), asked_for(32))
+        return judge.fit(view, tree, 32).width
 
     assert size(0.6, 0.05, kept=1, lesson=0.5) > size(0.6, 0.05, kept=1, lesson=0.0)
     assert size(0.1, 0.2, kept=0, lesson=0.2) == size(0.1, 0.2, kept=0, lesson=0.0) == 1
@@ -61,8 +60,7 @@ def test_a_call_in_which_nothing_can_be_guessed_begins_plainly() -> None:
 
     def first(chance: float) -> int:
         view = a_view(a_curve(0.1), (Request([1], 99),))
-        view.settled.budget = 32
-        return ByScore().fit(view, a_chain(32, chance)).width
+        return ByScore().fit(view, a_chain(32, chance), 32).width
 
     assert first(0.05) == 1
     assert first(0.8) >= 8
@@ -89,8 +87,8 @@ def test_a_new_call_does_not_spend_as_the_last_one_did() -> None:
         judge, view = ByScore(), a_view(a_curve(0.05), (Request((1,)),))
         assert np.median(settled(judge, view, chance=0.95, steps=60)) >= 20
         following = view if again else a_view(a_curve(0.05), (Request((1,)),))
-        following.settled.budget = judge.nodes(following)
-        assert least <= judge.fit(following, a_chain(following.settled.budget, 0.2)).width <= most
+        nodes = judge.nodes(following)
+        assert least <= judge.fit(following, a_chain(nodes, 0.2), nodes).width <= most
         if not again:
             assert np.median(settled(judge, view, chance=0.95, steps=8)) >= 20, "the other call goes on as before"
 
@@ -125,15 +123,14 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
     requests = tuple(Request((1,), limit=10_000) for _ in range(8))
     for step in range(200):
         view = attrs.evolve(a_view(a_curve(0.01), requests), step=step)
-        view.settled.budget = 8
         tree = a_chain(8, 0.5, rows=8)
-        judge.fit(view, tree)
+        judge.fit(view, tree, 8)
         verdict = a_verdict(tree, 1)
         verdict.host.length[:] = np.minimum(random.geometric(0.5, 8), 8)  # type: ignore[union-attr]
         for request, kept in zip(requests, verdict.host.length, strict=True):  # type: ignore[union-attr]
             request.accept_lengths.append(int(kept))
             request.tokens += [1] * int(kept)
-        judge.observe(view, verdict)
+        judge.observe(view, verdict, asked_for(8))
     _, _, kept, promised = judge._call(view).outlook.lately
     assert kept / promised == pytest.approx(1, abs=0.15)
 
@@ -151,22 +148,20 @@ def test_the_rows_that_have_most_steps_to_go_decide(ahead: str) -> None:
     for rich, expected in ((quick, 1), (slow, 16)):
         judge, view = ByScore(), attrs.evolve(a_view(a_curve(0.02), (quick, slow)), step=20)
         for _ in range(30):
-            view.settled.budget = 64
             chances = torch.tensor([0.95 if request is rich else 0.0 for request in view.requests])
             tree = attrs.evolve(a_chain(64, 0.5, rows=2), score=chances[:, None] ** torch.arange(64.0))
-            width = judge.fit(view, tree).width
+            width = judge.fit(view, tree, 64).width
             verdict = a_verdict(tree.head(width), 1)
             verdict.host.length[view.requests.index(rich)] = min(width, 15)  # type: ignore[union-attr]
-            judge.observe(view, verdict)
+            judge.observe(view, verdict, asked_for(64))
         assert width == 1 if expected == 1 else width >= expected
 
 
 def test_scores_that_are_no_chances_do_no_harm() -> None:
     judge, view = ByScore(), a_view(a_curve(0.05), (Request((1,)),))
     for wild in (np.inf, -np.inf, np.nan, -7.0, 1e30):
-        view.settled.budget = 8
-        judge.fit(view, attrs.evolve(a_chain(8, 0.5), score=torch.full((1, 8), wild)))
-        judge.observe(view, a_verdict(a_chain(8, 0.5), 2))
+        judge.fit(view, attrs.evolve(a_chain(8, 0.5), score=torch.full((1, 8), wild)), 8)
+        judge.observe(view, a_verdict(a_chain(8, 0.5), 2), asked_for(8))
     assert np.isfinite(judge._call(view).outlook.average).all()
     sizes = settled(judge, view, chance=0.6, steps=200)
     assert 4 <= np.median(sizes) <= 16
@@ -176,7 +171,6 @@ def test_an_average_that_has_not_been_told_of_for_long_is_not_believed() -> None
     judge, view, rich = ByScore(), a_view(a_curve(0.001), (Request((1,)),)), 0.0
     for nodes, chance, steps in ((64, 0.99, 100), (8, 0.3, 150), (64, 0.3, 3)):
         for _ in range(steps):
-            view.settled.budget = nodes
-            judge.fit(view, a_chain(nodes, chance))
+            judge.fit(view, a_chain(nodes, chance), nodes)
             rich = max(rich, judge._call(view).outlook.average[0, -1])
     assert judge._call(view).outlook.average[0, -1] < rich / 8, "as the last three trees say"

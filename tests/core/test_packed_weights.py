@@ -15,19 +15,25 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
+from racer.core.model_state import _states
 from racer.core.packed_weights import (
     PackedLinear,
     PackedModel,
     PackingWarning,
-    _models,
     _sample,
-    is_packed,
     pack,
+    packed_model,
     unpack,
 )
 from racer.engine.static.pool import fingerprint
 from racer.testing import HostileDrafter, decode, decode_plainly
 from support.tiny_models import SMALL, VOCAB
+
+
+def packed_of(model: Any) -> PackedModel:
+    packed = packed_model(model)
+    assert packed is not None
+    return packed
 
 
 def a_model(dtype: torch.dtype) -> Any:
@@ -64,7 +70,7 @@ def test_decoding_with_packed_weights(dtype: torch.dtype) -> None:
     model, prompts = a_model(dtype), [[1, 2, 3, 4], [5, 6]]
     config = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True)
     got, _ = decode(Decoder(model, config), prompts, 24)
-    assert len(_models[model]._packed) == 2 * 7 + 1
+    assert len(packed_of(model)._packed) == 2 * 7 + 1
     assert got == decode_plainly(model, prompts, 24)
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -92,11 +98,11 @@ def test_changed_weights_are_packed_again(change: Any) -> None:
     model = a_model(torch.float32)
     decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True))
     before, _ = decode(decoder, [[1, 2, 3]], 24)
-    packed = dict(_models[model]._packed)
+    packed = dict(packed_of(model)._packed)
     change(model)
     after, _ = decode(decoder, [[1, 2, 3]], 24)
     assert after == decode_plainly(model, [[1, 2, 3]], 24) != before
-    fresh = [layer for layer, held in _models[model]._packed.items() if held is not packed[layer]]
+    fresh = [layer for layer, held in packed_of(model)._packed.items() if held is not packed[layer]]
     assert len(fresh) == 1
 
 
@@ -142,7 +148,7 @@ def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pack(model)
-    assert model not in _models
+    assert packed_model(model) is None
     got, _ = decode(Decoder(model, DecodeConfig(drafter="none", pack=True)), [[1, 2, 3]], 9)
     assert got == decode_plainly(model, [[1, 2, 3]], 9)
     with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
@@ -152,18 +158,18 @@ def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch
 def test_packed_weights_go_with_their_model() -> None:
     model = a_model(torch.float32)
     pack(model)
-    first = weakref.ref(_models[model])
+    first = weakref.ref(packed_of(model))
     pack(model)
-    assert _models[model] is first()
+    assert packed_of(model) is first()
     unpack(model)
     assert first() is None, "nobody else holds them"
     pack(model)
     alive = weakref.ref(model)
-    assert alive in _models.keyrefs()
+    assert alive in _states.keyrefs()
     del model
     gc.collect()
     assert alive() is None
-    assert alive not in _models.keyrefs()
+    assert alive not in _states.keyrefs()
 
 
 def test_threads_may_share_a_model() -> None:
@@ -189,7 +195,7 @@ def test_a_model_that_has_become_packable_is_packed() -> None:
     with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
         pack(model)
     pack(model.to(torch.bfloat16))
-    assert model in _models
+    assert packed_model(model) is not None
 
 
 def test_gradients_and_autocast_take_the_layers_own_way() -> None:
@@ -215,7 +221,7 @@ def test_a_static_stage_does_not_notice_packing() -> None:
     model = a_model(torch.float32)
     pack(model)
     before = fingerprint(model)
-    with _models[model].used():
+    with packed_of(model).used():
         assert fingerprint(model) == before
 
 
@@ -238,7 +244,7 @@ def test_small_models_are_packed_without_being_asked(
     with warnings.catch_warnings():
         warnings.simplefilter("error", PackingWarning)
         got, _ = decode(Decoder(model, DecodeConfig(drafter="none")), [[1, 2, 3]], 8)
-    assert (model in _models) is packs
+    assert (packed_model(model) is not None) is packs
     assert got == decode_plainly(model, [[1, 2, 3]], 8)
     if most is not None:
         assert pack(model, True), "who asks for it gets it"
@@ -250,9 +256,9 @@ def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
     monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
     assert pack(model, "auto")
-    assert is_packed(model)
+    assert packed_model(model) is not None
     assert not pack(model.float(), "auto"), "twice as large"
-    assert not is_packed(model), "the copies of what it was are gone"
+    assert packed_model(model) is None, "the copies of what it was are gone"
     assert not pack(model.double(), "auto")
     assert pack(model.bfloat16(), "auto")
 
@@ -279,7 +285,7 @@ def test_no_memory_for_it_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(PackingWarning, match="not enough memory"):
         got, _ = decode(Decoder(model, DecodeConfig(drafter="none", pack=True)), [[1, 2, 3]], 9)
     assert got == decode_plainly(model, [[1, 2, 3]], 9)
-    assert not is_packed(model)
+    assert packed_model(model) is None
 
 
 def test_models_that_torch_compiles_are_left_alone() -> None:

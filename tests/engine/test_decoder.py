@@ -65,17 +65,17 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
     model, events = toy_model(VOCAB), []
 
     class Watched(Decoder):
-        def _open(self, spec: BatchSpec, *rest: Any) -> Any:
-            run = super()._open(spec, *rest)
-            run.late = late
-            return run
+        def _open(self, *rest: Any) -> Any:
+            batch = super()._open(*rest)
+            batch.sends_late = late
+            return batch
 
     def launched(*_: Any) -> None:
         events.append("forward")
         if events.count("forward") > calls:
             raise RuntimeError("device lost")
 
-    decoder = Watched(model, DecodeConfig(drafter="none"))
+    decoder = Watched(model, DecodeConfig(drafter="none", compile="static"))
     model.register_forward_pre_hook(launched)
     request = Request(prompt=(1, 2, 3), limit=6)
     spec = BatchSpec(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))

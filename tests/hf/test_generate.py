@@ -15,7 +15,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 import racer
 from racer import DecodeConfig, Decoder, Logits
-from racer.hf.generate import MAX_STRATEGY_SETS
+from racer.engine.strategy_sets import MAX_KEPT
 from racer.testing import toy_model
 from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, Collects, same
 
@@ -143,7 +143,7 @@ def test_what_was_learned_goes_with_the_model() -> None:
 
 def test_only_the_latest_configurations_are_remembered() -> None:
     model, how = toy_model(VOCAB), {"input_ids": IDS[:1], "max_new_tokens": 3, "do_sample": False}
-    drafters = [Logits(2) for _ in range(MAX_STRATEGY_SETS + 3)]
+    drafters = [Logits(2) for _ in range(MAX_KEPT + 3)]
     gone = weakref.ref(drafters[0])
     while drafters:
         racer.generate(model, config=DecodeConfig(drafter=drafters.pop(0)), **how)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
-from racer.step.cost_curve import LEGACY, MEASURED, SHORT, CostCurve, curve_of
+from racer.engine.decoder import step_cost
+from racer.step.cost_curve import LEGACY, MEASURED, SHORT, CostCurve
 from racer.testing import decode, toy_model
 from support.tiny_models import SMALL
 
@@ -87,19 +88,19 @@ def test_costs_are_learned_once_for_a_model() -> None:
     model = toy_model()
     _, stats = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 50)
     assert stats.nodes[:2] == [1, 1]
-    known = curve_of(model, 1, "off", False, 50).points()
+    known = step_cost(model, 1, "off", False, 50).points()
     _, again = decode(Decoder(model, DecodeConfig(drafter="racer", budget="auto")), [[1, 2, 3]], 3)
     assert set(again.step_costs) >= set(known)
-    assert curve_of(model, 1, "static", False, 50).points() == {}
+    assert step_cost(model, 1, "static", False, 50).points() == {}
 
 
 def test_a_batch_hopes_for_what_steps_of_as_many_nodes_have_cost_in_another() -> None:
     model = toy_model()
-    single = curve_of(model, 1, "off", False, 50)
+    single = step_cost(model, 1, "off", False, 50)
     for nodes, cost in ((1, 10.0), (8, 12.0), (12, 13.0), (16, 15.0), (64, 30.0), (128, 900.0)):
         for _ in range(1 if nodes == 128 else 9):  # a single sample may be far off
             single.learn(nodes, cost)
-    eight = curve_of(model, 8, "off", False, 50)
+    eight = step_cost(model, 8, "off", False, 50)
     assert eight.points() == {}
     assert eight.hopeful([1, 2]).tolist() == [1, np.inf], "a plain step comes first, as ever"
     for _ in range(MEASURED):
@@ -111,7 +112,7 @@ def test_a_batch_hopes_for_what_steps_of_as_many_nodes_have_cost_in_another() ->
     for _ in range(4 * MEASURED):
         eight.learn(2, 24.0)
     assert eight.hopeful([2])[0] / 20 == pytest.approx(1.2, rel=0.03), "its own samples soon count"
-    four = curve_of(model, 4, "off", False, 50)
+    four = step_cost(model, 4, "off", False, 50)
     for _ in range(MEASURED):
         four.learn(1, 20.0)
     assert four.hopeful([2])[0] == pytest.approx(10 * (1 + eight(2) / eight(1))), "no cheaper than with more rows"
@@ -130,12 +131,12 @@ def test_a_batch_of_which_too_little_is_known_starts_from_nothing(known: dict[in
 def test_contexts_of_other_lengths_have_costs_of_their_own() -> None:
     """And they start from what is known of the nearest length."""
     model = toy_model()
-    short = curve_of(model, 1, "off", False, 3)
+    short = step_cost(model, 1, "off", False, 3)
     for nodes, cost in ((1, 10.0), (16, 12.0)):
         for _ in range(31):
             short.learn(nodes, cost)
-    assert curve_of(model, 1, "off", False, SHORT - 1) is short
-    long = curve_of(model, 1, "off", False, 2 * SHORT)
+    assert step_cost(model, 1, "off", False, SHORT - 1) is short
+    long = step_cost(model, 1, "off", False, 2 * SHORT)
     assert long is not short
     assert long.points() == short.points()
     for _ in range(LEGACY + 1):
@@ -143,14 +144,14 @@ def test_contexts_of_other_lengths_have_costs_of_their_own() -> None:
         long.learn(16, 36.0)
     assert long(16) / long(1) == pytest.approx(1.8)
     assert short(16) / short(1) == pytest.approx(1.2)
-    assert curve_of(model, 1, "off", False, 9 * SHORT)(16) == long(16), "the nearest one's"
-    assert curve_of(model, 1, "off", False, 2 * SHORT + 9) is long
+    assert step_cost(model, 1, "off", False, 9 * SHORT)(16) == long(16), "the nearest one's"
+    assert step_cost(model, 1, "off", False, 2 * SHORT + 9) is long
 
 
 def test_a_long_answer_ends_with_the_costs_of_long_contexts() -> None:
     model = toy_model()
     decode(Decoder(model, DecodeConfig(drafter="none")), [[1, 2, 3]], SHORT + 5)
-    samples = [curve_of(model, 1, "off", False, length).samples(1) for length in (SHORT - 1, SHORT, 2 * SHORT - 1)]
+    samples = [step_cost(model, 1, "off", False, length).samples(1) for length in (SHORT - 1, SHORT, 2 * SHORT - 1)]
     assert samples == [31, LEGACY + 8, LEGACY + 8], "a doubling begins at SHORT"
 
 
@@ -172,5 +173,5 @@ def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:
     for config in ({"pack": False}, {"compile": "static", "pack": False}, {"pack": True}):
         _, stats = decode(Decoder(model, DecodeConfig(drafter="none", budget=1, **config)), [[1, 2, 3]], 9)
         assert stats.step_costs
-    curves = [curve_of(model, 1, *how, length=12) for how in (("off", False), ("static", False), ("off", True))]
+    curves = [step_cost(model, 1, *how, length=12) for how in (("off", False), ("static", False), ("off", True))]
     assert [curve.samples(1) for curve in curves] == [8, 8, 8]

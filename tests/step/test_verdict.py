@@ -33,4 +33,4 @@ def test_probabilities_survive_their_trip_as_integers() -> None:
     assert packed["top_probs"].dtype == np.float32
     assert np.array_equal(packed["top_probs"], probs.numpy())
     assert np.array_equal(packed["top_ids"], host.top_ids)
-    assert verdict.to_host(tree, ones * 0, cues=False).top_ids.shape == (2, 1, 0)
+    assert verdict.to_host(tree, ones * 0, top=False).top_ids.shape == (2, 1, 0)

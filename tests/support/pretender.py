@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import racer
 from racer import DecodeConfig, Decoder
 from racer.core.model_runner import ModelRunner
+from racer.core.model_state import release, state_of
 from racer.core.support import probe
-from racer.engine.static.cuda_graphs import CaptureCheck, Eager, Key
-from racer.engine.static.pool import borrow, release
+from racer.engine.static.capture_check import CaptureCheck
+from racer.engine.static.cuda_graphs import Eager, Key
+from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.testing import ToyLM, decode
 
 
@@ -31,17 +32,21 @@ class Pretender(Eager):
 
 
 def pretend(model: Any, rows: int) -> Pretender:
-    """Let the next call of ``model`` with ``rows`` rows find a stage with a machine that pretends to capture."""
+    """Let the next call of ``model`` with ``rows`` rows find a batch whose backend pretends to capture."""
     release(model)
     plan = probe(model).plan
     assert plan is not None
-    core = ModelRunner(model, plan)
-    lease = borrow(core, "static", [0] * rows, 100)
-    assert lease is not None
-    machine = Pretender()
-    lease.runner.machine = machine
-    racer.engine.static.pool.give_back(core, lease)
-    return machine
+    pool = state_of(model).part(DevicePool)
+    pooled = pool.acquire(ModelRunner(model, plan), "static", [0] * rows, 100)
+    assert pooled is not None
+    pooled.launcher.backend = pretender = Pretender()
+    pool.give_back(pooled)
+    return pretender
+
+
+def idle_batches(model: Any) -> list[PooledBatch]:
+    """What is kept for the model's next call."""
+    return list(state_of(model).part(DevicePool).idle.values())
 
 
 class NeedsHost(ToyLM):

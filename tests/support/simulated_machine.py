@@ -13,6 +13,7 @@ from racer import DraftTree, Request, StepView, Verdict
 from racer.budgets import Auto
 from racer.hf.processors import ProcessorPipeline
 from racer.step.cost_curve import CostCurve
+from racer.step.stats import StepStats
 
 
 def a_curve(slope: float) -> CostCurve:
@@ -61,18 +62,23 @@ def simulate(
     requests = (Request((1,)),)
     for _ in range(steps):
         view = a_view(curve, requests)
-        view.settled.budget = nodes = auto.nodes(view)
+        nodes = auto.nodes(view)
         tree = DraftTree.chain(torch.ones(1, nodes, dtype=torch.long), torch.tensor([nodes]))
         if scored:
             tree = attrs.evolve(tree, score=flattery * chance ** torch.arange(nodes, dtype=torch.float32)[None])
-        tree = auto.fit(view, tree) if nodes > 1 else tree
+        tree = auto.fit(view, tree, nodes) if nodes > 1 else tree
         taken.append(nodes if asked else tree.width)
         right = 1
         while right < tree.width and random.random() < chance:
             right += 1
-        auto.observe(view, a_verdict(tree, right))
+        auto.observe(view, a_verdict(tree, right), asked_for(nodes))
         curve.learn(tree.width, cost(tree.width) if cost else 10 * (1 + slope * (tree.width - 1)))
     return taken if new else taken[100:]
+
+
+def asked_for(nodes: int) -> StepStats:
+    """Of a step that might score so many."""
+    return StepStats(nodes=nodes, budget=nodes, new_tokens=(1,), milliseconds={})
 
 
 def a_chain(nodes: int, chance: float, rows: int = 1) -> DraftTree:
@@ -85,10 +91,10 @@ def settled(judge: Any, view: StepView, chance: float, steps: int, cap: int = 64
     """Sizes of the last steps, where every tree's guesses are right as its scores say on average."""
     widths = []
     for step in range(steps):
-        view.settled.budget = nodes = min(judge.nodes(view), cap)
+        nodes = min(judge.nodes(view), cap)
         tree = a_chain(nodes, chance)
-        tree = judge.fit(view, tree) if nodes > 1 else tree
+        tree = judge.fit(view, tree, nodes) if nodes > 1 else tree
         kept = sum(chance**i for i in range(1, tree.width))
-        judge.observe(view, a_verdict(tree, 1 + int(kept) + (step % 100 < 100 * (kept % 1))))
+        judge.observe(view, a_verdict(tree, 1 + int(kept) + (step % 100 < 100 * (kept % 1))), asked_for(nodes))
         widths.append(tree.width)
     return widths[steps // 2 :]

@@ -13,6 +13,7 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
 from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, hookimpl
+from racer.engine.strategies import StrategySet
 from racer.kernels import vocab_search
 from racer.step.request import Request
 from racer.testing import decode, draft_trees, toy_model
@@ -84,9 +85,10 @@ def test_greedy_believes_what_was_found_of_these_very_logits_and_no_others(proce
     view = attrs.evolve(make_view(2, [0], 5, processors), do_sample=False)
     tree = DraftTree(torch.tensor([[2, 1, 3]]), torch.tensor([[-1, 0, 0]]), torch.tensor([3]))
     logits, found = torch.eye(5)[[3, 4, 4]][None], torch.tensor([[1, 2, 2]])
-    view.settled.best = logits, found
-    assert Greedy().verify(view, tree, logits).next_token.tolist() == ([4] if processors else [2])
-    assert Greedy().verify(view, tree, logits.clone()).next_token.tolist() == [4]
+    view = attrs.evolve(view, verifier=Greedy())
+    strategies = StrategySet(DecodeConfig(drafter="none"))
+    assert strategies.verify(view, tree, logits, found).next_token.tolist() == ([4] if processors else [2])
+    assert strategies.verify(view, tree, logits).next_token.tolist() == [4]
 
 
 class Sevens(Greedy):

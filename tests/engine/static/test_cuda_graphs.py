@@ -14,14 +14,15 @@ from torch import Tensor
 
 import racer
 from racer import DecodeConfig, Decoder, Greedy
-from racer.engine.static.cuda_graphs import CaptureCheck, GraphWarning, NotCapturable, reason_of
-from racer.engine.static.pool import _shelves, release
+from racer.core.model_state import release
+from racer.engine.static.capture_check import CaptureCheck, NotCapturable
+from racer.engine.static.cuda_graphs import GraphWarning, reason_of
 from racer.errors import ConfigError
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
 from racer.testing import HostileDrafter, ToyLM, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
-from support.pretender import NeedsHost, pretend
+from support.pretender import NeedsHost, idle_batches, pretend
 from support.tiny_models import VOCAB as TINY_VOCAB
 from support.tiny_models import batch, tiny
 from support.toy import VOCAB
@@ -118,7 +119,7 @@ def test_a_verifier_that_cannot_be_captured_stays_outside() -> None:
     with pytest.warns(GraphWarning, match="ToyLM has its verifier outside the CUDA graph: .*_local_scalar_dense"):
         got, _ = decode(decoder, [[1, 2], [3]], 30)
     assert got == decode_plainly(model, [[1, 2], [3]], 30)
-    assert next(iter(_shelves[model].idle.values())).runner.machine is machine, "the forward pass is captured still"
+    assert idle_batches(model)[0].launcher.backend is machine, "the forward pass is captured still"
     assert machine.kinds[-1].kind[0] is None
 
 
@@ -149,9 +150,9 @@ def test_graphs_are_refused_where_there_is_no_cuda() -> None:
 def test_auto_is_off_on_a_cpu_and_keeps_nothing() -> None:
     model = toy_model(VOCAB)
     decoder = Decoder(model, DecodeConfig(drafter="none"))
-    assert decoder.way == "off"
+    assert decoder.mode == "off"
     decode(decoder, [[1]], 5)
-    assert model not in _shelves
+    assert idle_batches(model) == []
 
 
 def test_autocast_is_decoded_in_dynamic_shapes_and_that_is_said() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 import racer
 from racer import DecodeConfig, Decoder, DeviceDrafter, Needs, Recycling
 from racer.budgets import Fixed
+from racer.core.model_state import release
 from racer.engine.static.cuda_graphs import GraphWarning
-from racer.engine.static.pool import release
 from racer.guard import PluginWarning
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
@@ -122,7 +122,7 @@ def test_auto_learns_the_size_of_trees_that_are_drafted_in_the_graph() -> None:
 class Cutting(Fixed):
     """Looks at trees before they are scored."""
 
-    def fit(self, view: StepView, tree: Any) -> Any:
+    def fit(self, view: StepView, tree: Any, nodes: int) -> Any:
         return tree.head(4)
 
 
@@ -136,7 +136,7 @@ class Careful(Recycling):
 class Fails(Fixed):
     fits_unseen = True
 
-    def fit(self, view: StepView, tree: Any) -> Any:
+    def fit(self, view: StepView, tree: Any, nodes: int) -> Any:
         raise ZeroDivisionError("of the budget")
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 import racer
 from racer import DecodeConfig, Decoder, Recycling
 from racer.core.model_runner import ModelRunner
+from racer.core.model_state import release, state_of
 from racer.core.support import probe
 from racer.engine.static.cuda_graphs import GraphWarning, Key
-from racer.engine.static.pool import _shelves, borrow, release
+from racer.engine.static.pool import DevicePool
 from racer.testing import HostileDrafter, decode, decode_plainly, toy_model
 from racer.testing.toy import ToyConfig
-from support.pretender import NeedsHost, recycled
+from support.pretender import NeedsHost, idle_batches, recycled
 from support.tiny_models import BUILD, batch
 from support.tiny_models import VOCAB as TINY_VOCAB
 from support.toy import VOCAB
@@ -31,9 +32,9 @@ def cuda(name: str) -> tuple[Any, dict[str, Tensor]]:
 
 
 def graphs(model: Any) -> Any:
-    """The one kept stage's machine."""
-    (lease,) = _shelves[model].idle.values()
-    return lease.runner.machine
+    """The one kept batch's graphs."""
+    (pooled,) = idle_batches(model)
+    return pooled.launcher.backend
 
 
 @pytest.mark.gpu
@@ -52,7 +53,7 @@ def test_graphs_decode_what_single_operations_decode(name: str, do_sample: bool)
             for compile in ("graphs", "graphs", "static", "off")
         ]
         assert all(torch.equal(outputs[0], other) for other in outputs)
-    kept = {lease.runner.machine.captures for lease in _shelves[model].idle.values() if lease.key[0] == "graphs"}
+    kept = {pooled.launcher.backend.captures for pooled in idle_batches(model) if pooled.key.mode == "graphs"}
     assert kept == {True}, "nothing fell back"
 
 
@@ -100,11 +101,11 @@ def test_a_failed_capture_leaves_the_device_in_order() -> None:
     model = NeedsHost(ToyConfig(vocab_size=VOCAB)).eval().cuda()
     plan = probe(model).plan
     assert plan is not None
-    core = ModelRunner(model, plan)
-    lease = borrow(core, "graphs", [0], 100)
-    assert lease is not None
-    lease.runner.machine = Unchecked(torch.device("cuda", 0))
-    racer.engine.static.pool.give_back(core, lease)
+    pool = state_of(model).part(DevicePool)
+    pooled = pool.acquire(ModelRunner(model, plan), "graphs", [0], 100)
+    assert pooled is not None
+    pooled.launcher.backend = Unchecked(torch.device("cuda", 0))
+    pool.give_back(pooled)
     stream = torch.cuda.current_stream()
     config = DecodeConfig(drafter="racer-paper", budget=8, compile="graphs")
     with pytest.warns(GraphWarning, match="cannot be captured"):

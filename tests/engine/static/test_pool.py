@@ -9,18 +9,20 @@ import torch
 
 import racer
 from racer import Decoder, Request, hookimpl
-from racer.engine.static.pool import _shelves, fingerprint, release
+from racer.core.model_state import release
+from racer.engine.static.pool import fingerprint
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
 from racer.testing import HostileDrafter, decode, decode_plainly, toy_model
+from support.pretender import idle_batches
 from support.static_path import static
 from support.tiny_models import alone, tiny
 from support.toy import MODEL, VOCAB
 
 
-def stages(model: Any) -> list[Any]:
-    return [lease.stage for lease in _shelves[model].idle.values()]
+def batches(model: Any) -> list[Any]:
+    return [pooled.device_batch for pooled in idle_batches(model)]
 
 
 def test_storage_stays_where_it_is_from_step_to_step_and_from_call_to_call() -> None:
@@ -33,11 +35,11 @@ def test_storage_stays_where_it_is_from_step_to_step_and_from_call_to_call() -> 
 
     config = static(drafter=HostileDrafter(1, VOCAB), budget=4, plugins=[Watch()])
     decode(Decoder(model, config), [[1, 2]], 60)
-    (stage,) = stages(model)
-    before = stage.cache.layer(0)[0].data_ptr()
+    (batch,) = batches(model)
+    before = batch.cache.layer(0)[0].data_ptr()
     decode(Decoder(model, config), [[1, 2, 3]], 60)
-    assert stages(model) == [stage]
-    assert stage.cache.layer(0)[0].data_ptr() == before
+    assert batches(model) == [batch]
+    assert batch.cache.layer(0)[0].data_ptr() == before
     assert len(places) <= 2, "widths 1 and 4"
 
 
@@ -46,11 +48,11 @@ def test_what_an_earlier_call_left_does_no_harm() -> None:
     config = static(drafter="racer-paper", budget=8)
     release(model)
     racer.generate(model, config=config, **alone(2), **how)
-    (stage,) = stages(model)
-    for store in stage.cache.stores:
+    (batch,) = batches(model)
+    for store in batch.cache.stores:
         store.fill_(float("nan"))
     assert torch.equal(racer.generate(model, config=config, **alone(1), **how), model.generate(**alone(1), **how))
-    assert stages(model) == [stage]
+    assert batches(model) == [batch]
     release(model)
 
 
@@ -74,12 +76,12 @@ def test_two_calls_at_once_share_nothing() -> None:
 def test_a_model_that_changed_gets_a_new_stage() -> None:
     model = toy_model(VOCAB)
     decode(Decoder(model, static(drafter="none")), [[1]], 5)
-    (old,) = stages(model)
+    (old,) = batches(model)
     before = fingerprint(model)
     model.adapter_scale = 0.5  # a setting that a graph would have taken for constant
     assert fingerprint(model) != before
     decode(Decoder(model, static(drafter="none")), [[1]], 5)
-    assert stages(model) != [old]
+    assert batches(model) != [old]
     model.anchor.data.add_(1)  # contents are read anew by every replay
     after = fingerprint(model)
     model.anchor.data = model.anchor.data.clone()
@@ -98,4 +100,4 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(BatchSpec(requests=(Request(prompt=(1, 2)),), pipeline=ProcessorPipeline(), emit=stop))
-    assert stages(model) == []
+    assert batches(model) == []

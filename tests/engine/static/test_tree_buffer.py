@@ -13,14 +13,14 @@ from racer.testing import draft_trees
 
 @given(draft_trees(max_nodes=9), st.integers(0, 4))
 def test_a_tree_survives_its_sheet(tree: DraftTree, more: int) -> None:
-    sheet = TreeBuffer(tree.batch, tree.width + more, torch.device("cpu"))
-    sheet.fold(tree.padded(sheet.nodes))  # what was there before is gone
-    sheet.inbox.copy_(sheet.fold(tree))
-    drafted, kinds = sheet.drafted()
+    buffer = TreeBuffer(tree.batch, tree.width + more, torch.device("cpu"))
+    buffer.pack(tree.padded(buffer.nodes))  # what was there before is gone
+    buffer.data.copy_(buffer.pack(tree))
+    drafted, kinds = buffer.drafted()
     root = tree.tokens[:, 0]
     assert not drafted.faults(root, 10**6, kinds).any()
-    sheet.put(drafted.sound(torch.zeros_like(root), root), torch.zeros_like(root))
-    shown = sheet.shown(tree)
+    buffer.put(drafted.sound(torch.zeros_like(root), root), torch.zeros_like(root))
+    shown = buffer.shown(tree)
     sound = tree.sound(torch.zeros_like(root), root)
     for name in ("tokens", "parent", "count", "source"):
         assert torch.equal(getattr(shown, name), getattr(sound, name))
