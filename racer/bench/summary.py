@@ -15,8 +15,9 @@ from racer.bench import reliability
 from racer.bench.answers import Answer, gather
 from racer.bench.methods import PEERS
 from racer.bench.questions import Question
+from racer.bench.run.journal import Journal
 from racer.bench.score import is_right
-from racer.bench.trials import Journal, Measured, Trial
+from racer.bench.trials import Measured, Trial
 from racer.step.stats import PHASES
 
 RESAMPLES = 2000
