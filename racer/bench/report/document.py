@@ -10,8 +10,9 @@ from racer.bench.report.findings import findings, subtitle
 from racer.bench.report.formats import percent
 from racer.bench.report.page import page
 from racer.bench.report.reading import Run, known
-from racer.bench.report.tables import FAILURES_SHOWN, tables
+from racer.bench.report.tables import tables
 from racer.bench.report.templating import render
+from racer.bench.report.words import FAILURES_SHOWN
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
