@@ -34,13 +34,14 @@ from torch import Tensor
 import racer
 from racer.bench.questions import Question, draw, load_questions
 from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
-from racer.core.packed_weights import is_packed
+from racer.core.packed_weights import packed_model
+from racer.engine.decoder import step_cost
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
-from racer.step.cost_curve import SHORT, CostCurve, curve_of
+from racer.step.cost_curve import SHORT, CostCurve
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.verifiers.base import Verifier, longest_path
 
 
@@ -117,7 +118,7 @@ def budget_of(name: str) -> Budget:
 def costs_by_now(model: Any) -> list[CostCurve]:
     """By doublings of the context; what is measured from here on does not change them."""
     lengths = [0, *(SHORT << doubling for doubling in range(12))]
-    return [copy.deepcopy(curve_of(model, 1, "off", is_packed(model), length)) for length in lengths]
+    return [copy.deepcopy(step_cost(model, 1, "off", packed_model(model) is not None, length)) for length in lengths]
 
 
 def bill(costs: list[CostCurve], length: int, stats: racer.DecodeStats) -> float:

@@ -13,7 +13,9 @@ import torch
 import racer
 from racer.bench.meters import now
 from racer.core.kv_cache import TreeCache
+from racer.core.model_runner import ModelRunner
 from racer.engine import executor
+from racer.engine.static import executor as static_executor
 from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.executor import StaticExecutor
 from racer.step.verdict import Verdict
@@ -82,13 +84,15 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
     with ExitStack() as stack:
         clocks.around(stack, decoder, "step", "host")
         clocks.around(stack, decoder.strategies, "draft", "draft")
-        clocks.around(stack, decoder.core, "forward", "mask")
-        clocks.around(stack, StaticExecutor, "forward", "mask")
+        clocks.around(stack, ModelRunner, "forward", "mask")
+        clocks.around(stack, StaticExecutor, "_prepare", "mask")
+        clocks.around(stack, StaticExecutor, "_launch", "mask")
         clocks.inside(stack, decoder.model, "forward")
         clocks.around(stack, decoder.strategies, "verify", "verify")
-        clocks.around(stack, executor, "cues", "top-k")
+        clocks.around(stack, executor, "top_tokens", "top-k")
+        clocks.around(stack, static_executor, "top_tokens", "top-k")
         clocks.around(stack, Verdict, "to_host", "sync")
         clocks.around(stack, DeviceBatch, "fetch", "sync")
         clocks.around(stack, TreeCache, "commit", "commit")
-        clocks.around(stack, decoder.strategies, "tell", "observe")
+        clocks.around(stack, decoder.strategies, "step_over", "observe")
         yield

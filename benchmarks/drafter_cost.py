@@ -4,8 +4,8 @@
     python benchmarks/drafter_cost.py --history 100000 --budget 24 --questions 8
 
 The times are of ``Racer.draft`` and ``Racer.observe`` whole, between the forward passes of decoding, with the caches as
-these leave them; finding the best tokens of each node is the core's part and not in them. The history is filled with
-made-up text: words of Zipf's frequency in phrases that recur.
+these leave them; finding the best tokens of each node is the executor's part and not in them. The history is filled
+with made-up text: words of Zipf's frequency in phrases that recur.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from racer.bench.questions import load_questions
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.strategies.context import history
 from racer.strategies.context.hashing import NO_TOKEN
 

@@ -25,8 +25,8 @@ from racer.bench.questions import Question, load_questions
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.strategies.context.evidence import collect
 from racer.strategies.context.growth import Desk
 from racer.strategies.context.hashing import context_of

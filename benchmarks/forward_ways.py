@@ -35,17 +35,15 @@ from racer.loading import models
 WAYS = ("sdpa", "grouped", "packed")
 
 
-def cores(model: Any) -> dict[str, ModelRunner]:
+def runners(model: Any) -> dict[str, ModelRunner]:
     plan = probe(model).plan
     if plan is None or not plan.groups:
         raise click.ClickException("grouped attention does not suit this model or device, so there is nothing to tell")
-    ways = {
+    return {
         "sdpa": ModelRunner(model, attrs.evolve(plan, groups=False)),
         "grouped": ModelRunner(model, plan),
-        "packed": ModelRunner(model, plan),
+        "packed": ModelRunner(model, plan, pack(model)),
     }
-    ways["packed"].packs = pack(model)
-    return ways
 
 
 def a_tree(rows: int, nodes: int, vocab_size: int) -> racer.DraftTree:
@@ -57,15 +55,15 @@ def a_tree(rows: int, nodes: int, vocab_size: int) -> racer.DraftTree:
 
 @torch.no_grad()
 def measure(model: Any, rows: int, context: int, sizes: Iterable[int], repeats: int) -> list[dict[str, Any]]:
-    ways, vocab_size = cores(model), model.config.vocab_size
+    ways, vocab_size = runners(model), model.config.vocab_size
     cache = ways["sdpa"].open([0] * rows, context + max(sizes))
     list(ways["sdpa"].prefill(torch.randint(vocab_size, (rows, context)), cache, 512, keep=1))
     found = []
     for nodes in sizes:
         tree, spent, logits = a_tree(rows, nodes, vocab_size), {way: [] for way in WAYS}, {}
-        for turn, (way, core) in product(range(repeats + 1), ways.items()):
+        for turn, (way, runner) in product(range(repeats + 1), ways.items()):
             start = time.perf_counter()
-            logits[way] = core.forward(tree, cache, 10**6)
+            logits[way] = runner.forward(tree, cache, 10**6)
             if turn:  # the first one warms up
                 spent[way].append((time.perf_counter() - start) * 1e3)
         times = {way: statistics.median(spans) for way, spans in spent.items()}

@@ -97,24 +97,24 @@ def forward_alone(subject: Subject, nodes: int, way: Way) -> Callable[[], Any]:
     model, device, prompt = subject.model, subject.model.device, subject.prompts[0]
     plan = probe(model).plan
     assert plan is not None
-    core, stage = ModelRunner(model, plan), DeviceBatch(plan.layout, 1, len(prompt) + nodes)
-    stage.reserve(len(prompt) + nodes)
-    stage.cache.append(len(prompt))
+    runner, batch = ModelRunner(model, plan), DeviceBatch(plan.layout, 1, len(prompt) + nodes)
+    batch.reserve(len(prompt) + nodes)
+    batch.cache.append(len(prompt))
     zero = torch.zeros(1, dtype=torch.long, device=device)
-    stage.begin([0], zero, len(prompt) + nodes)
+    batch.begin([0], zero, len(prompt) + nodes)
     tree = DraftTree.chain(zero[:, None].expand(-1, nodes), torch.full_like(zero, nodes))
-    window = stage.window(nodes)
-    placed = stage.place(tree, window)
+    window = batch.window(nodes)
+    placed = batch.place(tree, window)
     mask = plan.masks.build(placed.seen, placed.position, placed.places, model.dtype)
     window.aim(placed.slots)
-    machine, key = Graphs(device) if way.compile == "graphs" else Eager(), Key(nodes, window.length, "forward")
+    backend, key = Graphs(device) if way.compile == "graphs" else Eager(), Key(nodes, window.length, "forward")
 
     def body() -> Any:
-        return core.run(tree.tokens, mask, placed.position, window, 0)
+        return runner.run(tree.tokens, mask, placed.position, window, 0)
 
     with torch.no_grad():
-        machine.prepare(key, body, check=True)
-    return torch.no_grad()(lambda: (machine.run(key, body), stage))  # which holds the storage
+        backend.prepare(key, body, check=True)
+    return torch.no_grad()(lambda: (backend.run(key, body), batch))  # which holds the storage
 
 
 def milliseconds(device: torch.device, call: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""How much memory a call takes beyond the loaded model, with a long prompt: transformers, our core, a drafter.
+"""How much memory a call takes beyond the loaded model, with a long prompt: transformers, ours with none, a drafter.
 
     python benchmarks/memory.py                                              # 8,000 tokens of prompt, about 3 minutes
     python benchmarks/memory.py --prompt-tokens 2000 --method none --method racer

@@ -21,7 +21,8 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 from racer.hf.processors import ProcessorPipeline
 from racer.kernels import vocab_search
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.view import StepView
 from racer.verifiers import Greedy, Sampling
 
 

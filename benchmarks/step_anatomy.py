@@ -37,7 +37,8 @@ from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
 from racer.loading import models
-from racer.step.request import Needs, Request
+from racer.step.request import Request
+from racer.step.view import Needs
 from racer.strategies.base import Drafter
 
 PATH = 4
@@ -101,7 +102,9 @@ class Subject:
 
     def bytes_read(self, decoder: racer.Decoder, context: int) -> int:
         """What one forward pass must read at least: weights that are multiplied, and the context's cache."""
-        layout = decoder.core.plan.layout
+        plan = decoder.support.plan
+        assert plan is not None
+        layout = plan.layout
         cached = sum(b.heads * b.head_dim * b.dtype.itemsize for b in (*layout.keys, *layout.values))
         return self.weights() * self.model.dtype.itemsize + cached * context
 

@@ -6,42 +6,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from racer.budgets.base import Budget
     from racer.config import DecodeConfig
-    from racer.engine.decoder import Decoder
+    from racer.core.model_state import release
     from racer.errors import RacerError, StateError
-    from racer.hf.generate import attach, custom_generate, detach, generate
+    from racer.hf.attach import attach, detach
+    from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hookspecs import hookimpl
+    from racer.kernels.gumbel import gumbel
     from racer.step.builder import TreeBuilder, stack
     from racer.step.draft_tree import DraftTree
-    from racer.step.request import Needs, Request, StepView
-    from racer.step.stats import DecodeStats
-    from racer.step.verdict import Verdict
+    from racer.step.request import Request
+    from racer.step.stats import DecodeStats, StepStats
+    from racer.step.verdict import HostVerdict, Verdict
+    from racer.step.view import Needs, StepView
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.strategies.device import DeviceDrafter, DraftProgram
     from racer.verifiers import Greedy, Sampling, Typical, Verifier
+    from racer.verifiers.base import longest_path
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "racer.budgets.base": ("Budget",),
     "racer.step.builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
-    "racer.engine.decoder": ("Decoder",),
     "racer.errors": ("RacerError", "StateError"),
-    "racer.hf.generate": ("attach", "custom_generate", "detach", "generate"),
+    "racer.hf.attach": ("attach", "detach"),
+    "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
+    "racer.core.model_state": ("release",),
     "racer.hookspecs": ("hookimpl",),
-    "racer.step.request": ("Needs", "Request", "StepView"),
-    "racer.step.stats": ("DecodeStats",),
+    "racer.kernels.gumbel": ("gumbel",),
+    "racer.step.request": ("Request",),
+    "racer.step.view": ("Needs", "StepView"),
+    "racer.step.stats": ("DecodeStats", "StepStats"),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
     "racer.strategies.device": ("DraftProgram", "DeviceDrafter"),
     "racer.step.draft_tree": ("DraftTree",),
-    "racer.step.verdict": ("Verdict",),
+    "racer.step.verdict": ("HostVerdict", "Verdict"),
     "racer.verifiers": ("Greedy", "Sampling", "Typical", "Verifier"),
+    "racer.verifiers.base": ("longest_path",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Budget",
     "DecodeConfig",
     "DecodeStats",
     "Decoder",
@@ -50,6 +61,7 @@ __all__ = [
     "DraftTree",
     "Drafter",
     "Greedy",
+    "HostVerdict",
     "Logits",
     "Merge",
     "Needs",
@@ -62,6 +74,7 @@ __all__ = [
     "Retrieval",
     "Sampling",
     "StateError",
+    "StepStats",
     "StepView",
     "TreeBuilder",
     "Typical",
@@ -71,7 +84,10 @@ __all__ = [
     "custom_generate",
     "detach",
     "generate",
+    "gumbel",
     "hookimpl",
+    "longest_path",
+    "release",
     "stack",
 ]
 

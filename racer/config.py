@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import tomli_w
 from racer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from racer.budgets.base import Budget
     from racer.strategies.base import Drafter
     from racer.verifiers.base import Verifier
 
@@ -23,10 +24,93 @@ COMPILE = ("auto", "graphs", "inductor", "static", "off")
 """Accepted by ``DecodeConfig.compile``."""
 
 
-def _check_budget(_: Any, __: Any, budget: int | str) -> None:
-    whole = isinstance(budget, int) and not isinstance(budget, bool)
-    named = isinstance(budget, str) and budget and not budget.lstrip("+-").isdigit()
-    if not named and not (whole and 1 <= int(budget) <= MAX_BUDGET):
+def _plain(value: Any) -> Any:
+    """A copy of what TOML can hold, in Python's own types and with sorted keys, so that equal values read the same.
+
+    :raises ConfigError: it holds something else.
+    """
+    if isinstance(value, Mapping):
+        return {_key(name): _plain(value[name]) for name in sorted(value, key=_key)}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise ConfigError(
+        "parameters of a registered strategy are numbers, texts, booleans, and lists and tables of them, not "
+        f"{value!r}: for anything else, pass an object that you made"
+    )
+
+
+def _key(name: object) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"parameters have names, not {name!r}")
+    return name
+
+
+@attrs.frozen
+class Choice:
+    """A registered strategy and its parameters; in a configuration it is written ``{name = "retrieval", ngram = 6}``.
+
+    Equal and hashed by value. Whether there is such a strategy, and takes such parameters, is found out when it is made
+    (:meth:`racer.discovery.Plugins.make`).
+
+    :raises ConfigError: no name, or parameters that TOML cannot hold.
+    """
+
+    name: str = attrs.field()
+    options: Mapping[str, Any] = attrs.field(factory=dict, converter=_plain, eq=repr)
+    """Parameters by name. ``name`` cannot be one."""
+
+    @name.validator
+    def _check_name(self, _: Any, name: Any) -> None:
+        if not (isinstance(name, str) and name):
+            raise ConfigError(f"a strategy's name must be a text that is not empty, not {name!r}")
+        if "name" in self.options:
+            raise ConfigError(f"strategy {name!r} cannot have a parameter called 'name': that names the strategy")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written in a configuration: plain data, and nobody else's."""
+        return {"name": self.name, **_plain(self.options)}
+
+
+def _chosen(choice: Any) -> Any:
+    """Mappings become choices; a choice without parameters is a name."""
+    if isinstance(choice, Mapping):
+        if "name" not in choice:
+            raise ConfigError(f"a strategy with parameters is {{'name': ..., and its parameters}}, not {choice!r}")
+        choice = Choice(choice["name"], {key: value for key, value in choice.items() if key != "name"})
+    return choice.name if isinstance(choice, Choice) and not choice.options else choice
+
+
+def _as_drafter(choice: str | Mapping[str, Any] | Choice | Drafter) -> str | Choice | Drafter:
+    chosen: str | Choice | Drafter = _chosen(choice)
+    return chosen
+
+
+def _as_verifier(choice: str | Mapping[str, Any] | Choice | Verifier) -> str | Choice | Verifier:
+    chosen: str | Choice | Verifier = _chosen(choice)
+    return chosen
+
+
+def _as_budget(choice: int | str | Mapping[str, Any] | Choice | Budget) -> int | str | Choice | Budget:
+    chosen: int | str | Choice | Budget = _chosen(choice)
+    return chosen
+
+
+def _made(value: object, methods: tuple[str, ...]) -> bool:
+    """Whether it is an object with these methods."""
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in methods)
+
+
+def _check_budget(_: Any, __: Any, budget: Any) -> None:
+    if isinstance(budget, str):
+        known = bool(budget) and not budget.lstrip("+-").isdigit()
+    elif isinstance(budget, int):
+        known = not isinstance(budget, bool) and 1 <= budget <= MAX_BUDGET
+    else:
+        known = isinstance(budget, Choice) or _made(budget, ("nodes",))
+    if not known:
         raise ConfigError(
             f"budget must be 'auto' or a whole number of nodes from 1 (plain decoding) to {MAX_BUDGET}, not {budget!r}"
         )
@@ -34,8 +118,8 @@ def _check_budget(_: Any, __: Any, budget: int | str) -> None:
 
 def _check_strategy(methods: tuple[str, ...]) -> Any:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        made = not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in methods)
-        if not (isinstance(value, str) and value) and not made:
+        named = isinstance(value, Choice) or (isinstance(value, str) and value)
+        if not named and not _made(value, methods):
             raise ConfigError(f"{field.name} must be a name or an object with {', '.join(methods)}, not {value!r}")
 
     return check
@@ -67,8 +151,8 @@ def _as_tuple(plugins: Iterable[object]) -> tuple[object, ...]:
 
 
 def _identity(choice: object) -> object:
-    """Names are equal when they read the same, objects when they are the same; no object needs a hash."""
-    return choice if isinstance(choice, str) else id(choice)
+    """Names, numbers and choices are equal by value, objects when they are the same; no object needs a hash."""
+    return choice if isinstance(choice, str | int | Choice) else id(choice)
 
 
 def _identities(plugins: tuple[object, ...]) -> tuple[int, ...]:
@@ -77,16 +161,23 @@ def _identities(plugins: tuple[object, ...]) -> tuple[int, ...]:
 
 @attrs.frozen(kw_only=True)
 class DecodeConfig:
-    """Names of registered strategies, or objects that you composed.
+    """Names of registered strategies, names with parameters (``{"name": "retrieval", "ngram": 6}``, which become a
+    :class:`Choice`), or objects that you composed.
 
     :raises ConfigError: a value is out of range; the message says what is accepted.
     """
 
-    drafter: str | Drafter = attrs.field(default="racer", eq=_identity, validator=_check_strategy(("draft", "observe")))
+    drafter: str | Choice | Drafter = attrs.field(
+        default="racer", converter=_as_drafter, eq=_identity, validator=_check_strategy(("draft", "observe"))
+    )
     """Who guesses the tree."""
-    verifier: str | Verifier = attrs.field(default="auto", eq=_identity, validator=_check_strategy(("verify",)))
+    verifier: str | Choice | Verifier = attrs.field(
+        default="auto", converter=_as_verifier, eq=_identity, validator=_check_strategy(("verify",))
+    )
     """Who accepts; ``auto`` is ``sampling`` where ``generate`` samples and ``greedy`` elsewhere."""
-    budget: int | str = attrs.field(default="auto", validator=_check_budget)
+    budget: int | str | Choice | Budget = attrs.field(
+        default="auto", converter=_as_budget, eq=_identity, validator=_check_budget
+    )
     """Nodes per step, the root included; ``auto`` spends what pays on this machine."""
     seed: int | None = attrs.field(default=None, validator=_check_seed)
     """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
@@ -109,13 +200,14 @@ class DecodeConfig:
 
         :raises ConfigError: a strategy is an object; only names can be written down.
         """
-        for field in ("drafter", "verifier"):
-            if not isinstance(getattr(self, field), str):
-                raise ConfigError(f"{field} is a composed object; only registered names can be written to a file")
+        for name in ("drafter", "verifier", "budget"):
+            if not isinstance(getattr(self, name), str | int | Choice):
+                raise ConfigError(f"{name} is a composed object; only registered names can be written to a file")
         if self.plugins:
             raise ConfigError("plugins are objects; only registered names can be written to a file")
-        kept = attrs.asdict(self, filter=lambda field, value: value != field.default)
-        return {name: value for name, value in kept.items() if name != "plugins"}
+        kept = {field.name: getattr(self, field.name) for field in attrs.fields(type(self)) if field.name != "plugins"}
+        kept = {name: value for name, value in kept.items() if value != attrs.fields_dict(type(self))[name].default}
+        return {name: value.to_dict() if isinstance(value, Choice) else value for name, value in kept.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DecodeConfig:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import threading
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pluggy
 
 from racer import hookspecs
+from racer.config import Choice
 from racer.errors import PluginError, UnknownStrategy
 from racer.registry import Offer, Registry
 
@@ -75,6 +78,19 @@ class Plugins:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownStrategy(f"unknown {kind} {name!r}: {hint}There are {', '.join(names)}")
+
+    def make(self, kind: str, choice: Any) -> Any:
+        """The strategy that a name or a :class:`racer.config.Choice` stands for, a new one; objects stay as they are.
+
+        :raises UnknownStrategy: nobody offers the name.
+        :raises ConfigError: it does not take such a parameter, or such a value.
+        :raises PluginError: it cannot be made.
+        """
+        if isinstance(choice, str):
+            return self.resolve(kind, choice).make()
+        if isinstance(choice, Choice):
+            return self.resolve(kind, choice.name).make(**copy.deepcopy(dict(choice.options)))
+        return choice
 
     def load_all(self) -> list[Offer]:
         """Load every entry point; those that fail are reported in ``broken`` and by a warning."""

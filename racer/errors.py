@@ -26,7 +26,7 @@ class UnsupportedGeneration(RacerError, ValueError):
 
 
 class StateError(RacerError, ValueError):
-    """A file of a drafter's state is damaged, or belongs to another model, version or size."""
+    """A file of a drafter's state is damaged, or belongs to another model, version or size; or the drafter has none."""
 
 
 class ModelNotFound(RacerError, OSError):

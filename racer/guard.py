@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from racer.step.draft_tree import FAULTS, DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 
 
 class PluginWarning(UserWarning):

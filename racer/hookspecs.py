@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from racer.registry import Registry
     from racer.step.draft_tree import DraftTree
-    from racer.step.request import Request, StepStats, StepView
-    from racer.step.stats import DecodeStats
+    from racer.step.request import Request
+    from racer.step.stats import DecodeStats, StepStats
     from racer.step.verdict import Verdict
+    from racer.step.view import StepView
 
 hookspec = pluggy.HookspecMarker("racer")
 hookimpl = pluggy.HookimplMarker("racer")

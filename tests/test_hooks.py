@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from racer import DecodeConfig, Decoder, DraftTree, Needs, Request, StepView, Verdict, hookimpl, hookspecs
-from racer.step.request import StepStats
-from racer.step.stats import DecodeStats
+from racer.step.stats import DecodeStats, StepStats
 from racer.testing import decode, decode_plainly, toy_model
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +31,7 @@ def test_every_hook_is_documented_and_tested(hook: str) -> None:
     page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert f"`{hook}`" in page
     assert f"def {hook}(" in page, "with an example"
-    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
     assert f"def {hook}(" in tests
 
 

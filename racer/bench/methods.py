@@ -75,7 +75,7 @@ def _parse(name: str, budget: int | str, sample: bool) -> Method:
     exact = True
     if verifier:
         offer = plugins.resolve("verifier", verifier)
-        exact, samples = offer.exact, getattr(offer.factory(), "samples", None)
+        exact, samples = offer.exact, getattr(offer.make(), "samples", None)
         if samples is not None and samples != sample:
             does = "samples" if samples else "decodes greedily"
             mend = "give --temperature above 0" if samples else "drop --temperature"

@@ -8,8 +8,10 @@ from racer.budgets.scores import ByScore
 from racer.hookspecs import hookimpl
 from racer.registry import Registry
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 
 
 class Auto(Budget):
@@ -35,23 +37,22 @@ class Auto(Budget):
         self._asked = self._judge.nodes(view)
         return self._asked
 
-    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+    def fit(self, view: StepView, tree: DraftTree, nodes: int) -> DraftTree:
         # on an accelerator, reading scores would synchronise
         scored = tree.score is not None and tree.score.device.type == "cpu"
         if self._scored and not scored:
             self._scored, self._asked = scored, 0  # nobody learns from a tree that the other judge has asked for
             return tree.head(self._judge.nodes(view))
         self._scored = scored
-        return self._judge.fit(view, tree)
+        return self._judge.fit(view, tree, nodes)
 
-    def observe(self, view: StepView, verdict: Verdict) -> None:
+    def observe(self, view: StepView, verdict: Verdict, stats: StepStats) -> None:
         if verdict.host is None or not any(view.active):
             return
         # Where somebody else said how many nodes, a tree's size tells nothing about the drafter, and its scores still
         # do; but a last token that needs no tree tells nothing at all.
-        budget = view.settled.budget
-        if budget == self._asked or (self._scored and budget > 1):
-            self._judge.observe(view, verdict)
+        if stats.budget == self._asked or (self._scored and stats.budget > 1):
+            self._judge.observe(view, verdict, stats)
 
     def closed(self, request: Request) -> None:
         self._by_score.closed(request)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 """Sizes that ``auto`` chooses from."""
@@ -21,12 +23,15 @@ class Budget:
         """At least 1 (plain decoding), the root included."""
         raise NotImplementedError
 
-    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
-        """Cut the drafted trees to what pays; a node's children may not stay without it."""
+    def fit(self, view: StepView, tree: DraftTree, nodes: int) -> DraftTree:
+        """Cut the drafted trees to what pays; a node's children may not stay without it.
+
+        :param nodes: how many were asked for: what :meth:`nodes` said, unless a plugin or the text's end said less.
+        """
         return tree
 
-    def observe(self, view: StepView, verdict: Verdict) -> None:
-        """Learn from a step."""
+    def observe(self, view: StepView, verdict: Verdict, stats: StepStats) -> None:
+        """Learn from a step; ``verdict.host`` is there, and ``stats.budget`` says how many nodes were asked for."""
 
     def closed(self, request: Request) -> None:
         """Forget a request that has ended."""

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES, Budget
-from racer.step.request import StepView
+from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 
 
 class ByRecord(Budget):
@@ -52,10 +53,10 @@ class ByRecord(Budget):
             return SIZES[trial]
         return SIZES[best]
 
-    def observe(self, view: StepView, verdict: Verdict) -> None:
+    def observe(self, view: StepView, verdict: Verdict, stats: StepStats) -> None:
         host = verdict.host
         assert host is not None
-        rows, asked = np.flatnonzero(view.active), view.settled.budget
+        rows, asked = np.flatnonzero(view.active), stats.budget
         width = int(host.count[rows].max())
         if asked > 1:
             self._share += (1 - self._decay) * ((width > 1) - self._share)

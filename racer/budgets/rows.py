@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.view import StepView
 
 BELIEF = 2.0
 """Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""

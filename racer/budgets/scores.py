@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from racer.budgets.base import SIZES, Budget
 from racer.budgets.rows import BELIEF, Outlook, slowest
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 
 _SMALLER, _DOUBLINGS = np.array((0, *SIZES[:-1])), np.log2(SIZES)
 """Of each size the next smaller one, and how often one node must be doubled for it."""
@@ -83,10 +85,10 @@ class ByScore(Budget):
         wanted = max(AHEAD * call.choice, LEAST_ASKED)
         return next((size for size in SIZES if size >= wanted), SIZES[-1])
 
-    def fit(self, view: StepView, tree: DraftTree) -> DraftTree:
+    def fit(self, view: StepView, tree: DraftTree, nodes: int) -> DraftTree:
         assert tree.score is not None
         call = self._call(view)
-        told = view.settled.budget > _SMALLER  # the last of them may be cut short by the budget
+        told = nodes > _SMALLER  # the last of them may be cut short by the budget
         active = [row for row, on in enumerate(view.active) if on]
         scores = np.where(tree.real.numpy(), tree.score.numpy(), 0.0)[active]
         call.outlook.hear(call.outlook.places(view, active), scores, told)
@@ -108,7 +110,7 @@ class ByScore(Budget):
         worth: NDArray[np.float64] = tokens + learned - pace * costs
         return worth
 
-    def observe(self, view: StepView, verdict: Verdict) -> None:
+    def observe(self, view: StepView, verdict: Verdict, stats: StepStats) -> None:
         host, outlook = verdict.host, self._call(view).outlook
         assert host is not None
         width = host.tokens.shape[1]

@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,9 +25,11 @@ from racer.bench.run.setup import begin, describe
 from racer.bench.settings import Settings
 from racer.bench.trials import Trial
 from racer.cli import render
-from racer.cli.bench import BenchOptions
 from racer.errors import RacerError
 from racer.loading import models
+
+if TYPE_CHECKING:
+    from racer.cli.bench import BenchOptions
 
 
 def run(options: BenchOptions, questions: Sequence[Question]) -> None:

@@ -33,17 +33,21 @@ class Plan:
 
     @classmethod
     def of(cls, options: Options) -> Plan:
-        """Look all names up.
+        """Look all names up, and see that parameters are taken.
 
         :raises UnknownStrategy: nobody registered a drafter, verifier or budget of that name.
+        :raises ConfigError: the drafter does not take such a parameter, or such a value.
         :raises click.UsageError: the verifier contradicts the sampling options.
         """
-        plugins.resolve("drafter", options.drafter)
+        if isinstance(options.drafter, str):
+            plugins.resolve("drafter", options.drafter)
+        else:
+            plugins.make("drafter", options.drafter)
         kept = KeptDrafter(options.drafter, options.state) if options.state else None
         samples, exact = None, True
         if options.verifier != "auto":
             offer = plugins.resolve("verifier", options.verifier)
-            samples, exact = getattr(offer.factory(), "samples", None), offer.exact
+            samples, exact = getattr(offer.make(), "samples", None), offer.exact
         if isinstance(options.budget, str):
             try:
                 plugins.resolve("budget", options.budget)

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt", required=False)
 @checked.model_option
-@click.option("--drafter", metavar="D", default="racer", show_default=True, help="Who guesses; see 'racer plugins'.")
+@click.option(
+    "--drafter",
+    callback=checked.drafter,
+    metavar="D[:KEY=VALUE,...]",
+    default="racer",
+    show_default=True,
+    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
+)
 @click.option(
     "--verifier",
     metavar="V",
@@ -82,6 +89,7 @@ def generate(prompt: str | None, **given: Any) -> None:
       racer generate --temperature 0.8 --top-p 0.95 --seed 7 "Tell me a story."
       racer generate --model ./my-model --dtype fp32 --compare "Explain recursion."
       racer generate --raw --drafter retrieval --budget 32 "def fibonacci(n):"
+      racer generate --drafter retrieval:ngram=6,max_nodes=5000 "List the primes."
       racer generate --state my.racer "Review this function: ..."
       cat question.txt | racer generate --json -
     """

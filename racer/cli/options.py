@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 import click
 
-from racer.config import COMPILE, DecodeConfig
+from racer.config import COMPILE, Choice, DecodeConfig
 from racer.errors import ConfigError
 from racer.loading.loaded import sampling_arguments
 
@@ -46,9 +47,26 @@ def budget(ctx: click.Context, param: click.Parameter, typed: str) -> int | str:
     except ValueError:
         value = typed
     try:
-        return DecodeConfig(budget=value).budget
+        DecodeConfig(budget=value)
     except ConfigError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+    return value
+
+
+def drafter(ctx: click.Context, param: click.Parameter, typed: str) -> str | Choice:
+    """A name, or with parameters ``NAME:KEY=VALUE,...``, which are what TOML has between the braces of a table."""
+    name, colon, parameters = typed.partition(":")
+    if not colon:
+        return name
+    try:
+        tables = tomllib.loads(f"choice = {{{parameters}}}")
+        choice = Choice(name, tables.pop("choice"))
+        if not tables:
+            return choice if choice.options else name
+    except (tomllib.TOMLDecodeError, ConfigError):
+        pass
+    expected = "expected DRAFTER or DRAFTER:KEY=VALUE,... with values as in TOML (text in quotes)"
+    raise click.BadParameter(f"{expected}, not {typed!r}", ctx, param)
 
 
 def limit(ctx: click.Context, param: click.Parameter, typed: str) -> int | None:
@@ -107,7 +125,7 @@ class Options:
 
     prompt: str
     model: str | None
-    drafter: str
+    drafter: str | Choice
     verifier: str
     budget: int | str
     max_new_tokens: int

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 if TYPE_CHECKING:
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: 'plugins' and 'broken'.")
 def plugins(as_json: bool) -> None:
-    """List every drafter, verifier and budget: exact or lossy, and where it comes from.
+    """List every drafter, verifier and budget: exact or lossy, where it comes from, and its parameters.
 
-    What could not be loaded is listed with the reason.
+    Parameters are shown with their defaults; 'racer generate --drafter' and configuration files set them. What could
+    not be loaded is listed with the reason.
 
     \b
     Examples:
@@ -30,26 +30,50 @@ def plugins(as_json: bool) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken ones are part of the list
-        offers = known.load_all()
+        offers, broken = known.load_all(), dict(known.broken)
+    listed = [_described(offer, broken) for offer in offers]
     if as_json:
-        fields = attrs.filters.exclude("factory")
-        listed = [attrs.asdict(offer, filter=fields) for offer in offers]
-        render.print_json({"plugins": listed, "broken": known.broken})
-        return
-    _print_table(offers, known.broken)
+        render.print_json({"plugins": listed, "broken": broken})
+    else:
+        _print_table(listed, broken)
 
 
-def _print_table(offers: list[Offer], broken: dict[str, str]) -> None:
+def _described(offer: Offer, broken: dict[str, str]) -> dict[str, Any]:
+    """An offer as plain data. Why its factory cannot be imported, if so, is added to ``broken``."""
+    parameters = []
+    try:
+        for name, taken in offer.parameters().items():
+            needed = taken.default is taken.empty
+            parameters.append({"name": name} | ({} if needed else {"default": _plain(taken.default)}))
+    except Exception as error:  # whatever a plugin's module does
+        broken[f"{offer.name} ({offer.origin})"] = f"{type(error).__name__}: {error}"
+    told = {name: getattr(offer, name) for name in ("kind", "name", "summary", "exact", "origin")}
+    return told | {"parameters": parameters}
+
+
+def _plain(default: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(default, tuple | list):
+        return [_plain(part) for part in default]
+    return default if default is None or isinstance(default, bool | int | float | str) else repr(default)
+
+
+def _print_table(listed: list[dict[str, Any]], broken: dict[str, str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("kind", "name", "output", "origin", "summary"):
+    for heading in ("kind", "name", "output", "origin", "summary", "parameters"):
         table.add_column(heading)
-    for offer in offers:
-        output = "exact" if offer.exact else "[yellow]lossy[/]"
-        table.add_row(offer.kind, f"[bold]{escape(offer.name)}[/]", output, escape(offer.origin), escape(offer.summary))
+    for offer in listed:
+        output = "exact" if offer["exact"] else "[yellow]lossy[/]"
+        parameters = " ".join(
+            f"{taken['name']}={taken['default']!r}" if "default" in taken else taken["name"]
+            for taken in offer["parameters"]
+        )
+        name, *others = (escape(text) for text in (offer["name"], offer["origin"], offer["summary"], parameters))
+        table.add_row(offer["kind"], f"[bold]{name}[/]", output, *others)
     for name, reason in broken.items():
         table.add_row("[red]broken[/]", escape(name), "", "", f"[red]not loaded:[/] {escape(reason)}")
     console = Console(file=sys.stdout, highlight=False)

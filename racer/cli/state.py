@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from racer.config import Choice
 from racer.discovery import plugins
 from racer.loading.loaded import LoadedModel
+from racer.strategies.duck import as_drafter
 
 
 class KeptDrafter:
-    """A drafter with ``save`` and ``load``, and the file that it learns on from.
+    """A drafter that saves what it learned, and the file that it learns on from.
 
     :raises UnknownStrategy: nobody registered a drafter of that name.
+    :raises ConfigError: it does not take such parameters.
     :raises click.UsageError: it keeps no state.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.drafter: Any = plugins.resolve("drafter", name).factory()
+    def __init__(self, choice: str | Choice, path: Path) -> None:
+        self.drafter = as_drafter(plugins.make("drafter", choice))
         self.path = path
-        if not (hasattr(self.drafter, "save") and hasattr(self.drafter, "load")):
+        if not self.drafter.saves:
+            name = choice if isinstance(choice, str) else choice.name
             raise click.UsageError(f"--state: drafter {name!r} keeps none: drop --state, or take --drafter racer")
 
     def load(self, loaded: LoadedModel) -> None:

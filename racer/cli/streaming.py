@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from racer.step.draft_tree import DraftTree
-    from racer.step.request import Request, StepStats, StepView
+    from racer.step.request import Request
+    from racer.step.stats import StepStats
     from racer.step.verdict import Verdict
+    from racer.step.view import StepView
 
 Sink = Callable[[str, bool], None]
 """``sink(text, drafted)``: some more text, and whether it was guessed by the drafter."""

@@ -1,4 +1,4 @@
-"""The verification core: one forward pass of an unmodified model over a tree."""
+"""One forward pass of an unmodified model over a tree, or over a piece of prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from racer.core.grouped_attention import grouped_attention
 from racer.core.kv_cache import CacheLayout, TreeCache
 from racer.core.masks import MaskPlan
-from racer.core.packed_weights import packed_weights
+from racer.core.packed_weights import PackedModel
 from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -53,18 +53,16 @@ class ForwardPlan:
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped_attention`."""
 
 
+@attrs.frozen(eq=False)
 class ModelRunner:
-    """Runs a model over prompts and trees. It knows no strategy.
+    """Runs a model over prompts and trees. It knows no strategy."""
 
-    :param model: a Hugging Face causal LM.
-    :param plan: how it takes trees, from :func:`racer.core.support.probe`.
-    """
-
-    def __init__(self, model: Any, plan: ForwardPlan) -> None:
-        self.model = model
-        self.plan = plan
-        self.packs = False
-        """Whether to multiply with packed weights, once there are any (:func:`racer.core.packed_weights.pack`)."""
+    model: Any
+    """A Hugging Face causal LM."""
+    plan: ForwardPlan
+    """How it takes trees, from :func:`racer.core.support.probe`."""
+    packed: PackedModel | None = None
+    """The weights that it multiplies with in its place, if any (:func:`racer.core.packed_weights.pack`)."""
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -119,7 +117,7 @@ class ModelRunner:
         extra: dict[str, Any] = {self.plan.cache_argument: cache}
         if self.plan.takes_logits_to_keep:
             extra["logits_to_keep"] = keep
-        with packed_weights(self.model) if self.packs and call is call_model else nullcontext():
+        with self.packed.used() if self.packed is not None and call is call_model else nullcontext():
             output = call(
                 self.model,
                 input_ids=tokens,

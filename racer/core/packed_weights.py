@@ -13,14 +13,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeGuard
-from weakref import WeakKeyDictionary
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from racer.core.model_state import find_state, state_of
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
@@ -76,6 +77,7 @@ class PackedModel:
         self._packed: dict[nn.Linear, PackedLinear] = {}
 
     def __len__(self) -> int:
+        """How many layers."""
         return len(self._packed)
 
     def refresh(self, model: nn.Module) -> None:
@@ -108,63 +110,63 @@ class PackedModel:
                 layer.__dict__.pop("forward", None)
 
 
-_models: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()
-_judged: WeakKeyDictionary[Any, dict[Hashable, bool]] = WeakKeyDictionary()
-"""Whether models are packed, by their type and device, and by what is asked for."""
+@attrs.define(eq=False)
+class _Packing:
+    """What is known of packing one model."""
+
+    packed: PackedModel | None = None
+    judged: dict[Hashable, bool] = attrs.field(factory=dict)
+    """Whether it is packed, by its type and device, and by what is asked for."""
+
+
 _lock = threading.Lock()
 
 
-def pack(model: Any, choice: bool | str = True) -> bool:
-    """Pack the weights of ``model``, or what has changed of them; whether it is to be run packed now.
+def pack(model: Any, choice: bool | str = True) -> PackedModel | None:
+    """Pack the weights of ``model``, or what has changed of them; what it is to be run with now, None for its own.
 
     :param choice: ``DecodeConfig.pack``. With True, a model that cannot be packed here is warned of, once; with
         ``auto``, models that are not small are left as they are too.
     """
     if not choice:
-        return False
+        return None
     with _lock:
-        state = model.dtype, model.device, choice
-        judged = _judged.setdefault(model, {})
-        if state not in judged:
+        subject, packing = (model.dtype, model.device, choice), state_of(model).part(_Packing)
+        if subject not in packing.judged:
             reason = _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize)
-            judged[state] = not reason
+            packing.judged[subject] = not reason
             if reason and choice != "auto":
                 _warn(model, reason)
-        if not judged[state]:
-            if model in _models:
-                _models[model].forget_stale()  # of the device that the model was on, say
-            return False
-        packed = _models.setdefault(model, PackedModel())
+        if not packing.judged[subject]:
+            if packing.packed is not None:
+                packing.packed.forget_stale()  # of the device that the model was on, say
+            return None
+        packing.packed = packing.packed or PackedModel()
         try:
-            packed.refresh(model)
+            packing.packed.refresh(model)
         except RuntimeError as failure:  # out of memory
-            judged[state] = False
-            del _models[model]
+            packing.judged[subject], packing.packed = False, None
             _warn(model, str(failure).splitlines()[0])
-            return False
-        return len(packed) > 0
+            return None
+        return packing.packed if len(packing.packed) else None
 
 
-def _warn(model: Any, reason: str) -> None:
-    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
-    warnings.warn(text, PackingWarning, stacklevel=3)
-
-
-def is_packed(model: Any) -> bool:
-    """Whether there is a packed copy of the model's weights."""
-    return len(_models.get(model, ())) > 0
-
-
-def packed_weights(model: Any) -> AbstractContextManager[None]:
-    """See :meth:`PackedModel.used`; of a model that is not packed, nothing is done."""
-    packed = _models.get(model)
-    return nullcontext() if packed is None else packed.used()
+def packed_model(model: Any) -> PackedModel | None:
+    """The packed copy of the model's weights, if there is one."""
+    packing = find_state(model).find(_Packing)
+    return packing.packed if packing is not None and packing.packed is not None and len(packing.packed) else None
 
 
 def unpack(model: Any) -> None:
     """Drop the packed weights of ``model``."""
     with _lock:
-        _models.pop(model, None)
+        if (packing := find_state(model).find(_Packing)) is not None:
+            packing.packed = None
+
+
+def _warn(model: Any, reason: str) -> None:
+    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
+    warnings.warn(text, PackingWarning, stacklevel=3)
 
 
 def is_stand_in(forward: Any) -> bool:

@@ -1,7 +1,8 @@
 """What a model can do, found out by trying: no flag in a configuration is trusted.
 
-A small random tree is scored through the core and compared with the plain run of every path. Models with recurrent
-state, position biases that ignore ``position_ids`` or layers that cannot be masked fail, and are decoded plainly.
+A small random tree is scored through the model runner and compared with the plain run of every path. Models with
+recurrent state, position biases that ignore ``position_ids`` or layers that cannot be masked fail, and are decoded
+plainly.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -20,6 +20,7 @@ from racer.core.grouped_attention import PLAIN, implementation, reads_names
 from racer.core.kv_cache import Block, CacheLayout
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
+from racer.core.model_state import state_of
 from racer.errors import UnsupportedModel
 from racer.step.draft_tree import DraftTree
 
@@ -43,11 +44,16 @@ class Support:
     vocab_size: int
 
 
-_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], Support]] = WeakKeyDictionary()
+@attrs.define(eq=False)
+class _LastProbe:
+    """What was found out about a model, kept until its attention, dtype or device changes."""
+
+    subject: tuple[Any, ...] = ()
+    support: Support | None = None
 
 
 def probe(model: Any) -> Support:
-    """Support of ``model``, by a few short forward passes; remembered until its attention, dtype or device changes.
+    """What ``model`` can do, by a few short forward passes; remembered until its attention, dtype or device changes.
 
     :raises UnsupportedModel: it must be loaded or prepared otherwise; the message says how.
     """
@@ -61,11 +67,11 @@ def probe(model: Any) -> Support:
         raise UnsupportedModel("the model is in training mode, so its output is random: call model.eval()")
     if model.config.is_encoder_decoder:
         raise UnsupportedModel("encoder-decoder models are not supported: RACER decodes causal language models")
-    state = (attention, model.dtype, model.device, _vocab_size(model), torch.is_autocast_enabled(model.device.type))
-    remembered = _known.get(model)
-    if remembered is None or remembered[0] != state:
-        remembered = _known[model] = (state, _probe(model))
-    return remembered[1]
+    subject = (attention, model.dtype, model.device, _vocab_size(model), torch.is_autocast_enabled(model.device.type))
+    last = state_of(model).part(_LastProbe)
+    if last.support is None or last.subject != subject:
+        last.subject, last.support = subject, _probe(model)
+    return last.support
 
 
 @torch.no_grad()
@@ -98,13 +104,13 @@ def _probe(model: Any) -> Support:
     return Support(None if reason else plan, reason, vocab_size)
 
 
-def _fault(core: ModelRunner, vocab_size: int) -> str:
+def _fault(runner: ModelRunner, vocab_size: int) -> str:
     """What a trial tree shows to be wrong; empty if nothing is."""
     try:
-        error = _tree_error(core, vocab_size)
+        error = _tree_error(runner, vocab_size)
     except Exception as failure:  # any failure of a trial run means: not with trees
         return f"a trial tree failed with {type(failure).__name__}: {failure}"
-    if error <= TOLERANCE.get(core.model.dtype, 0.1):
+    if error <= TOLERANCE.get(runner.model.dtype, 0.1):
         return ""
     return f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations"
 
@@ -140,19 +146,19 @@ def _layout(model: Any, vocab_size: int, cache_argument: str) -> CacheLayout:
     )
 
 
-def _tree_error(core: ModelRunner, vocab_size: int) -> float:
+def _tree_error(runner: ModelRunner, vocab_size: int) -> float:
     """Score a tree after a prompt, keep one path, score another tree, and compare all paths with plain runs."""
-    model, device = core.model, core.model.device
+    model, device = runner.model, runner.model.device
     ids = _random_tokens(12, vocab_size, device)
     prompt, tokens = ids[:, :5], ids[:, 5:]
     parent = torch.tensor([[-1, 0, 0, 1, 1, 2, 4]], device=device)  # 0 -> (1 -> (3, 4 -> 6), 2 -> 5)
     tree = DraftTree(tokens, parent, torch.tensor([7], device=device))
-    cache = core.open([0], 64)
-    list(core.prefill(prompt, cache, chunk=3, keep=prompt.shape[1]))
-    first = core.forward(tree, cache, 10**6)[0]
+    cache = runner.open([0], 64)
+    list(runner.prefill(prompt, cache, chunk=3, keep=prompt.shape[1]))
+    first = runner.forward(tree, cache, 10**6)[0]
     cache.commit(torch.tensor([[0, 1, 4, 6]], device=device), [4])
     committed = torch.cat([prompt, tokens[:, [0, 1, 4, 6]]], dim=1)
-    second = core.forward(tree, cache, 10**6)[0]
+    second = runner.forward(tree, cache, 10**6)[0]
     errors = []
     for before, logits in ((prompt, first), (committed, second)):
         for path in ([0, 1, 3], [0, 1, 4, 6], [0, 2, 5]):

@@ -1,19 +1,21 @@
-"""One call's spec and its moving parts: what is emitted, who is told, which rows are still in the batch."""
+"""One call's batch: what is to be decoded, and what changes while it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.engine.executor import Executor
-from racer.engine.static.pool import Lease
+from racer.core.model_runner import ModelRunner
+from racer.engine.executor import Executor, StepOutcome
+from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
-from racer.step.request import LogitsPipeline, Request
+from racer.step.request import Request
 from racer.step.stats import DecodeStats, Stopwatch
+from racer.step.view import LogitsPipeline, StepView
+from racer.verifiers.base import Verifier
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -32,55 +34,106 @@ class BatchSpec:
 
 
 @attrs.define(eq=False)
+class Outbox:
+    """Tokens that are emitted, and of which nobody was told yet."""
+
+    emit: Callable[[int, int], None] | None
+    """See :attr:`BatchSpec.emit`."""
+    _waiting: list[tuple[int, int]] = attrs.field(factory=list)
+
+    def add(self, row: int, token: int) -> None:
+        self._waiting.append((row, token))
+
+    def send(self) -> None:
+        """Tell of them."""
+        tokens, self._waiting = self._waiting, []
+        if self.emit is not None:
+            for row, token in tokens:
+                self.emit(row, token)
+
+
+@attrs.define(eq=False, kw_only=True)
 class BatchState:
-    """One call's moving parts."""
+    """Which rows are still in the batch, what has been emitted, and how its steps run."""
 
     spec: BatchSpec
-    verifier: Any
+    runner: ModelRunner
+    verifier: Verifier
+    vocab_size: int
     rows: tuple[int, ...]
     """Those of the spec that are still in the batch."""
     pipeline: LogitsPipeline
     seeds: Tensor
     """``[B]``, on the device."""
     cache: TreeCache
-    lane: Executor
-    lease: Lease | None
+    executor: Executor
+    pool: DevicePool
+    pooled: PooledBatch | None
     """The static state that the call uses, if it does."""
     last_position: int
     """No token is emitted beyond it."""
     stats: DecodeStats
     watch: Stopwatch
-    curve: CostCurve
-    late: bool
+    step_cost: CostCurve
+    sends_late: bool
     """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
     free at once."""
-    outbox: list[tuple[int, int]] = attrs.field(factory=list)
-    """Rows and tokens that :attr:`BatchSpec.emit` has not been told of."""
+    outbox: Outbox = attrs.field(default=attrs.Factory(lambda batch: Outbox(batch.spec.emit), takes_self=True))
 
     @property
     def requests(self) -> tuple[Request, ...]:
         return tuple(self.spec.requests[row] for row in self.rows)
 
-    def emit(self, row: int, tokens: Sequence[int]) -> int:
+    @property
+    def done(self) -> bool:
+        return all(request.done for request in self.spec.requests)
+
+    @property
+    def length(self) -> int:
+        """Places that the longest row takes in the cache, padding included."""
+        return max(len(request.padding) + len(request.tokens) for request in self.requests)
+
+    def view(self) -> StepView:
+        """The state before the next step."""
+        requests = self.requests
+        root, position = self.executor.pending(requests)
+        return StepView(
+            requests=requests,
+            active=tuple(not request.done for request in requests),
+            root=root,
+            position=position,
+            vocab_size=self.vocab_size,
+            pipeline=self.pipeline,
+            do_sample=self.spec.do_sample,
+            stop_tokens=self.spec.stop_tokens,
+            step_cost=self.step_cost,
+            step=self.stats.steps,
+            seeds=self.seeds,
+            verifier=self.verifier,
+        )
+
+    def emit(self, view: StepView, outcome: StepOutcome) -> tuple[int, ...]:
+        """Append what a step gave to the rows' texts; how many tokens each got."""
+        emitted = tuple(
+            self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
+        )
+        if not self.sends_late:
+            self.outbox.send()
+        return emitted
+
+    def append(self, row: int, tokens: Sequence[int]) -> int:
         """Append to a row's text, token by token, until it ends; how many were appended."""
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
             request.tokens.append(token)
-            self.outbox.append((self.rows[row], token))
+            self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
             if token in spec.stop_tokens or request.remaining <= 0 or stopped:
                 request.done = True
                 return number
         return len(tokens)
 
-    def send(self) -> None:
-        """Tell of the tokens that nobody was told of."""
-        tokens, self.outbox = self.outbox, []
-        if emit := self.spec.emit:
-            for row, token in tokens:
-                emit(row, token)
-
-    def let_go(self) -> None:
+    def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
 
         Other sizes are filled up with finished rows: each new size must learn what its steps cost. In static shapes
@@ -88,7 +141,7 @@ class BatchState:
         """
         left = [place for place, request in enumerate(self.requests) if not request.done]
         size = 1 << (len(left) - 1).bit_length()
-        if size >= len(self.rows) or self.lease is not None:
+        if size >= len(self.rows) or self.pooled is not None:
             return
         gone = [place for place in range(len(self.rows)) if place not in left]
         stay = sorted(left + gone[: size - len(left)])

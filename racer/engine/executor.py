@@ -1,4 +1,4 @@
-"""How a step runs: its forward pass, what drafters are to be shown, the one copy to the host, the commit.
+"""How a step runs: draft, forward, verify, fetch, commit.
 
 :class:`DynamicExecutor` gives every tensor the size that the step needs;
 :class:`racer.engine.static.executor.StaticExecutor` keeps shapes and addresses, so that the step can be captured. They
@@ -8,7 +8,7 @@ decode the same tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import attrs
 import torch
@@ -16,98 +16,87 @@ from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
-from racer.engine.strategies import StrategySet, take
-from racer.kernels import vocab_search
+from racer.engine.strategies import StrategySet
+from racer.engine.top_tokens import argmax_of, top_tokens
 from racer.step.draft_tree import DraftTree
-from racer.step.request import LogitsPipeline, Needs, Request, StepView
+from racer.step.request import Request
+from racer.step.stats import Stopwatch
 from racer.step.verdict import HostVerdict, Verdict
+from racer.step.view import StepView
+
+
+@attrs.frozen(eq=False)
+class StepOutcome:
+    """What one step did. All of it is committed, and the verdict is on the host."""
+
+    tree: DraftTree
+    """As it was scored."""
+    verdict: Verdict
+    """With :attr:`~racer.step.verdict.Verdict.host`, the best next tokens that drafters are shown, and the faults of
+    the draft."""
+    budget: int
+    """Nodes that the step might score."""
+    steady: bool = True
+    """Whether it took only the time that others of its size take."""
+    learned: bool = False
+    """Whether the drafter has observed within the step."""
+
+    @property
+    def host(self) -> HostVerdict:
+        assert self.verdict.host is not None  # executors fetch before they return
+        return self.verdict.host
 
 
 class Executor(Protocol):
-    """The acts of a step that depend on shapes. They are called in this order, once a step."""
+    """Runs the steps of one batch."""
 
-    steady: bool
-    """Whether the step took only the time that others of its size take."""
-
-    def ends(self, requests: Sequence[Request]) -> Tensor:
+    def pending(self, requests: Sequence[Request]) -> Tensor:
         """``[2, B]`` int64, on the device: pending tokens and their positions."""
 
-    def promise(self, view: StepView, strategies: StrategySet, nodes: int) -> tuple[DraftTree, Tensor] | None:
-        """What :meth:`take` gives, where the drafter is to draft ``nodes`` nodes in :meth:`forward`; else None."""
-
-    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
-        """See :data:`racer.engine.strategies.Take`. What it gives may be read after :meth:`forward`."""
-
-    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
-        """Logits ``[B, N, V]`` of the tree that was taken.
-
-        :param alone: whether the verifier is asked without anybody around it.
-        """
-
-    def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
-        """What drafters are to be shown. A verifier may find there what it would search for."""
-
-    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, shown: Cues) -> HostVerdict:
-        """Bring the verdict to the host, with what drafters are shown: the step's only host synchronisation."""
-
-    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
-        """Keep ``advance[b]`` nodes of each row's path."""
+    def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
+        """Draft a tree, score it in one forward pass, verify it, fetch the verdict, and commit the accepted path."""
 
 
-class Cues(NamedTuple):
-    """What the model thinks comes next, as far as some drafter needs it."""
-
-    ids: Tensor | None = None
-    """``[B, N, k]`` the best next tokens of all nodes."""
-    probs: Tensor | None = None
-    """``[B, N, k]`` their probabilities."""
-
-
-def cues(needs: Needs, pipeline: LogitsPipeline, do_sample: bool, logits: Tensor) -> Cues:
-    """Of all nodes, by their ``logits [B, N, V]``."""
-    batch, width, size = logits.shape
-    if not needs.top_k:
-        return Cues()
-    flat = logits.reshape(-1, size)
-    if not needs.probs:
-        return Cues(vocab_search.top(flat, needs.top_k)[1].view(batch, width, -1))
-    ids, probs = (pipeline.likely if do_sample else vocab_search.likely)(flat, needs.top_k)
-    return Cues(ids.view(batch, width, -1), probs.view(batch, width, -1))
-
-
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class DynamicExecutor:
     """Tensors as large as the step needs, sliced by the host."""
 
-    core: ModelRunner
+    runner: ModelRunner
     cache: TreeCache
-    needs: Needs
+    watch: Stopwatch
     last_position: int
     """No token is emitted beyond it."""
-    steady: bool = True
 
-    def ends(self, requests: Sequence[Request]) -> Tensor:
+    def pending(self, requests: Sequence[Request]) -> Tensor:
         ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
-        return torch.tensor(ends, device=self.core.model.device)
+        return torch.tensor(ends, device=self.runner.model.device)
 
-    def promise(self, view: StepView, strategies: StrategySet, nodes: int) -> tuple[DraftTree, Tensor] | None:
-        return None
+    def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
+        phase = self.watch.phase
+        with phase("draft"):
+            budget = strategies.nodes(view)
+            tree, faults = strategies.draft(view, budget, to_model_device)
+        with phase("forward"):
+            logits = self.runner.forward(tree, self.cache, self.last_position)
+        with phase("verify"):
+            top = top_tokens(strategies.needs, view.pipeline, view.do_sample, logits)
+            verdict = strategies.verify(view, tree, logits, argmax_of(top, strategies.needs, logits))
+            verdict.top_ids, verdict.top_probs = top
+            host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
+        with phase("commit"):
+            self.cache.commit(verdict.path, advances(host, view))
+        return StepOutcome(tree, verdict, budget)
 
-    def take(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
-        return take(view, tree)
 
-    def forward(self, view: StepView, tree: DraftTree, alone: bool) -> Tensor:
-        return self.core.forward(tree, self.cache, self.last_position)
+def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
+    """The draft as it can be scored, and its faults ``[B]``, unread: see :data:`racer.engine.strategies.Intake`."""
+    if tree is None:
+        return DraftTree.root(view.root), torch.zeros_like(view.root)
+    tree = tree.to(view.device)
+    faults = tree.faults(view.root, view.vocab_size)
+    return tree.sound(faults, view.root), faults
 
-    def look(self, view: StepView, tree: DraftTree, logits: Tensor) -> Cues:
-        shown = cues(self.needs, view.pipeline, view.do_sample, logits)
-        if shown.ids is not None and vocab_search.first_is_best(logits, self.needs.top_k):
-            view.settled.best = logits, shown.ids[..., 0]
-        return shown
 
-    def settle(self, view: StepView, tree: DraftTree, faults: Tensor, verdict: Verdict, shown: Cues) -> HostVerdict:
-        verdict.top_ids, verdict.top_probs = shown
-        return verdict.to_host(tree, faults, cues=self.needs.host)
-
-    def commit(self, verdict: Verdict, advance: Sequence[int]) -> None:
-        self.cache.commit(verdict.path, advance)
+def advances(host: HostVerdict, view: StepView) -> list[int]:
+    """Nodes that each row commits."""
+    return [int(length) if active else 0 for length, active in zip(host.length, view.active, strict=True)]

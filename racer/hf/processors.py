@@ -68,7 +68,7 @@ MANY = 8
 
 
 class ProcessorPipeline:
-    """A list of processors behind :class:`racer.step.request.LogitsPipeline`.
+    """A list of processors behind :class:`racer.step.view.LogitsPipeline`.
 
     :param processors: applied in order, to float32 scores, as ``generate`` does.
     :param batch_size: rows of the batch; processors that read the prefix get a batch of this size.

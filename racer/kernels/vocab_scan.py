@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from racer.kernels.float_bits import BLOCK
 from racer.kernels.jit import Number, compiled
-from racer.kernels.vocab_search import BLOCK
 
 CHUNK = 1024
 """Scores that are summed up in float32."""

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,41 +152,45 @@ def _rising(values: list[float], weights: list[int]) -> list[float]:
     return [mean for mean, _, members in pools for _ in range(members)]
 
 
-_Curves = dict[tuple[Any, ...], dict[int, CostCurve]]
-_curves: WeakKeyDictionary[Any, _Curves] = WeakKeyDictionary()
-"""Kept for the process, by everything else and then by length: whoever decodes again need not measure again."""
-_inheriting = Lock()
+class CostCurves:
+    """What steps of one model have cost: a curve for each way of running it, batch size and doubling of the context.
 
-
-def curve_of(model: Any, batch: int, way: str, packs: bool, length: int) -> CostCurve:
-    """What steps of this model have cost so far, at its dtype, on its device, in batches of this size.
-
-    Every node attends to the whole context, so nodes are dearer in long ones: there is a curve for every doubling of
-    the context. A new one starts from its nearest neighbour, which knows better than nobody.
-
-    :param way: how steps run (:func:`racer.engine.static.pool.way_of`).
-    :param packs: whether with packed weights.
-    :param length: places that the rows take in the cache, padding included.
+    Every node attends to the whole context, so nodes are dearer in long ones. A new curve starts from its nearest
+    neighbour, which knows better than nobody. Kept for the process: whoever decodes again need not measure again.
     """
-    doublings, how = (length // SHORT).bit_length(), (model.dtype, model.device, way, packs)
-    with _inheriting:
-        kept = _curves.setdefault(model, {})
-        curves = kept.setdefault((batch, *how), {})
-        if doublings not in curves or not curves[doublings].sizes:
-            curves[doublings] = _heir(kept, batch, how, doublings) or curves.get(doublings) or CostCurve()
-        return curves[doublings]
 
+    def __init__(self) -> None:
+        self._curves: dict[tuple[Any, ...], dict[int, CostCurve]] = {}
+        """By batch size and everything else, and then by doublings of the context."""
+        self._inheriting = Lock()
 
-def _heir(kept: _Curves, batch: int, how: tuple[Hashable, ...], doublings: int) -> CostCurve | None:
-    """What the nearest curve that knows anything says: of another length, or else of another batch."""
+    def of(self, batch: int, how: tuple[Hashable, ...], length: int) -> CostCurve:
+        """What such steps have cost so far.
 
-    def nearest(curves: dict[int, CostCurve]) -> CostCurve | None:
+        :param batch: rows.
+        :param how: dtype, device, mode of the step (:func:`racer.engine.static.pool.step_mode`), packed weights or not:
+            whatever makes curves incomparable.
+        :param length: places that the rows take in the cache, padding included.
+        """
+        doublings = (length // SHORT).bit_length()
+        with self._inheriting:
+            curves = self._curves.setdefault((batch, *how), {})
+            if doublings not in curves or not curves[doublings].sizes:
+                curves[doublings] = self._heir(batch, how, doublings) or curves.get(doublings) or CostCurve()
+            return curves[doublings]
+
+    def _heir(self, batch: int, how: tuple[Hashable, ...], doublings: int) -> CostCurve | None:
+        """What the nearest curve that knows anything says: of another length, or else of another batch."""
+        if (curve := self._nearest(batch, how, doublings)) is not None:
+            return curve.heir()
+        others = [rows for rows, *other in self._curves if tuple(other) == how]
+        for rows in sorted(others, key=lambda n: abs(math.log(n / batch))):
+            curve = self._nearest(rows, how, doublings)
+            if curve is not None and (guess := curve.guess(batch / rows)):
+                return CostCurve(guess=guess)
+        return None
+
+    def _nearest(self, batch: int, how: tuple[Hashable, ...], doublings: int) -> CostCurve | None:
+        curves = self._curves[batch, *how]
         known = [length for length, curve in curves.items() if curve.sizes]
         return curves[min(known, key=lambda length: abs(length - doublings))] if known else None
-
-    if (curve := nearest(kept[batch, *how])) is not None:
-        return curve.heir()
-    for rows in sorted((rows for rows, *other in kept if tuple(other) == how), key=lambda n: abs(math.log(n / batch))):
-        if (curve := nearest(kept[rows, *how])) is not None and (guess := curve.guess(batch / rows)):
-            return CostCurve(guess=guess)
-    return None

@@ -17,6 +17,21 @@ from racer.step.verdict import HostVerdict
 PHASES = ("prefill", "draft", "forward", "verify", "commit", "observe")
 
 
+@attrs.frozen
+class StepStats:
+    """What one step was and took."""
+
+    nodes: int
+    """Columns of the tree that the forward pass scored; 0 for a piece of prompt."""
+    budget: int
+    """Nodes that the step might score, the root included."""
+    new_tokens: tuple[int, ...]
+    """Per row; 0 for finished rows."""
+    milliseconds: dict[str, float]
+    """Per phase (``draft``, ``forward``, ``verify``, ``commit``). On an accelerator known only when the request
+    closes, so empty here."""
+
+
 @attrs.define
 class DecodeStats:
     """The statistics of one ``generate`` call. Times are wall-clock milliseconds, summed over the steps."""

@@ -72,19 +72,19 @@ class Verdict:
     host: HostVerdict | None = None
     """Set by :meth:`to_host`; there when ``racer_step`` is called."""
 
-    def to_host(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> HostVerdict:
+    def to_host(self, tree: DraftTree, faults: Tensor, *, top: bool = True) -> HostVerdict:
         """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``.
 
-        :param cues: whether the best next tokens travel too.
+        :param top: whether the best next tokens travel too.
         """
-        self.host = host_verdict(_one_copy(self.parts(tree, faults, cues=cues)))
+        self.host = host_verdict(_one_copy(self.parts(tree, faults, top=top)))
         return self.host
 
-    def parts(self, tree: DraftTree, faults: Tensor, *, cues: bool = True) -> dict[str, Tensor]:
+    def parts(self, tree: DraftTree, faults: Tensor, *, top: bool = True) -> dict[str, Tensor]:
         """Everything the host needs: the parts of a :class:`HostVerdict`, int64 but for ``top_probs``."""
         batch, width = tree.tokens.shape
         source = tree.source if tree.source is not None else torch.zeros_like(tree.tokens)
-        shown = cues and self.top_ids is not None
+        shown = top and self.top_ids is not None
         top_ids = self.top_ids if self.top_ids is not None and shown else tree.tokens.new_empty(batch, width, 0)
         top_probs = self.top_probs if shown else None
         return {

@@ -18,16 +18,11 @@ def racer_paper() -> Merge:
     return Merge(Retrieval(ngram=10, max_nodes=10_000), Logits(top_k=8), policy="fill", name="racer-paper")
 
 
-def racer_best() -> Drafter:
-    """The default. Its machine code takes a second to load, so only who uses it does."""
-    from racer.strategies.context import Racer
-
-    return Racer()
-
-
 @hookimpl
 def racer_register(registry: Registry) -> None:
-    registry.drafter("racer", racer_best, summary="the default: patterns and cues, each at its learned worth")
+    # its module takes a quarter of a second to import, and its machine code a second to load: only who uses it waits
+    racer = "racer.strategies.context:Racer"
+    registry.drafter("racer", racer, summary="the default: patterns and cues, each at its learned worth")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
     registry.drafter(
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from racer.errors import StateError
 from racer.step.builder import TreeBuilder, stack
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 
 
 class Drafter:
@@ -17,8 +21,12 @@ class Drafter:
 
     name: str = ""
     """How statistics and warnings call it; the class name if empty."""
+    drafts: bool = True
+    """Whether it ever guesses anything."""
     needs: Needs = Needs()
     """What it wants to observe of the scored nodes."""
+    saves: bool = False
+    """Whether it has :meth:`save` and :meth:`load`, so that ``racer generate --state`` may use it."""
 
     @property
     def label(self) -> str:
@@ -47,3 +55,21 @@ class Drafter:
 
     def closed(self, request: Request) -> None:
         """A row has ended: drop what you keep under ``request.id``."""
+
+    def save(self, path: str | Path, fingerprint: str) -> None:
+        """Write what was learned across requests to a file, where ``saves`` says so.
+
+        :param fingerprint: names the model and tokenizer whose tokens these are; :meth:`load` refuses any other's.
+        :raises StateError: it keeps no state.
+        :raises OSError: the file cannot be written; one that was there before is then still whole.
+        """
+        raise StateError(f"drafter {self.label!r} keeps no state that could be saved")
+
+    def load(self, path: str | Path, fingerprint: str) -> None:
+        """Take over what :meth:`save` wrote.
+
+        :raises StateError: it keeps no state, or the file is damaged, of another fingerprint, version or size; what is
+            known is then as it was.
+        :raises OSError: the file cannot be read.
+        """
+        raise StateError(f"drafter {self.label!r} keeps no state that could be loaded")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.strategies.base import Drafter
 
 

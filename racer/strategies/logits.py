@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from racer.errors import ConfigError
 from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
 
 

@@ -7,9 +7,11 @@ from functools import reduce
 from racer.errors import ConfigError
 from racer.guard import Guard
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
+from racer.strategies.duck import as_drafter
 
 
 class Merge(Drafter):
@@ -26,9 +28,9 @@ class Merge(Drafter):
             raise ConfigError("Merge needs at least one drafter")
         if policy != "fill":
             raise ConfigError(f"unknown merge policy {policy!r}; there is 'fill'")
-        self.name = name or "+".join(part.label for part in parts)
-        self.parts = [Guard(part) for part in parts]
-        self.needs = reduce(lambda a, b: a | b, (part.needs for part in parts), Needs(host=False))
+        self.parts = [Guard(as_drafter(part)) for part in parts]
+        self.name = name or "+".join(part.label for part in self.parts)
+        self.needs = reduce(lambda a, b: a | b, (part.needs for part in self.parts), Needs(host=False))
 
     def opened(self, request: Request) -> None:
         for part in self.parts:

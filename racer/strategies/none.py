@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from racer.step.request import StepView
+from racer.step.view import StepView
 from racer.strategies.base import Drafter
 
 
@@ -10,6 +10,7 @@ class NoDraft(Drafter):
     """Guesses nothing: every step is one token."""
 
     name = "none"
+    drafts = False
 
     def draft(self, view: StepView, budget: int) -> None:
         return None

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from racer.errors import ConfigError
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs
 from racer.step.verdict import Verdict
+from racer.step.view import Needs
 from racer.strategies.device import DeviceDrafter
 
 LARGEST = 512

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
 from racer.engine.batch import BatchSpec
-from racer.engine.decoder import Decoder
 from racer.guard import PluginWarning
+from racer.hf.generate import Decoder
 from racer.hf.processors import ProcessorPipeline
 from racer.step.request import Request
 from racer.step.stats import DecodeStats

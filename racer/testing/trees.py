@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
+from racer.step.view import StepView
 from racer.strategies.base import Drafter
 
 

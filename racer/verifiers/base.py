@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 
 
 class Verifier:
@@ -27,6 +28,14 @@ class Verifier:
         """
         raise NotImplementedError
 
+    def needs_only_argmax(self, view: StepView) -> bool:
+        """Whether the argmax of each node's logits decides all: who knows it may ask :meth:`verify_targets` instead."""
+        return False
+
+    def verify_targets(self, tree: DraftTree, targets: Tensor) -> Verdict:
+        """The verdict where the right token after each node is known: ``targets [B, N]``."""
+        raise NotImplementedError
+
     def capture_key(self, view: StepView) -> Hashable | None:
         """What, beside shapes, the operations of :meth:`verify` depend on; None (the default) if they need the host.
 
@@ -35,6 +44,20 @@ class Verifier:
         keep nothing. A subclass that overrides :meth:`verify` must answer for itself.
         """
         return None
+
+
+class _DuckVerifier(Verifier):
+    """An object that only has ``verify``, and perhaps ``exact`` and ``samples``, as a verifier."""
+
+    def __init__(self, duck: Any) -> None:
+        self.verify = duck.verify  # type: ignore[method-assign]
+        self.exact = getattr(duck, "exact", True)
+        self.samples = getattr(duck, "samples", None)
+
+
+def as_verifier(verifier: Any) -> Verifier:
+    """``verifier`` itself, or one that asks it, where it is of no subclass of :class:`Verifier`."""
+    return verifier if isinstance(verifier, Verifier) else _DuckVerifier(verifier)
 
 
 def longest_path(tree: DraftTree, accept: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from racer.kernels import vocab_search
 from racer.kernels.gumbel import gumbel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 
@@ -33,20 +34,13 @@ class ExactVerifier(Verifier):
         """The same from ``logits [M, V]``, where no processor reads the prefix."""
         return self.pick(view.pipeline.batch(logits), seeds, positions)
 
-    def all_targets(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
-        """``[B, N]`` the right token after every node, where no processor reads the prefix."""
-        batch, width, _ = logits.shape
-        positions = view.position[:, None] + tree.depth + 1
-        seeds = view.seeds[:, None].expand(-1, width).flatten()
-        return self.targets(view, logits.flatten(0, 1), seeds, positions.flatten()).view(batch, width)
-
     def walks(self, view: StepView) -> bool:
         """Whether to process only the nodes on the accepted path, one after the other, on the host."""
         return not view.pipeline.context_free
 
     def _batch_key(self, view: StepView) -> Hashable | None:
         """For :meth:`capture_key`: the verifiers here have no state, so their kind and the processors settle it."""
-        signature = getattr(view.pipeline, "signature", None)
+        signature = view.pipeline.signature
         return None if self.walks(view) or signature is None else (type(self).__name__, signature)
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
@@ -54,7 +48,14 @@ class ExactVerifier(Verifier):
 
     def _batch(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         """All nodes at once."""
-        targets = self.all_targets(view, tree, logits)
+        batch, width, _ = logits.shape
+        positions = view.position[:, None] + tree.depth + 1
+        seeds = view.seeds[:, None].expand(-1, width).flatten()
+        targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten())
+        return self.verify_targets(tree, targets.view(batch, width))
+
+    def verify_targets(self, tree: DraftTree, targets: Tensor) -> Verdict:
+        """A node is right when it carries its parent's target; the deepest right path is accepted."""
         if tree.width == 1:
             return Verdict(torch.zeros_like(targets), torch.ones_like(targets[:, 0]), targets[:, 0])
         if targets.device.type == "cpu":
@@ -121,13 +122,8 @@ class Greedy(ExactVerifier):
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         return vocab_search.best(scores)
 
-    def all_targets(self, view: StepView, tree: DraftTree, logits: Tensor) -> Tensor:
-        """Without processors, these may have been found on the way to what drafters are shown."""
-        scored, best = view.settled.best or (None, None)
-        own = type(self) is Greedy  # a subclass may pick otherwise
-        if own and best is not None and scored is logits and getattr(view.pipeline, "signature", None) == ():
-            return best
-        return super().all_targets(view, tree, logits)
+    def needs_only_argmax(self, view: StepView) -> bool:
+        return type(self) is Greedy and view.pipeline.signature == ()  # a subclass may pick otherwise
 
 
 class Sampling(ExactVerifier):

@@ -9,8 +9,8 @@ from torch import Tensor
 from racer.errors import ConfigError
 from racer.kernels.gumbel import gumbel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import StepView
 from racer.step.verdict import Verdict
+from racer.step.view import StepView
 from racer.verifiers.base import Verifier, last_of, longest_path
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from runner_example import QUESTIONS, bench
 
 from racer.bench.adapters.transformers_generate import Probe
 from racer.bench.meters import PeakMemory
 from racer.bench.questions import Question
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
+from support.runner_example import QUESTIONS, bench
 
 
 def test_answers_end_with_their_end_token_whoever_gives_them(folder: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_folder import SENTENCES
 
 from racer.bench.adapters.transformers_generate import TransformersAdapter
 from racer.cli import main
+from support.tiny_folder import SENTENCES
 
 Capture = pytest.CaptureFixture[str]
 

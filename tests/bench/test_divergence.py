@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runner_example import QUESTIONS, bench
-from tiny_folder import SENTENCES
 
 from racer.bench.run.divergence import choice_scores
 from racer.bench.run.runner import Bench
 from racer.loading.loaded import LoadedModel
+from support.runner_example import QUESTIONS, bench
+from support.tiny_folder import SENTENCES
 
 
 def test_where_an_answer_parts_the_plain_models_gap_is_noted(loaded: LoadedModel, tmp_path: Path) -> None:

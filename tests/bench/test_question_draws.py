@@ -9,10 +9,10 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from question_rows import groups
 
 from racer.bench.questions import Question, digest, draw
 from racer.errors import ConfigError
+from support.question_rows import groups
 
 drawable = st.lists(st.sampled_from("abcd"), max_size=40).map(
     lambda names: [Question(number, name, name, ("x",)) for number, name in enumerate(names)]

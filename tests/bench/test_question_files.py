@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from question_rows import HINT, groups, refused, row, write
 
 from racer.bench.questions import BUILTIN, Question, load_questions
 from racer.bench.questions.records import MT_BENCH
+from support.question_rows import HINT, groups, refused, row, write
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

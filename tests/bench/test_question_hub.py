@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from question_rows import refused, write
 
 from racer.bench.questions import Question, load_questions
 from racer.bench.questions import hub as module
+from support.question_rows import refused, write
 
 
 class Table:

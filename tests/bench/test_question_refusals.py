@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from question_rows import HINT, refused, row, write
 
 from racer.bench.questions import load_questions
+from support.question_rows import HINT, refused, row, write
 
 BAD_LINES = [
     ('{"question_id": 1 "x"}', f"not valid JSON (Expecting ',' delimiter at column 19): {HINT}"),

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 from hypothesis import assume, given
-from report_example import example, holed, runs
 
 from racer.bench.report import markdown
 from racer.bench.report.findings import findings
 from racer.bench.report.formats import DASH, count, duration, number, percent, ratio, with_interval
 from racer.bench.report.reading import Run
+from support.report_example import example, holed, runs
 
 SECTIONS = (
     "Overall", "Speed by group", "Mean accepted tokens by group", "Acceptance by depth", "Where the time goes",

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report_example import METHODS, example, holed, runs
 
 from racer.bench.report import charts, markdown, plots, write_report
 from racer.bench.report.formats import DASH
@@ -22,6 +21,7 @@ from racer.bench.report.markdown import code, escape, fenced, plain
 from racer.bench.report.reading import Run
 from racer.bench.report.tables import Table
 from racer.bench.report.templating import macros
+from support.report_example import METHODS, example, holed, runs
 
 HOSTILE = "<script>alert(`1`)</script> | **x** [a](http://b) \\| $e$ _u_"
 

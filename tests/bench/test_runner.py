@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner_example import QUESTIONS, bench, names
-from tiny_folder import SENTENCES
-
 from racer.bench.questions import Question
 from racer.bench.run.runner import Bench
 from racer.bench.summary import summarise
 from racer.bench.trials import Trial
 from racer.loading.loaded import LoadedModel
+from support.runner_example import QUESTIONS, bench, names
+from support.tiny_folder import SENTENCES
 
 
 def test_the_way_to_the_device_is_everybodys(loaded: LoadedModel, tmp_path: Path) -> None:

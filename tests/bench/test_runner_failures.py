@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_example import QUESTIONS, bench, names
 
 from racer.bench.adapters.transformers_generate import TransformersAdapter
 from racer.bench.questions import Question
@@ -15,6 +14,7 @@ from racer.bench.trials import Trial
 from racer.guard import PluginWarning
 from racer.loading.loaded import LoadedModel
 from racer.strategies import PromptLookup
+from support.runner_example import QUESTIONS, bench, names
 
 
 def test_one_failing_question_is_written_down_and_the_run_goes_on(

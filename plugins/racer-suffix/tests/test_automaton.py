@@ -6,23 +6,12 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+from naive_search import longest_suffix, occurrences
 
 from racer_suffix import SuffixAutomaton
 from racer_suffix.automaton import REFRESHED
 
 texts = st.lists(st.integers(0, 2), max_size=60) | st.lists(st.integers(0, 9), max_size=60)
-
-
-def occurrences(text: list[int], pattern: list[int]) -> list[int]:
-    """Indices where ``pattern`` ends in ``text``."""
-    size = len(pattern)
-    return [start + size - 1 for start in range(len(text) - size + 1) if text[start : start + size] == pattern]
-
-
-def longest_suffix(text: list[int], context: list[int]) -> int:
-    """Length of the longest suffix of ``context`` that occurs in ``text``."""
-    sizes = range(min(len(context), len(text)), 0, -1)
-    return next((size for size in sizes if occurrences(text, context[-size:])), 0)
 
 
 @given(texts)

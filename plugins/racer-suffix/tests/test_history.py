@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from test_automaton import longest_suffix, occurrences
+from naive_search import longest_suffix, occurrences
 
 from racer.errors import ConfigError
 from racer_suffix import Cursor, History

@@ -15,12 +15,14 @@ from racer.bench import reliability
 from racer.bench.adapters.base import Adapter
 from racer.bench.trials import Measured
 from racer.config import DecodeConfig
-from racer.engine.decoder import Decoder
+from racer.hf.generate import Decoder
 from racer.hookspecs import hookimpl
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepStats, StepView
+from racer.step.request import Request
+from racer.step.stats import StepStats
 from racer.step.verdict import HostVerdict, Verdict
+from racer.step.view import Needs, StepView
 
 
 class Observer:

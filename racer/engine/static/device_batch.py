@@ -1,4 +1,4 @@
-"""What a batch keeps on the device between steps, at addresses that stay: lengths, roots, inboxes, the cache."""
+"""What a batch keeps on the device between steps, at addresses that stay: lengths, roots, tree buffers, the cache."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class DeviceBatch:
         self._acting: tuple[bool, ...] = (False,) * batch
         self._resting: tuple[Tensor, Tensor] | None = None
         """``[B]`` rows that are finished, and ``[B]`` their last positions."""
-        self._mailbox = torch.empty(0, dtype=torch.long)
+        self._host_buffer = torch.empty(0, dtype=torch.long)
         self._moves = 0
         """Moves of the cache's storage that are known here."""
         self._windows: dict[int, FixedWindow] = {}
-        self._sheets: dict[int, TreeBuffer] = {}
+        self._tree_buffers: dict[int, TreeBuffer] = {}
 
     def open(self, padding: Sequence[int], capacity: int) -> bool:
         """Empty the cache for a new call; whether its storage moved."""
@@ -77,12 +77,12 @@ class DeviceBatch:
             self._windows[length] = FixedWindow(self.cache, length)
         return self._windows[length]
 
-    def sheet(self, nodes: int) -> TreeBuffer:
-        if nodes not in self._sheets:
-            self._sheets[nodes] = TreeBuffer(len(self.root), nodes, self.device)
-        return self._sheets[nodes]
+    def tree_buffer(self, nodes: int) -> TreeBuffer:
+        if nodes not in self._tree_buffers:
+            self._tree_buffers[nodes] = TreeBuffer(len(self.root), nodes, self.device)
+        return self._tree_buffers[nodes]
 
-    def ends(self) -> Tensor:
+    def pending(self) -> Tensor:
         """``[2, B]`` pending tokens and their positions: a copy, as the step that follows changes both."""
         position = self.lengths - self.padding
         if self._resting is not None:
@@ -107,12 +107,12 @@ class DeviceBatch:
         """A flat tensor on the host: one copy to pinned memory and one wait, the step's only synchronisation."""
         if self.device.type != "cuda":
             return packed.numpy()
-        if len(self._mailbox) < len(packed):
-            self._mailbox = torch.empty(2 * len(packed), dtype=torch.long, pin_memory=True)
-        mail = self._mailbox[: len(packed)]
-        mail.copy_(packed, non_blocking=True)
+        if len(self._host_buffer) < len(packed):
+            self._host_buffer = torch.empty(2 * len(packed), dtype=torch.long, pin_memory=True)
+        fetched = self._host_buffer[: len(packed)]
+        fetched.copy_(packed, non_blocking=True)
         torch.cuda.current_stream(self.device).synchronize()
-        return mail.numpy().copy()  # the next step's mail comes to the same place
+        return fetched.numpy().copy()  # what the next step fetches comes to the same place
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:

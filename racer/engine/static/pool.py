@@ -1,6 +1,6 @@
-"""Who may use which stage: static state is kept with its model from call to call, and lent to one call at a time.
+"""Static state is kept with its model from call to call, and used by one call at a time.
 
-A captured graph holds addresses and constants. A stage is therefore only lent again as long as the model's weights lie
+A captured graph holds addresses and constants. A batch is therefore only used again as long as the model's weights lie
 where they lay, and its modules have the settings that they had.
 """
 
@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -23,39 +22,36 @@ from racer.core.packed_weights import is_stand_in
 from racer.engine.static.compile import compiled_call
 from racer.engine.static.cuda_graphs import Eager, Graphs, GraphWarning
 from racer.engine.static.device_batch import DeviceBatch
-from racer.engine.static.step import Runner
+from racer.engine.static.launcher import Launcher
 from racer.errors import ConfigError
 
 MAX_IDLE = 2
-"""Stages that a model keeps while nobody uses them; the least recently used one is dropped."""
+"""Batches that a model keeps while nobody uses them; the least recently used one is dropped."""
 
 
-@attrs.define(eq=False)
-class Lease:
-    """A stage in use by one call."""
+@attrs.frozen
+class PoolKey:
+    """What a batch may be used again for."""
 
-    key: Hashable
-    stage: DeviceBatch
-    runner: Runner
-    print: int
-    """The model's when it was lent."""
-
-
-@attrs.define(eq=False)
-class _Shelf:
-    """What a model keeps between calls."""
-
-    print: int
-    idle: OrderedDict[Hashable, Lease] = attrs.field(factory=OrderedDict)
-    refused: set[str] = attrs.field(factory=set)
-    """Ways that were tried in vain."""
+    mode: str
+    rows: int
+    dtype: torch.dtype
+    inference: bool
+    """Made under ``torch.inference_mode``: such memory could not be written to outside of it."""
 
 
-_shelves: WeakKeyDictionary[Any, _Shelf] = WeakKeyDictionary()
-_lock = threading.Lock()
+@attrs.frozen(eq=False)
+class PooledBatch:
+    """A batch in use by one call."""
+
+    key: PoolKey
+    device_batch: DeviceBatch
+    launcher: Launcher
+    fingerprint: int
+    """The model's when it was made."""
 
 
-def way_of(choice: str, device: torch.device) -> str:
+def step_mode(choice: str, device: torch.device) -> str:
     """What ``DecodeConfig.compile`` means for a model on ``device``: "off", "static", "graphs" or "inductor".
 
     :raises ConfigError: graphs are asked for where there is no CUDA.
@@ -70,76 +66,75 @@ def way_of(choice: str, device: torch.device) -> str:
     return choice
 
 
-def borrow(core: ModelRunner, way: str, padding: list[int], capacity: int) -> Lease | None:
-    """An opened stage for a call over ``len(padding)`` rows; None where it must be decoded in dynamic shapes."""
-    if way == "off":
-        return None
-    device = core.model.device
-    reason = _obstacle(core)
-    with _lock:
-        shelf = _shelf(core.model)
-        if way in shelf.refused:
-            return None
-        if reason is not None:
-            shelf.refused.add(way)
-            warnings.warn(f"{type(core.model).__name__} is decoded without static shapes: {reason}", GraphWarning, 2)
-            return None
-        key = (way, len(padding), core.model.dtype, torch.is_inference_mode_enabled())
-        lease = shelf.idle.pop(key, None)
-    if lease is None:
-        stage = DeviceBatch(core.plan.layout, len(padding), capacity)
-        lease = Lease(key, stage, _runner(way, device), shelf.print)
-    if lease.stage.open(padding, capacity):
-        lease.runner.machine.forget()
-    return lease
+class DevicePool:
+    """What one model keeps between calls."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fingerprint = 0
+        self.idle: OrderedDict[PoolKey, PooledBatch] = OrderedDict()
+        self._refused: set[str] = set()
+        """Modes that were tried in vain."""
+
+    def acquire(self, runner: ModelRunner, mode: str, padding: list[int], capacity: int) -> PooledBatch | None:
+        """An empty batch for a call over ``len(padding)`` rows; None where it must be decoded in dynamic shapes."""
+        model, reason = runner.model, _obstacle(runner)
+        key = PoolKey(mode, len(padding), model.dtype, torch.is_inference_mode_enabled())
+        with self._lock:
+            self._forget_if_changed(model)
+            if mode in self._refused:
+                return None
+            if reason is not None:
+                self._refused.add(mode)
+                warnings.warn(f"{type(model).__name__} is decoded without static shapes: {reason}", GraphWarning, 2)
+                return None
+            pooled, now = self.idle.pop(key, None), self._fingerprint
+        if pooled is None:
+            batch = DeviceBatch(runner.plan.layout, len(padding), capacity)
+            pooled = PooledBatch(key, batch, _launcher(mode, model.device), now)
+        if pooled.device_batch.open(padding, capacity):
+            pooled.launcher.backend.forget()
+        return pooled
+
+    def give_back(self, pooled: PooledBatch) -> None:
+        """Keep the batch for the next call of its kind."""
+        device = pooled.device_batch.device
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()  # the next call may come on another stream
+        with self._lock:
+            if self._fingerprint != pooled.fingerprint:
+                return  # the model has changed since
+            if pooled.key.mode == "graphs" and not pooled.launcher.backend.captures:
+                self._refused.add(pooled.key.mode)  # dynamic shapes are faster than static ones that are not captured
+                return
+            self.idle[pooled.key] = pooled
+            self.idle.move_to_end(pooled.key)
+            while len(self.idle) > MAX_IDLE:
+                self.idle.popitem(last=False)
+
+    def _forget_if_changed(self, model: Any) -> None:
+        now = fingerprint(model)
+        if now != self._fingerprint:
+            self._fingerprint = now
+            self.idle.clear()
+            self._refused.clear()
 
 
-def give_back(core: ModelRunner, lease: Lease) -> None:
-    """Keep the stage for the next call of its kind."""
-    if lease.stage.device.type == "cuda":
-        torch.cuda.current_stream(lease.stage.device).synchronize()  # the next call may come on another stream
-    way = str(lease.key[0])  # type: ignore[index]
-    with _lock:
-        shelf = _shelves.get(core.model)
-        if shelf is None or shelf.print != lease.print:
-            return  # released, or changed since
-        if way == "graphs" and not lease.runner.machine.captures:
-            shelf.refused.add(way)  # dynamic shapes are faster than static ones that are not captured
-            return
-        shelf.idle[lease.key] = lease
-        shelf.idle.move_to_end(lease.key)
-        while len(shelf.idle) > MAX_IDLE:
-            shelf.idle.popitem(last=False)
+def _launcher(mode: str, device: torch.device) -> Launcher:
+    call = compiled_call() if mode == "inductor" else call_model
+    if mode == "static" or device.type != "cuda":
+        return Launcher(Eager(rehearses=mode == "inductor"), call)
+    return Launcher(Graphs(device), call)
 
 
-def release(model: Any) -> None:
-    """Drop the storage and the graphs that are kept for ``model``'s next call."""
-    with _lock:
-        _shelves.pop(model, None)
-
-
-def _runner(way: str, device: torch.device) -> Runner:
-    call = compiled_call() if way == "inductor" else call_model
-    if way == "static" or device.type != "cuda":
-        return Runner(Eager(rehearses=way == "inductor"), call)
-    return Runner(Graphs(device), call)
-
-
-def _shelf(model: Any) -> _Shelf:
-    """The model's shelf; a new one if the model has changed."""
-    now = fingerprint(model)
-    shelf = _shelves.get(model)
-    if shelf is None or shelf.print != now:
-        shelf = _shelves[model] = _Shelf(now)
-    return shelf
-
-
-def _obstacle(core: ModelRunner) -> str | None:
+def _obstacle(runner: ModelRunner) -> str | None:
     """Why a model cannot be decoded in static shapes, if so."""
-    devices = {part.device for part in chain(core.model.parameters(), core.plan.layout.keys, core.plan.layout.values)}
+    devices = {
+        part.device for part in chain(runner.model.parameters(), runner.plan.layout.keys, runner.plan.layout.values)
+    }
     if len(devices) > 1:
         return f"it lies on {len(devices)} devices"
-    if torch.is_autocast_enabled(core.model.device.type):
+    if torch.is_autocast_enabled(runner.model.device.type):
         return "autocast is on, which keeps casts of its weights between operations"
     return None
 

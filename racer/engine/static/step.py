@@ -10,69 +10,27 @@ host, hooks, stop criteria and streaming are never part of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Hashable
 
 import attrs
 from torch import Tensor
 
-from racer.core.model_runner import ModelRunner, call_model
-from racer.engine.executor import cues
-from racer.engine.static.cuda_graphs import Eager, Graphs, Key, warn_of
+from racer.core.model_runner import ModelRunner
+from racer.engine.static.cuda_graphs import Key
 from racer.engine.static.device_batch import DeviceBatch
 from racer.engine.static.kv_window import FixedWindow
+from racer.engine.static.launcher import DRAFT, FORWARD, VERIFY, Launcher
 from racer.engine.static.tree_buffer import TreeBuffer
+from racer.engine.top_tokens import TopTokens, top_tokens
 from racer.guard import check_form
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Settled, StepView
 from racer.step.verdict import Verdict, pack
+from racer.step.view import Needs, StepView
 from racer.strategies.device import DraftProgram
-
-DRAFT, FORWARD, VERIFY = "draft", "forward", "verify"
-
-
-@attrs.define(eq=False)
-class Runner:
-    """How bodies are run, from the fastest way to the plainest; kept with the stage, as a failure is worth remembering.
-
-    :param machine: captures, or does not.
-    :param call: who calls the model; compiled, or :func:`racer.core.model_runner.call_model`.
-    """
-
-    machine: Eager | Graphs
-    call: Callable[..., Any] = call_model
-    verifies: bool = True
-    """Whether verifiers may be part of a captured step, ..."""
-    drafts: bool = True
-    """... and drafters."""
-    doing: str = FORWARD
-    """What a step that fails was at."""
-
-    @property
-    def compiled(self) -> bool:
-        return self.call is not call_model
-
-    def retreat(self, model: Any, error: Exception) -> None:
-        """Give up what failed, say so, and leave a plainer way; raises ``error`` if there is none."""
-        if self.doing == DRAFT:
-            self.drafts = False
-            warn_of(model, "has its drafter outside the CUDA graph", error)
-        elif self.compiled:
-            self.call = call_model
-            warn_of(model, "is not compiled", error)
-        elif self.machine.captures and self.doing == VERIFY:
-            self.verifies = False
-            warn_of(model, "has its verifier outside the CUDA graph", error)
-        elif self.machine.captures:
-            self.machine, self.verifies, self.drafts = Eager(), True, True
-            warn_of(model, "cannot be captured in a CUDA graph and is run without", error)
-        else:
-            raise error
-        self.machine.forget()
 
 
 @attrs.frozen(eq=False)
-class Draft:
+class CapturedDraft:
     """A draft that is a part of the step."""
 
     program: DraftProgram
@@ -86,31 +44,33 @@ class Draft:
 
 
 @attrs.frozen(eq=False)
-class Outcome:
-    """What a step leaves beside the sheet's tree, faults and logits; in the bucket's width."""
+class PackedVerdict:
+    """A verdict that was found within the step, and all that the host wants to know, ready to be fetched."""
 
-    top_ids: Tensor | None
-    top_probs: Tensor | None
-    shows: bool
-    """Whether these two are what drafters asked for; otherwise they are still to be found."""
-    verdict: Verdict | None = None
-    packed: Tensor | None = None
-    """All that the host wants to know, in one flat tensor; there with a verdict."""
-    shapes: dict[str, tuple[int, ...]] = attrs.field(factory=dict)
+    verdict: Verdict
+    """In the bucket's width."""
+    packed: Tensor
+    """Flat, int64."""
+    shapes: dict[str, tuple[int, ...]]
     """Of its parts."""
-    draft: Draft | None = None
-    """Who has drafted here; while the step is recorded, its memory must stay."""
 
-    def head(self, width: int) -> Verdict | None:
-        """The verdict in the drafted width, of its own: padding is never accepted."""
+    def head(self, width: int) -> Verdict:
+        """The verdict in the drafted width: padding is never accepted."""
         verdict = self.verdict
-        return verdict and Verdict(
-            verdict.path[:, :width],
-            verdict.length,
-            verdict.next_token,
-            head(self.top_ids, width),
-            head(self.top_probs, width),
-        )
+        top = TopTokens(verdict.top_ids, verdict.top_probs).head(width)
+        return Verdict(verdict.path[:, :width], verdict.length, verdict.next_token, *top)
+
+
+@attrs.frozen(eq=False)
+class StaticResult:
+    """What a step leaves beside the buffer's tree, faults and logits."""
+
+    top: TopTokens | None
+    """In the bucket's width; None: what drafters asked for is still to be found."""
+    verified: PackedVerdict | None = None
+    """None: the tree is still to be verified, and nothing is committed."""
+    draft: CapturedDraft | None = None
+    """Who has drafted here, and has learned from the verdict; while the step is recorded, its memory must stay."""
 
 
 @attrs.frozen(eq=False)
@@ -118,70 +78,71 @@ class StaticStep:
     """The operations of one step; calling it runs them. Between two calls only contents may change, not addresses."""
 
     key: Key
-    core: ModelRunner
-    stage: DeviceBatch
-    sheet: TreeBuffer
+    runner: ModelRunner
+    device_batch: DeviceBatch
+    buffer: TreeBuffer
     window: FixedWindow
-    runner: Runner
+    launcher: Launcher
     needs: Needs
     view: StepView
     shows: bool
     """Whether the best next tokens are found here."""
     verifies: bool
     """Whether the verdict is found, committed and packed here."""
-    draft: Draft | None = None
+    draft: CapturedDraft | None = None
     """What is drafted here, and learned from the verdict; only where it is found here."""
 
-    def __call__(self) -> Outcome:
-        stage, sheet = self.stage, self.sheet
+    def __call__(self) -> StaticResult:
         if self.draft is not None:
-            self.runner.doing = DRAFT
-            sheet.inbox.copy_(sheet.fold(self._drafted(self.draft)))
-        self.runner.doing = FORWARD
-        drafted, kinds = sheet.drafted()
-        faults = drafted.faults(stage.root, self.view.vocab_size, kinds)
-        tree = drafted.sound(faults, stage.root, look=False)
-        sheet.put(tree, faults)
-        logits = sheet.hold(self._forward(tree), fixed=self.runner.machine.captures)
-        ids, probs = cues(self.needs, self.view.pipeline, self.view.do_sample, logits) if self.shows else (None, None)
+            self.launcher.doing = DRAFT
+            self.buffer.data.copy_(self.buffer.pack(self._drafted(self.draft)))
+        self.launcher.doing = FORWARD
+        tree, faults = self._checked()
+        logits = self.buffer.hold(self._forward(tree), fixed=self.launcher.backend.captures)
+        view = self.view
+        top = top_tokens(self.needs, view.pipeline, view.do_sample, logits) if self.shows else None
         if not self.verifies:
-            return Outcome(ids, probs, self.shows)
-        self.runner.doing = VERIFY
+            return StaticResult(top)
+        self.launcher.doing = VERIFY
         verdict = self._verify(tree, logits)
-        verdict.top_ids, verdict.top_probs = ids, probs
+        verdict.top_ids, verdict.top_probs = top or TopTokens()
         if self.draft is not None:
-            self.runner.doing = DRAFT
-            self.draft.program.observe(tree, verdict, stage.active)
-            self.runner.doing = VERIFY
-        stage.keep(verdict.path, verdict.length, verdict.next_token)
-        parts = verdict.parts(tree, faults, cues=self.needs.host)
+            self.launcher.doing = DRAFT
+            self.draft.program.observe(tree, verdict, self.device_batch.active)
+            self.launcher.doing = VERIFY
+        self.device_batch.keep(verdict.path, verdict.length, verdict.next_token)
+        parts = verdict.parts(tree, faults, top=self.needs.host)
         shapes = {name: tuple(part.shape) for name, part in parts.items()}
-        packed, self.runner.doing = pack(parts), FORWARD  # whatever fails after this, it is neither of them
-        return Outcome(ids, probs, self.shows, verdict, packed, shapes, self.draft)
+        packed = PackedVerdict(verdict, pack(parts), shapes)
+        self.launcher.doing = FORWARD  # whatever fails after this, it is neither draft nor verifier
+        return StaticResult(top, packed, self.draft)
 
-    def _drafted(self, draft: Draft) -> DraftTree:
+    def _drafted(self, draft: CapturedDraft) -> DraftTree:
         """By a drafter with one name, so that the tree's own sources are nobody's."""
+        root = self.device_batch.root
         if draft.nodes == 1:
-            return DraftTree.root(self.stage.root)
-        tree = check_form(draft.program.draft(self.stage.root, draft.nodes), len(self.stage.root), draft.nodes)
+            return DraftTree.root(root)
+        tree = check_form(draft.program.draft(root, draft.nodes), len(root), draft.nodes)
         return DraftTree(tree.tokens, tree.parent, tree.count)
 
+    def _checked(self) -> tuple[DraftTree, Tensor]:
+        """The tree in the buffer, its faulty rows cut back to their roots there too; and its faults."""
+        drafted, kinds = self.buffer.drafted()
+        faults = drafted.faults(self.device_batch.root, self.view.vocab_size, kinds)
+        tree = drafted.sound(faults, self.device_batch.root, look=False)
+        self.buffer.put(tree, faults)
+        return tree, faults
+
     def _forward(self, tree: DraftTree) -> Tensor:
-        placed = self.stage.place(tree, self.window)
-        mask = self.core.plan.masks.build(placed.seen, placed.position, placed.places, self.core.model.dtype)
+        placed = self.device_batch.place(tree, self.window)
+        dtype = self.runner.model.dtype
+        mask = self.runner.plan.masks.build(placed.seen, placed.position, placed.places, dtype)
         self.window.aim(placed.slots)
-        return self.core.run(tree.tokens, mask, placed.position, self.window, 0, self.runner.call)
+        return self.runner.run(tree.tokens, mask, placed.position, self.window, 0, self.launcher.call)
 
     def _verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
-        """The verdict by the stage's own tensors: those of the view are copies, made for this step alone."""
-        stage = self.stage
-        view = attrs.evolve(
-            self.view, root=stage.root, position=stage.lengths - stage.padding, seeds=stage.seeds, settled=Settled()
-        )
-        verdict: Verdict = self.view.settled.verifier.verify(view, tree, logits)
+        """The verdict by the batch's own tensors: those of the view are copies, made for this step alone."""
+        batch = self.device_batch
+        view = attrs.evolve(self.view, root=batch.root, position=batch.lengths - batch.padding, seeds=batch.seeds)
+        verdict: Verdict = self.view.verifier.verify(view, tree, logits)
         return verdict
-
-
-def head(part: Tensor | None, width: int) -> Tensor | None:
-    """The first ``width`` columns of ``part [B, N, ...]``."""
-    return None if part is None else part[:, :width]

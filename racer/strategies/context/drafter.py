@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from racer.errors import ConfigError
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Needs, Request, StepView
+from racer.step.request import Request
 from racer.step.verdict import Verdict
+from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
 from racer.strategies.context import history, state, table, voices
 from racer.strategies.context.blends import Blends
@@ -90,6 +91,7 @@ class Racer(Drafter):
     """
 
     name = "racer"
+    saves = True
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ import attrs
 
 from racer.errors import ConfigError
 from racer.step.builder import TreeBuilder
-from racer.step.request import Needs, Request
+from racer.step.request import Request
+from racer.step.view import Needs
 from racer.strategies.base import Drafter
 from racer_suffix.automaton import NOTHING, SuffixAutomaton
 from racer_suffix.history import Cursor, History

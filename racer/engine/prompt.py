@@ -1,0 +1,60 @@
+"""Before the first step: the prompts are scored, shown to drafters, and their first tokens chosen."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer.core.model_runner import PromptPiece
+from racer.engine.batch import BatchState
+from racer.engine.strategies import StrategySet
+from racer.engine.top_tokens import top_tokens
+from racer.step.draft_tree import DraftTree
+from racer.step.stats import StepStats
+from racer.step.verdict import Verdict
+
+
+def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]:
+    """Score the prompts piece by piece, and let drafters observe as much of them as they need; the first tokens.
+
+    :param chunk: positions whose logits may exist at once, all rows together.
+    """
+    requests, needs = batch.spec.requests, strategies.needs
+    shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
+    prompts = torch.tensor([[*r.padding, *r.prompt] for r in requests], device=batch.runner.model.device)
+    first = prompts[:, -1]
+    with batch.watch.phase("prefill"):
+        columns = max(1, chunk // len(prompts))
+        for piece in batch.runner.prefill(prompts, batch.cache, columns, keep=max(shown, 1)):
+            end = piece.start + piece.tokens.shape[1]
+            if end < prompts.shape[1]:
+                follow = prompts[:, end]
+            else:
+                view = batch.view()
+                last = DraftTree.root(view.root)
+                first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
+            if shown:
+                _show(batch, strategies, piece, follow)
+    return first.tolist()
+
+
+def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow: Tensor) -> None:
+    """Let drafters observe a piece of prompt: a chain, all of it accepted, rows moved left over their padding."""
+    padding = torch.tensor(batch.cache.padding, device=follow.device)
+    width = piece.tokens.shape[1]
+    skip = (padding - piece.start).clamp(0, width)
+    columns = torch.arange(width, device=follow.device).expand(len(padding), -1)
+    source = (columns + skip[:, None]).clamp(max=width - 1)
+    count = width - skip
+    tree = DraftTree.chain(piece.tokens.gather(1, source), count)
+    verdict = Verdict(path=columns, length=count, next_token=follow)
+    rows = torch.arange(len(padding), device=follow.device)[:, None]
+    logits = piece.logits[rows, source] if skip.any() else piece.logits
+    verdict.top_ids, verdict.top_probs = top_tokens(strategies.needs, batch.pipeline, batch.spec.do_sample, logits)
+    verdict.to_host(tree, torch.zeros_like(count), top=strategies.needs.host)
+    places = tuple(max(piece.start - pad, 0) for pad in batch.cache.padding)
+    position = (piece.start - padding).clamp(min=0)
+    view = attrs.evolve(batch.view(), root=tree.tokens[:, 0], position=position, places=places)
+    stats = StepStats(nodes=0, budget=0, new_tokens=(0,) * len(padding), milliseconds={})
+    strategies.step_over(view, tree, verdict, stats)

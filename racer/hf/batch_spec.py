@@ -1,0 +1,74 @@
+"""From the arguments of ``generate`` to a batch, and from its requests back to ``generate``'s tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList
+from transformers.generation import MaxLengthCriteria
+
+from racer.engine.batch import BatchSpec
+from racer.errors import UnsupportedGeneration
+from racer.hf.processors import ProcessorPipeline
+from racer.hf.unsupported import left_padding
+from racer.step.request import Request
+
+
+def batch_spec(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    settings: GenerationConfig,
+    processors: list[Any],
+    criteria: list[Any],
+    streamer: Any,
+    seed: int | None,
+) -> BatchSpec:
+    """What to decode.
+
+    :param seed: of the first row; None draws one where it is needed.
+    :raises UnsupportedGeneration: no room for a new token, or a mask with holes or right padding.
+    """
+    batch, width = input_ids.shape
+    if seed is None:
+        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
+    eos = [item for item in criteria if type(item) is EosTokenCriteria]
+    lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
+    others = [item for item in criteria if type(item) not in (EosTokenCriteria, MaxLengthCriteria)]
+    limit = min(lengths, default=settings.max_length) - width
+    if limit < 1:
+        raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
+    padding = left_padding(input_ids, attention_mask)
+    requests = tuple(
+        Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
+        for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
+    )
+    return BatchSpec(
+        requests=requests,
+        pipeline=ProcessorPipeline(processors, batch),
+        do_sample=bool(settings.do_sample),
+        stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
+        stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
+        emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
+    )
+
+
+def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable[[Request], bool]:
+    """Criteria that look at text, asked about one row as a batch of one."""
+
+    def stops(request: Request) -> bool:
+        ids = torch.tensor([[*request.padding, *request.tokens]], device=device)
+        return bool(criteria(ids, None).any())
+
+    return stops
+
+
+def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:
+    """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
+    longest = max(len(request.emitted) for request in spec.requests)
+    pad = getattr(settings, "_pad_token_tensor", None)
+    fill = int(pad) if pad is not None else (settings.pad_token_id or 0)
+    new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
+    return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)

@@ -1,0 +1,125 @@
+"""What plugins are shown of the state before a step, and what drafters may ask to be shown of its nodes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer.step.cost_curve import CostCurve
+from racer.step.request import Request, signed_seeds
+
+
+class LogitsPipeline(Protocol):
+    """The logits processors of one call, as verifiers see them."""
+
+    context_free: bool
+    """Whether no processor reads the prefix, so that all nodes can be processed in one batch."""
+
+    @property
+    def signature(self) -> Hashable | None:
+        """Equal for pipelines that do the same, ``()`` for one that does nothing; None if one of its processors cannot
+        be part of a CUDA graph."""
+
+    def batch(self, logits: Tensor) -> Tensor:
+        """Processed scores ``[M, V]`` of ``logits [M, V]``; for context-free pipelines."""
+
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """``[M]`` sampled tokens of ``logits [M, V]``, each a function of its row, seed and position alone.
+
+        For context-free pipelines, on a CPU.
+
+        :param seeds: ``[M]`` int64.
+        :param positions: ``[M]`` int64: those of the tokens to draw.
+        """
+
+    def likely(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` best tokens ``[M, k]`` of ``logits [M, V]``, best first, and ``[M, k]`` about how likely they are
+        to be drawn; for drafters. ``k`` is cut to V."""
+
+    def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
+        """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
+
+    def of_rows(self, rows: Sequence[int]) -> LogitsPipeline:
+        """The same for the batch that is left when of its rows only these stay."""
+
+
+@attrs.frozen(eq=False)
+class StepView:
+    """The state before a step. Plugins read it and change nothing.
+
+    Where steps are captured (``DecodeConfig.compile``), the tensors of a step's tree and verdict are overwritten by the
+    next one: whoever wants to keep them makes a copy.
+    """
+
+    requests: tuple[Request, ...]
+    """One per row. Finished rows are ignored while they stay, and leave when the rest fits into the next smaller power
+    of two: state that outlives a step is kept by ``request.id``, never by row."""
+    active: tuple[bool, ...]
+    """Rows that were not finished when the step began."""
+    root: Tensor
+    """``[B]`` int64, on the model's device: the pending tokens. The same as each ``request.tokens[-1]``."""
+    position: Tensor
+    """``[B]`` int64, on the model's device: the root's position, padding not counted."""
+    vocab_size: int
+    pipeline: LogitsPipeline
+    do_sample: bool
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids that end a row."""
+    step_cost: CostCurve = attrs.field(factory=CostCurve)
+    """Measured milliseconds of a step over so many nodes, on this model, device and batch, at about this context."""
+    step: int = 0
+    """Steps before this one."""
+    seeds: Tensor = attrs.field(
+        default=attrs.Factory(lambda view: signed_seeds(view.requests, view.device), takes_self=True)
+    )
+    """``[B]`` int64, on the model's device: the requests' seeds."""
+    verifier: Any = None
+    """Who verifies this call, a :class:`racer.Verifier`."""
+    places: tuple[int, ...] = attrs.field(
+        default=attrs.Factory(lambda view: tuple(len(request.tokens) - 1 for request in view.requests), takes_self=True)
+    )
+    """The same as ``position``, on the host."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.root.device
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted by the row that has most left."""
+        return max((request.remaining for request in self.requests if not request.done), default=0)
+
+
+def _whole_number(_: Any, field: attrs.Attribute[int], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{field.name} must be a whole number of positions (Needs.ALL for all), not {value!r}")
+
+
+@attrs.frozen
+class Needs:
+    """What a drafter wants to see of each scored node. The core computes the union over all drafters once."""
+
+    ALL: ClassVar[int] = sys.maxsize
+
+    top_k: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """Ids of the k best next tokens of every node."""
+    probs: bool = False
+    """Also their probabilities (costs a log-sum-exp over the vocabulary)."""
+    prompt: int = attrs.field(default=0, validator=[_whole_number, attrs.validators.ge(0)])
+    """For so many of the prompt's last positions too, the rows of a batch together; ``Needs.ALL`` for all. Each costs
+    about what a node of a tree costs in the model's head: a fifth of a small model's arithmetic."""
+    host: bool = True
+    """Observes numpy arrays (they travel in the step's one copy); False: reads the device tensors."""
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            top_k=max(self.top_k, other.top_k),
+            probs=self.probs or other.probs,
+            prompt=max(self.prompt, other.prompt),
+            host=self.host or other.host,
+        )

@@ -1,0 +1,112 @@
+"""The smaller benchmark scripts run, on the embedded model, and their figures are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from racer.strategies.context.odds import Odds
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def figures(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    done = run(name, *arguments, "--output", str(folder / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("cold", [(), ("--cold",)])
+def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ...]) -> None:
+    (tmp_path / "prompt.txt").write_text("Write a long story about the sea.", encoding="utf-8")
+    drafters = "--drafter", "none", "--drafter", "no matches"
+    sizes = "--max-new-tokens", "12", "--budget", "8"
+    report = figures("acceptance.py", tmp_path, "--questions", str(tmp_path / "prompt.txt"), *drafters, *sizes, *cold)
+    assert report["drafters"]["none"]["mean accepted tokens"] == 1
+    assert report["drafters"]["none"]["steps"] == 11  # the prefill gives the first token
+    assert 1 <= report["drafters"]["no matches"]["mean accepted tokens"] <= 8
+
+
+def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
+    done = run("acceptance.py", "--drafter", "none", "--drafter", "no cuse")
+    assert done.returncode == 2
+    assert "'no cuse'" in done.stderr
+    assert "no cues" in done.stderr
+
+
+def test_prompts_are_scored_by_all_methods(tmp_path: Path) -> None:
+    report = figures(
+        "prefill.py", tmp_path, "--tokens", "20", "--tokens", "60", "--drafter", "logits", "--repeats", "1"
+    )
+    assert list(report["milliseconds"]) == ["20", "60"]
+    for found in report["milliseconds"].values():
+        assert list(found) == ["hf", "none", "logits"]
+        assert all(spent > 0 for spent in found.values())
+
+
+def test_forward_passes_in_three_ways(tmp_path: Path) -> None:
+    sizes = "--context", "20", "--rows", "1", "--rows", "2", "--nodes", "1", "--nodes", "4", "--repeats", "1"
+    report = figures("forward_ways.py", tmp_path, "--shape", "tiny", *sizes)
+    passes = report["forward passes"]
+    assert [(figure["rows"], figure["nodes"]) for figure in passes] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    assert all(set(figure["milliseconds"]) == {"sdpa", "grouped", "packed"} for figure in passes)
+    assert all(time > 0 for figure in passes for time in figure["milliseconds"].values())
+
+
+def test_the_check_of_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    how = "--device", "cpu", "--compile", "static", "--dtype", "fp32", "--skip-tests", "--context", "20"
+    sizes = "--shape", "tiny", "--shape", "no such shape", "--repeats", "1", "--questions", "0"
+    report = figures("gpu_check.py", tmp_path, *how, *sizes)
+    (part,) = report["shapes"].values()
+    for nodes in ("1", "24", "64"):
+        assert 0 < part["forward_ms"][nodes] < part["step_ms"][nodes]
+    assert report["figures"]["tiny: a step of 64 nodes against a plain one"] == pytest.approx(
+        part["step_ms"]["64"] / part["step_ms"]["1"]
+    )
+    assert list(report["left_out"]) == ["no such shape"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_without_a_gpu_the_check_says_so() -> None:
+    done = run("gpu_check.py")
+    assert done.returncode == 1
+    assert "there is no CUDA device here" in done.stderr
+
+
+def test_budgets_on_the_same_texts(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Count to ten, twice.", encoding="utf-8")
+    budgets = "--budget", "1", "--budget", "4", "--budget", "auto", "--budget", "own=1,lesson=0"
+    arguments = "--questions", str(tmp_path / "prompt.txt"), *budgets, "--max-new-tokens", "16"
+    report = figures("budgets.py", tmp_path, *arguments)
+    assert report["texts"] == 1
+    assert set(report["budgets"]["1"]["steps by size"]) == {"1"}
+    assert report["budgets"]["1"]["mean accepted tokens"] == 1 < report["budgets"]["4"]["mean accepted tokens"]
+    assert all(part["tokens a second"] > 0 for part in report["budgets"].values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_call(tmp_path: Path) -> None:
+    report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")
+    assert report["MiB"]["none"]["peak"] > report["MiB"]["none"]["before"] > 200
+
+
+def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
+    small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8"
+    done = run("fit_start.py", *small, "--output", str(tmp_path / "start.npz"))
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "start.npz") as parts:
+        assert Odds.of(**parts).vectors.any()

@@ -1,0 +1,91 @@
+"""A whole step on torch's meta device, with the operations of the GPU's own branches, and who is left out of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+from racer import Greedy, Needs, Recycling
+from racer.core.kv_cache import CacheLayout
+from racer.core.model_runner import ModelRunner
+from racer.core.support import probe
+from racer.engine.static.cuda_graphs import CaptureCheck, Eager, GraphWarning, Key
+from racer.engine.static.device_batch import DeviceBatch
+from racer.engine.static.step import DRAFT, FORWARD, VERIFY, Draft, Runner, StaticStep
+from racer.hf.processors import ProcessorPipeline
+from racer.step.request import Request, Settled
+from racer.step.view import StepView
+from racer.testing import toy_model
+from racer.verifiers.exact import Sampling
+from support.pretender import Pretender
+from support.processors import WARPERS
+from support.tiny_models import BUILD, tiny
+from support.tiny_models import VOCAB as TINY_VOCAB
+from support.toy import VOCAB
+
+
+def on_meta(name: str) -> tuple[ModelRunner, DeviceBatch]:
+    """A tiny model without data: operations run through, with the shapes and branches of an accelerator."""
+    plan = probe(tiny(name)).plan
+    assert plan is not None
+    model = copy.deepcopy(tiny(name)).to("meta")
+    keys, values = (
+        tuple(attrs.evolve(block, device=torch.device("meta")) for block in blocks)
+        for blocks in (plan.layout.keys, plan.layout.values)
+    )
+    core = ModelRunner(model, attrs.evolve(plan, layout=CacheLayout(keys, values)))
+    return core, DeviceBatch(core.plan.layout, 2, 100)
+
+
+@pytest.mark.parametrize("verifier", [Greedy(), Sampling()])
+@pytest.mark.parametrize("name", [name for name in BUILD if name != "mixtral"])
+def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("racer.engine.static.step.check_form", lambda tree, *_: tree)  # it refuses trees without data
+    core, stage = on_meta(name)
+    rows = torch.zeros(2, dtype=torch.long, device="meta")
+    view = StepView(
+        requests=(Request((1,)), Request((2,))), active=(True, True), root=rows, position=rows, vocab_size=TINY_VOCAB,
+        pipeline=ProcessorPipeline(WARPERS if verifier.samples else [], 2), do_sample=verifier.samples, seeds=rows,
+        settled=Settled(verifier),
+    )  # fmt: skip
+    assert verifier.capture_key(view) is not None
+    sheet, window = stage.sheet(16), stage.window(16)
+    step = StaticStep(
+        Key(16, 256, ()), core, stage, sheet, window, Runner(Eager()), Needs(top_k=4, probs=True), view, True, True
+    )
+    program = Recycling(4).make(torch.device("meta"), TINY_VOCAB)
+    with torch.no_grad(), CaptureCheck():
+        outcome = step()
+        drafted = attrs.evolve(step, draft=Draft(program, 13))()
+    assert drafted.draft is not None
+    assert drafted.draft.program is program, "kept with the recording, which holds its addresses"
+    assert outcome.verdict is not None
+    assert outcome.packed is not None
+    assert outcome.packed.device.type == "meta"
+    assert len(outcome.packed) == 2 * (2 + 4 * 16 + 2 + 2 * 4 * 16)
+
+
+def test_verifiers_of_others_stay_outside_unless_they_say_otherwise() -> None:
+    class Own(Greedy):
+        pass
+
+    view: Any = type("View", (), {"pipeline": ProcessorPipeline(), "device": torch.device("cuda")})()
+    assert Greedy().capture_key(view) is not None
+    assert Own().capture_key(view) is None
+
+
+@pytest.mark.parametrize(
+    ("doing", "left"),
+    [(DRAFT, (True, True, False)), (VERIFY, (False, True, True)), (FORWARD, (False, True, True))],
+)
+def test_who_failed_is_left_out_and_nobody_else(doing: str, left: tuple[bool, bool, bool]) -> None:
+    """With a compiled forward, whatever else fails may be the compiler's fault."""
+    runner = Runner(Pretender(), call=lambda model, **inputs: model(**inputs))
+    runner.doing = doing
+    with pytest.warns(GraphWarning):
+        runner.retreat(toy_model(VOCAB), ZeroDivisionError())
+    assert (runner.compiled, runner.verifies, runner.drafts) == left

@@ -1,0 +1,1 @@
+"""What several test files share: tiny models, toy texts, simulated machines, and ways to run the command."""
