@@ -91,7 +91,7 @@ def describe(
     from racer.core.packed_weights import pack
 
     model = loaded.model
-    given: dict[str, Any] = attrs.asdict(settings) | {"pack": pack(model, settings.pack)}
+    given: dict[str, Any] = attrs.asdict(settings) | {"pack": pack(model, settings.pack) is not None}
     return Setup(
         model=loaded.name,
         model_digest=model_digest(model),
