@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import racer
-from racer.bench.ours import Racer as Answering
+from racer.bench.adapters.racer_decoder import RacerAdapter
 from racer.bench.questions import Question, draw, load_questions
 from racer.bench.settings import Settings
 from racer.discovery import plugins
@@ -56,15 +56,17 @@ def measure(
 
     made: Any = PARTS[drafter]() if drafter in PARTS else drafter
 
-    def answering() -> Answering:
-        return Answering(loaded, settings.arguments(), racer.DecodeConfig(drafter=copy.deepcopy(made), budget=budget))
+    def adapter() -> RacerAdapter:
+        return RacerAdapter(
+            loaded, settings.arguments(), racer.DecodeConfig(drafter=copy.deepcopy(made), budget=budget)
+        )
 
-    kept, lengths = answering(), defaultdict(list)
+    kept, lengths = adapter(), defaultdict(list)
     for number, question in enumerate(questions):
         talk: list[dict[str, str]] = []
         for turn in question.turns:
             talk.append({"role": "user", "content": turn})
-            who = answering() if settings.cold else kept
+            who = adapter() if settings.cold else kept
             measured = who.answer(loaded.encode(talk), settings.max_new_tokens, seed=number)
             lengths[question.group] += measured.accept_lengths[0]
             answer = loaded.tokenizer.decode(measured.tokens[0], skip_special_tokens=True)

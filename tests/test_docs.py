@@ -88,5 +88,5 @@ def test_the_quickstart_lists_every_setting() -> None:
 
 def test_the_readme_opens_with_the_two_commands() -> None:
     first, second = re.findall(r"```\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)[:2]
-    assert first.startswith("pip install -e . && racer generate ")
+    assert first.startswith('pip install -e ".[gguf]" && racer generate ')
     assert second == 'pip install -e ".[test]" && pytest'

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
+from racer.bench.converter import line
 from racer.bench.questions import Question
-from racer.bench.trials import Journal, Trial
+from racer.bench.run.journal import Journal
+from racer.bench.trials import Trial
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +35,30 @@ class Answer:
     @property
     def tokens_per_second(self) -> float:
         return sum(self.new_tokens) / sum(self.seconds)
+
+
+@attrs.frozen(kw_only=True)
+class Choice:
+    """Spec-Bench's name for an answer; a list entry a turn, but for ``accept_lengths``."""
+
+    index: int = 0
+    turns: list[str]
+    decoding_steps: list[int]
+    new_tokens: list[int]
+    wall_time: list[float]
+    accept_lengths: list[int]
+
+
+@attrs.frozen(kw_only=True)
+class AnswerRecord:
+    """One line of an answer file."""
+
+    question_id: int | str
+    category: str
+    answer_id: str
+    model_id: str
+    choices: list[Choice]
+    tstamp: float
 
 
 def gather(journal: Journal, questions: Sequence[Question], method: str) -> dict[int, Answer]:
@@ -72,29 +96,25 @@ def write_answers(folder: Path, journal: Journal, questions: Sequence[Question],
     """One file per method, as Spec-Bench's speed script reads them. ``accept_lengths`` include the bonus token."""
     folder.mkdir(parents=True, exist_ok=True)
     for method in methods:
-        lines = [
-            json.dumps(_line(questions[row], method, answer), ensure_ascii=False)
-            for row, answer in gather(journal, questions, method).items()
-        ]
-        (folder / file_name(method)).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        whole = gather(journal, questions, method)
+        lines = [line(_record(questions[row], method, answer)) for row, answer in whole.items()]
+        (folder / file_name(method)).write_text("".join(lines), encoding="utf-8")
 
 
-def _line(question: Question, method: str, answer: Answer) -> dict[str, Any]:
+def _record(question: Question, method: str, answer: Answer) -> AnswerRecord:
     key = f"{question.source} {question.question_id} {method}"
-    return {
-        "question_id": question.question_id,
-        "category": question.category,
-        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, key).hex,
-        "model_id": method,
-        "choices": [
-            {
-                "index": 0,
-                "turns": answer.turns,
-                "decoding_steps": answer.steps,
-                "new_tokens": answer.new_tokens,
-                "wall_time": answer.seconds,
-                "accept_lengths": answer.accept_lengths,
-            }
-        ],
-        "tstamp": answer.time,
-    }
+    choice = Choice(
+        turns=answer.turns,
+        decoding_steps=answer.steps,
+        new_tokens=answer.new_tokens,
+        wall_time=answer.seconds,
+        accept_lengths=answer.accept_lengths,
+    )
+    return AnswerRecord(
+        question_id=question.question_id,
+        category=question.category,
+        answer_id=uuid.uuid5(uuid.NAMESPACE_OID, key).hex,
+        model_id=method,
+        choices=[choice],
+        tstamp=answer.time,
+    )

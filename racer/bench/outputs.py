@@ -10,11 +10,25 @@ from typing import Any
 import attrs
 
 from racer.bench.answers import write_answers
+from racer.bench.converter import plain
 from racer.bench.questions import Question
 from racer.bench.report import write_report
+from racer.bench.run.journal import Journal
+from racer.bench.run.setup import Setup
 from racer.bench.summary import summarise
-from racer.bench.trials import Journal
 from racer.errors import ConfigError
+
+
+@attrs.frozen(kw_only=True)
+class RunState:
+    """What the ``setup`` of ``results.json`` has beside :class:`Setup`: how far the run has come, and how."""
+
+    command: str
+    score: bool
+    """Whether answers are compared with the questions' references."""
+    trials_total: int
+    trials_done: int
+    complete: bool
 
 
 @attrs.frozen
@@ -50,13 +64,13 @@ class Folder:
         """Whether there are trials."""
         return self.trials.exists() and self.trials.stat().st_size > 0
 
-    def write(self, journal: Journal, questions: Sequence[Question], setup: dict[str, Any]) -> dict[str, Any]:
+    def write(self, journal: Journal, questions: Sequence[Question], setup: Setup, state: RunState) -> dict[str, Any]:
         """Results, report and answer files from what the journal has; the results."""
-        methods = setup["methods"]
-        sample = setup["temperature"] > 0
-        results = {"setup": setup, **summarise(journal, questions, methods, sample=sample, score=setup["score"])}
+        sample = setup.temperature > 0
+        found = summarise(journal, questions, setup.methods, sample=sample, score=state.score)
+        results = {"setup": plain(setup) | plain(state), **found}
         text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
         (self.path / "results.json").write_text(text + "\n", encoding="utf-8")
-        write_answers(self.path / "answers", journal, questions, methods)
+        write_answers(self.path / "answers", journal, questions, setup.methods)
         write_report(results, self.path)
         return results

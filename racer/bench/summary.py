@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,19 +10,13 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.bench import reliability
 from racer.bench.answers import Answer, gather
+from racer.bench.figures import Interval, bootstrap, by_depth, cost_curve, median, reliabilities, split
 from racer.bench.methods import PEERS
 from racer.bench.questions import Question
+from racer.bench.run.journal import Journal
 from racer.bench.score import is_right
-from racer.bench.trials import Journal, Measured, Trial
-from racer.step.stats import PHASES
-
-RESAMPLES = 2000
-MIN_UNITS = 5
-"""Resampling fewer questions (or batches) says next to nothing."""
-MAX_DEPTH = 24
-Interval = list[float] | None
+from racer.bench.trials import Measured, Trial
 
 
 def summarise(
@@ -57,8 +50,8 @@ def summarise(
         figures[method] = {
             "overall": cells.pop(None),
             "groups": cells,
-            "cost_curve": _cost_curve(_measured(trials)),
-            "reliability": _reliability(_measured(trials)),
+            "cost_curve": cost_curve(_measured(trials)),
+            "reliability": reliabilities(_measured(trials)),
         }
     return {"methods": figures, "failures": list(_failures(journal.trials.values(), questions))}
 
@@ -99,13 +92,13 @@ class _Cell:
                 {row: (sum(answer.accept_lengths), len(answer.accept_lengths)) for row, answer in mine.items()}
             ),
             "tokens_per_second": statistics.fmean(speeds.values()) if speeds else None,
-            "tokens_per_second_median": _median([*speeds.values()]),
+            "tokens_per_second_median": median([*speeds.values()]),
             "tokens_per_second_ci": self._interval({row: (speed, 1.0) for row, speed in speeds.items()}),
             **self._speedup("none"),
             **self._speedup("hf"),
             **self._identity(),
             **self._bill(),
-            "acceptance_by_depth": _by_depth(flat),
+            "acceptance_by_depth": by_depth(flat),
             "score": self._score(mine) if self.score else None,
         }
 
@@ -122,7 +115,7 @@ class _Cell:
         return {
             name: ours / base if base else None,
             f"{name}_ci": self._interval(pairs),
-            f"{name}_median": _median([own / other for own, other in pairs.values()]),
+            f"{name}_median": median([own / other for own, other in pairs.values()]),
         }
 
     def _interval(self, parts: dict[int, tuple[float, float]]) -> Interval:
@@ -131,7 +124,7 @@ class _Cell:
         for row, part in parts.items():
             number = self.answers[self.method][row].batch
             units[number] = units.get(number, np.zeros(2)) + np.array(part)
-        return _bootstrap(np.array([*units.values()]))
+        return bootstrap(np.array([*units.values()]))
 
     def _identity(self) -> dict[str, Any]:
         """How many answers are the plain ones, token by token."""
@@ -143,7 +136,7 @@ class _Cell:
         return {
             "identical_rate": statistics.fmean(same) if same else None,
             "divergences": same.count(False) if same else None,
-            "divergence_gap_median": _median(gaps),
+            "divergence_gap_median": median(gaps),
             "divergence_gap_max": max(gaps, default=None),
             "divergence_gap_unknown": len(parted) - len(gaps),
         }
@@ -159,57 +152,15 @@ class _Cell:
             "nodes_per_step": sum(sum(call.nodes) for call in calls) / steps if steps else None,
             "drafted_nodes": drafted,
             "wasted_nodes": drafted - kept,
-            "first_token_seconds": _median(firsts),
+            "first_token_seconds": median(firsts),
             "peak_memory_mib": max(peaks) / 2**20 if peaks else None,
-            "milliseconds": _split([call for call in calls if call.milliseconds is not None]),
+            "milliseconds": split([call for call in calls if call.milliseconds is not None]),
         }
 
     def _score(self, mine: dict[int, Answer]) -> dict[str, int] | None:
         right = [is_right(answer.turns[-1], self.questions[row].reference) for row, answer in mine.items()]
         asked = [verdict for verdict in right if verdict is not None]
         return {"right": sum(asked), "asked": len(asked)} if asked else None
-
-
-# -- figures of many calls ------------------------------------------------------------------------------------------
-
-
-def _split(calls: list[Measured]) -> dict[str, float] | None:
-    """Milliseconds a step by phase; the prefill's an answer. ``host`` is all that no phase has."""
-    steps = sum(len(call.nodes) for call in calls)
-    if not calls or not steps:
-        return None
-    spent: dict[str, float] = defaultdict(float)
-    for call in calls:
-        for phase, milliseconds in (call.milliseconds or {}).items():
-            spent[phase] += milliseconds
-    whole = spent.pop("call")
-    host = max(0.0, whole - sum(spent[phase] for phase in PHASES))
-    per_step = {phase: spent[phase] / steps for phase in PHASES if phase != "prefill"}
-    return {"prefill": spent["prefill"] / len(calls), **per_step, "host": host / steps}
-
-
-def _by_depth(lengths: Sequence[int]) -> list[float]:
-    """Share of steps that keep at least d drafted tokens, for d = 1, 2, ..."""
-    deepest = min(max(lengths, default=1) - 1, MAX_DEPTH)
-    return [sum(length > depth for length in lengths) / len(lengths) for depth in range(1, deepest + 1)]
-
-
-def _cost_curve(calls: list[Measured]) -> list[dict[str, Any]]:
-    """Median wall-clock time of a step by its nodes."""
-    times: dict[int, list[float]] = defaultdict(list)
-    for call in calls:
-        for nodes, milliseconds in zip(call.nodes, call.step_milliseconds, strict=False):
-            if milliseconds is not None:
-                times[nodes].append(milliseconds)
-    return [
-        {"nodes": nodes, "milliseconds": statistics.median(spent), "steps": len(spent)}
-        for nodes, spent in sorted(times.items())
-    ]
-
-
-def _reliability(calls: list[Measured]) -> dict[str, Any] | None:
-    parts = [call.reliability for call in calls if call.reliability is not None]
-    return {name: reliability.summary([part[name] for part in parts]) for name in ("path", "child")} if parts else None
 
 
 def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterable[dict[str, Any]]:
@@ -221,21 +172,3 @@ def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterabl
                 "method": trial.method, "group": trial.group, "question_id": shown, "turn": trial.turn,
                 "error": told,
             }  # fmt: skip
-
-
-# -- statistics -----------------------------------------------------------------------------------------------------
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
-def _bootstrap(units: NDArray[np.float64]) -> Interval:
-    """95 % percentile interval of a ratio of sums, ``units [n, 2]`` drawn anew; None for too few to tell."""
-    if len(units) < MIN_UNITS:
-        return None
-    draw = np.random.default_rng(0)
-    sums = units[draw.integers(len(units), size=(RESAMPLES, len(units)))].sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
-    return [float(low), float(high)] if np.isfinite([low, high]).all() else None

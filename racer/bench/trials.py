@@ -1,16 +1,8 @@
-"""One measured call, and the journal that keeps them all on the disk."""
+"""What is measured: one call of one method, and the trial that it belongs to."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import attrs
-
-from racer.errors import ConfigError
 
 Key = tuple[int, int, str]
 """Number of the batch of questions, turn, method."""
@@ -70,66 +62,3 @@ class Trial:
     @property
     def key(self) -> Key:
         return self.number, self.turn, self.method
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Trial:
-        """The inverse of ``attrs.asdict``."""
-        measured = data.pop("measured")
-        return cls(**data, measured=None if measured is None else Measured(**measured))
-
-
-@attrs.define
-class Journal:
-    """Everything a run has found out so far, in memory and, line by line, on the disk."""
-
-    path: Path
-    trials: dict[Key, Trial] = attrs.field(factory=dict)
-    gaps: dict[Key, list[float | None]] = attrs.field(factory=dict)
-    """Of each answer that differs from the plain one: how far the plain model's best two were apart there; None where
-    that could not be found out, or nothing else could have been chosen."""
-
-    @classmethod
-    def open(cls, path: Path) -> Journal:
-        """Read what is there. Trials that failed are forgotten, to be tried again; a last line that was cut off while
-        being written is dropped.
-
-        :raises ConfigError: a line is damaged.
-        """
-        journal = cls(path)
-        if not path.exists():
-            return journal
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                journal._take(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise ConfigError(
-                    f"{path}, line {number} is damaged ({error}): delete the line to have it measured again"
-                ) from error
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))
-        return journal
-
-    def add(self, trial: Trial) -> None:
-        """Keep a trial."""
-        self._write(attrs.asdict(trial))
-        self.trials[trial.key] = trial
-
-    def add_gaps(self, key: Key, gaps: Sequence[float | None]) -> None:
-        """Keep how close the call was where an answer parted from the plain one."""
-        self._write({"gaps_of": list(key), "gaps": list(gaps)})
-        self.gaps[key] = list(gaps)
-
-    def _take(self, data: dict[str, Any]) -> None:
-        if "gaps_of" in data:
-            number, turn, method = data["gaps_of"]
-            self.gaps[number, turn, method] = data["gaps"]
-        else:
-            trial = Trial.from_dict(data)
-            if trial.error is None:
-                self.trials[trial.key] = trial
-
-    def _write(self, data: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")

@@ -27,7 +27,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
-class Racer(click.Group):
+class QuietGroup(click.Group):
     """Ends quietly where click would add a line or choose an exit code of its own."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -43,7 +43,7 @@ class Racer(click.Group):
 
 
 @click.group(
-    cls=Racer,
+    cls=QuietGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 2 wrong input (one line on standard error), 130 interrupted.",

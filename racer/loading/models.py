@@ -17,6 +17,7 @@ import attrs
 
 from racer.errors import ConfigError, ModelNotFound, first_line
 from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder
+from racer.loading.extras import require
 from racer.loading.loaded import LoadedModel
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
@@ -41,7 +42,7 @@ def load(
     :param device: as torch names it; ``auto`` is CUDA where there is one, else the CPU.
     :param progress: told how far the embedded model's fetching is.
     :raises ModelNotFound: nothing there that can be loaded; the message says what would help.
-    :raises ConfigError: an unknown dtype, or a device that is not there.
+    :raises ConfigError: an unknown dtype, a device that is not there, or a GGUF file without the extra ``gguf``.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
@@ -67,10 +68,11 @@ def find(name: str) -> Source:
     """Tell a path from a hub id, and look whether the path has a model. Reads no weights, asks no network.
 
     :raises ModelNotFound: the path does not exist, or has no model.
+    :raises ConfigError: it is a GGUF file, and what reads these is not installed.
     """
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return Source(str(path.parent), gguf=path.name)
+        return _gguf(path)
     if path.is_file():
         raise ModelNotFound(f"{name} is not a model: give a folder, a .gguf file or a hub id")
     if path.is_dir() and name:
@@ -116,10 +118,15 @@ def _in_folder(name: str, path: Path) -> Source:
         return Source(str(path))
     files = sorted(file.name for file in path.glob("*.gguf"))
     if len(files) == 1:
-        return Source(str(path), gguf=files[0])
+        return _gguf(path / files[0])
     if files:
         raise ModelNotFound(f"the folder {name} has several .gguf files; name one: {', '.join(files)}")
     raise ModelNotFound(f"the folder {name} has no model: expected a config.json with weights, or a .gguf file")
+
+
+def _gguf(file: Path) -> Source:
+    require("gguf", f"the GGUF file {file.name}")
+    return Source(str(file.parent), gguf=file.name)
 
 
 def _device(device: str) -> Any:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from racer.bench.peers import Transformers
+from racer.bench.adapters.transformers_generate import TransformersAdapter
 from racer.cli import main
 from support.tiny_folder import SENTENCES
 
@@ -106,6 +107,29 @@ def test_trials_without_their_setup_are_not_taken_for_another_run(
     assert "missing or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda setup: [], "expected an object, not []"),
+        (lambda setup: setup | {"threads": "2"}, "expected int, not '2' @ $.threads"),
+        (lambda setup: setup | {"groups": ["one"]}, "@ $.groups"),
+        (lambda setup: setup | {"resumed_by": 1}, "extra fields found (resumed_by)"),
+        (lambda setup: {name: value for name, value in setup.items() if name != "seed"},
+         "required field missing @ $.seed"),
+    ],
+)  # fmt: skip
+def test_a_setup_of_another_shape_is_told_in_one_line(
+    arguments: list[str], tmp_path: Path, capsys: Capture, damage: Callable[[Any], Any], words: str
+) -> None:
+    assert main([*arguments, "--methods", "none"]) == 0
+    path = tmp_path / "out" / "setup.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    capsys.readouterr()
+    told = refused([*arguments, "--methods", "none", "--resume"], capsys)
+    assert f"{path} is missing or damaged (" in told
+    assert words in told
+
+
 def test_resuming_nothing_is_a_new_run_and_says_so(arguments: list[str], capsys: Capture) -> None:
     assert main([*arguments, "--resume"]) == 0
     assert "this is a new one" in capsys.readouterr().err
@@ -121,16 +145,16 @@ def test_batches_leave_prompt_lookup_out_unless_it_is_asked_for(arguments: list[
 def test_an_interrupt_keeps_what_is_there(
     arguments: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer, calls = Transformers.answer, []
+    answer, calls = TransformersAdapter.answer, []
 
-    def interrupted(self: Transformers, *given: Any) -> Any:
+    def interrupted(self: TransformersAdapter, *given: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:  # two of them are warm-ups
             raise KeyboardInterrupt
         return answer(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transformers, "answer", interrupted)
+        patch.setattr(TransformersAdapter, "answer", interrupted)
         assert main(arguments) == 130
     assert "--resume goes on" in capsys.readouterr().err
     out = tmp_path / "out"

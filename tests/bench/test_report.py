@@ -8,18 +8,10 @@ from typing import Any
 
 from hypothesis import assume, given
 
-from racer.bench.markup import (
-    DASH,
-    count,
-    duration,
-    number,
-    percent,
-    ratio,
-    with_interval,
-)
-from racer.bench.reading import Run
 from racer.bench.report import markdown
-from racer.bench.verdict import verdict
+from racer.bench.report.findings import findings
+from racer.bench.report.formats import DASH, count, duration, number, percent, ratio, with_interval
+from racer.bench.report.reading import Run
 from support.report_example import example, holed, runs
 
 SECTIONS = (
@@ -80,7 +72,7 @@ def test_a_lossy_method_wins_no_headline() -> None:
     results = example(("none", "hf", "racer", "racer/typical"), ("qa", "rag"))
     results["setup"]["lossy"] = ["racer/typical"]
     results["methods"]["racer/typical"]["overall"]["speedup_vs_none"] = 9.0
-    words = verdict(Run(results))
+    words = findings(Run(results))
     assert words[0].startswith("`racer` decodes")
     assert any(line.startswith("`racer/typical` runs at 9.00x") and "lossy" in line for line in words)
 
@@ -93,7 +85,7 @@ def test_verdict_says_how_fast_where_and_whether_the_same() -> None:
     results["methods"]["logits"]["overall"]["speedup_vs_none"] = 1.1
     for group, gain in (("qa", 0.95), ("rag", 1.9)):
         racer["groups"][group] |= {"speedup_vs_none": gain, "speedup_vs_none_ci": [gain - 0.06, gain + 0.06]}
-    words = "\n".join(verdict(Run(results)))
+    words = "\n".join(findings(Run(results)))
     assert "`racer` decodes at **1.43x** (1.38-1.49) the speed of plain decoding and **1.50x** (1.40-1.60)" in words
     assert "the fastest of RACER's 2 exact methods" in words
     assert "It helps most in rag (1.90x) and least in qa (0.95x)." in words
@@ -106,20 +98,20 @@ def test_verdict_does_not_boast() -> None:
     results = example(("none", "racer"), ("qa",))
     overall = results["methods"]["racer"]["overall"]
     overall |= {"speedup_vs_none": 0.9, "speedup_vs_none_ci": [0.8, 0.95], "identical_rate": None}
-    words = " ".join(verdict(Run(results)))
+    words = " ".join(findings(Run(results)))
     assert "No method of RACER is faster than plain decoding" in words
     assert "was not measured" in words
     overall["speedup_vs_none_ci"] = [0.8, 1.2]
-    assert "leaves open whether plain decoding is slower or faster" in " ".join(verdict(Run(results)))
+    assert "leaves open whether plain decoding is slower or faster" in " ".join(findings(Run(results)))
     del results["methods"]["racer"], results["setup"]["methods"][1]
-    assert "No method of RACER was measured" in verdict(Run(results))[0]
+    assert "No method of RACER was measured" in findings(Run(results))[0]
 
 
 def test_a_lossy_winner_is_not_the_only_one_named() -> None:
     results = example()
     results["methods"]["racer/typical"]["overall"]["speedup_vs_none"] = 3.0
     results["methods"]["racer"]["overall"]["identical_rate"] = 1.0
-    words = " ".join(verdict(Run(results)))
+    words = " ".join(findings(Run(results)))
     assert "`racer/typical` decodes at **3.00x**" in words
     assert "43.8 % of its answers are those of plain decoding" in words
     assert "Of RACER's methods `racer` keeps most to plain decoding, in 100 % of its answers, at " in words

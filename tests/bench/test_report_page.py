@@ -15,17 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from racer.bench import plots
-from racer.bench.markup import (
-    DASH,
-    block,
-    code,
-    escape,
-    plain,
-    table,
-)
-from racer.bench.reading import Run
-from racer.bench.report import markdown, write_report
+from racer.bench.report import charts, markdown, plots, write_report
+from racer.bench.report.formats import DASH
+from racer.bench.report.markdown import code, escape, fenced, plain
+from racer.bench.report.reading import Run
+from racer.bench.report.tables import Table
+from racer.bench.report.templating import macros
 from support.report_example import METHODS, example, holed, runs
 
 HOSTILE = "<script>alert(`1`)</script> | **x** [a](http://b) \\| $e$ _u_"
@@ -125,14 +120,14 @@ def test_names_stay_names(tmp_path: Path) -> None:
 
 @given(st.text(max_size=30))
 def test_any_name_survives_a_table(name: str) -> None:
-    text = table(["method", "x"], [[code(name), escape(name)], ["a", "b"]])
+    text = macros("macros.md.j2").table(Table(["method", "x"], [[code(name), escape(name)], ["a", "b"]]))
     page = Page(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
     assert page.cells == ["method", "x", plain(name) or DASH, plain(name) or DASH, "a", "b"]
 
 
 @given(st.text(st.sampled_from("`~a \n"), max_size=30))
 def test_any_command_stays_in_its_block(command: str) -> None:
-    tokens = MarkdownIt().parse(block(command) + "\n\nafter")
+    tokens = MarkdownIt().parse(fenced(command) + "\n\nafter")
     assert [token.type for token in tokens][:2] == ["fence", "paragraph_open"]
 
 
@@ -146,7 +141,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_method_has_one_colour() -> None:
-    look = plots.colours(Run(example()))
+    look = charts.colours(Run(example()))
     assert len(set(look.values())) == len(METHODS)
     for name in ("speedup", "depth", "cost", "reliability"):
         assert look["racer"] in plots.draw(Run(example()), name)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from racer.bench.answers import file_name, write_answers
 from racer.bench.questions import Question
+from racer.bench.run.journal import Journal
 from racer.bench.score import answered_number, is_right, reference_number
 from racer.bench.summary import summarise
-from racer.bench.trials import Journal, Measured, Trial
+from racer.bench.trials import Measured, Trial
 
 METHODS = ("none", "hf", "racer")
 

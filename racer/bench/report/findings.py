@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from racer.bench.markup import code, count, escape, mean, number, percent, ratio, with_interval
-from racer.bench.reading import PEER, PLAIN, Run, known
+from racer.bench.report.formats import count, mean, number, percent, ratio, with_interval
+from racer.bench.report.markdown import code, escape
+from racer.bench.report.reading import PEER, PLAIN, Run, known
 
 SPEEDUP = "speedup_vs_none"
 
 
-def verdict(run: Run) -> list[str]:
+def findings(run: Run) -> list[str]:
     """Paragraphs: how fast the best RACER method is, where, whether it says the same, and who was slower."""
     best = fastest(run, run.exact) or fastest(run, run.drafters)
     first = "No method of RACER was measured in this run."
@@ -17,7 +18,7 @@ def verdict(run: Run) -> list[str]:
         paragraphs.append(_identity(run, best))
     paragraphs += _lossy(run, best)
     paragraphs += _slower(run)
-    if failures := len(run.results.get("failures") or []):
+    if failures := len(run.failures):
         paragraphs.append(f"{failures} {'call' if failures == 1 else 'calls'} failed; their list is below.")
     return paragraphs
 

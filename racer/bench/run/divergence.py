@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from racer.bench.run.prompts import Talk
 from racer.bench.settings import Settings
+from racer.bench.trials import Measured
 from racer.hf.processors import ProcessorPipeline
 from racer.kernels.gumbel import gumbel
-from racer.loading.loaded import LoadedModel, top2_gap
+from racer.loading.loaded import LoadedModel, first_difference, top2_gap
 
-Talk = list[dict[str, str]]
-"""Messages as chat templates take them."""
+
+def gaps(
+    loaded: LoadedModel, settings: Settings, talks: Sequence[Talk], plain: Measured, measured: Measured
+) -> list[float | None]:
+    """Of each row whose tokens differ from the plain ones: see :func:`gap`."""
+    parted = [first_difference(*pair) for pair in zip(measured.tokens, plain.tokens, strict=True)]
+    seeds = plain.seeds or [0] * len(parted)
+    return [
+        gap(loaded, settings, talk, tokens[:place], seed)
+        for talk, tokens, place, seed in zip(talks, plain.tokens, parted, seeds, strict=True)
+        if place is not None
+    ]
 
 
 def gap(loaded: LoadedModel, settings: Settings, talk: Talk, common: list[int], seed: int) -> float | None:

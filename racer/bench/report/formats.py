@@ -1,58 +1,14 @@
-"""Figures and names in Markdown: digits that mean something, and names that cannot break out of a table."""
+"""Figures as they are read: digits that mean something."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from racer.bench.reading import known
+from racer.bench.report.reading import known
 
 DASH = "—"
-_SPECIAL = re.compile(r"[\\`*\[\]<>#~&$]|(?<![^\W_])_|_(?![^\W_])")
-
 Format = Callable[[Any], str]
-
-
-def plain(text: Any, limit: int = 60) -> str:
-    """One line of printable characters, cut at a limit; nothing for None."""
-    if text is None:
-        return ""
-    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
-
-
-def escape(text: Any, limit: int = 60) -> str:
-    """Text that Markdown shows as it is; ``table`` sees to the pipes."""
-    return _SPECIAL.sub(r"\\\g<0>", plain(text, limit)) or DASH
-
-
-def code(text: Any, limit: int = 60) -> str:
-    """A code span, whatever backticks the text has."""
-    line = plain(text, limit)
-    if not line:
-        return DASH
-    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    pad = " " if len(fence) > 1 else ""
-    return f"{fence}{pad}{line}{pad}{fence}"
-
-
-def block(text: Any) -> str:
-    """A fenced block."""
-    lines = [plain(line, 2000) for line in str(text).splitlines()]
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", "\n".join(lines))), default=0))
-    return "\n".join([fence, *lines, fence])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table whose first ``texts`` columns are text, and the others figures."""
-    ruler = ["---" if column < texts else "---:" for column in range(len(header))]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, ruler, *rows])
-
-
-def _cell(text: str) -> str:
-    """A pipe ends a cell even in a code span."""
-    return text.replace("|", r"\|")
 
 
 def number(value: Any) -> str:

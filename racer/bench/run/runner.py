@@ -13,22 +13,22 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
-import torch
-from torch import Tensor
 
-from racer.bench.answering import Answering
-from racer.bench.divergence import Talk, gap
+from racer.bench.adapters.base import Adapter
+from racer.bench.adapters.racer_decoder import RacerAdapter
+from racer.bench.adapters.transformers_generate import TransformersAdapter
 from racer.bench.meters import PeakMemory
 from racer.bench.methods import Method
-from racer.bench.ours import Racer
-from racer.bench.peers import Transformers
 from racer.bench.questions import Question
+from racer.bench.run.divergence import gaps
+from racer.bench.run.journal import Journal
+from racer.bench.run.prompts import Talk, encode_batch, has_room
 from racer.bench.settings import Settings
-from racer.bench.trials import Journal, Key, Trial
+from racer.bench.trials import Key, Trial
 from racer.config import DecodeConfig
 from racer.errors import ConfigError, first_line
 from racer.guard import PluginWarning
-from racer.loading.loaded import LoadedModel, first_difference
+from racer.loading.loaded import LoadedModel
 
 WARM_UP_TOKENS = 12
 WARM_UP_PROMPT = "Count from one to ten, and then back."
@@ -77,14 +77,14 @@ class Bench:
     """Called with every new trial."""
     batches: list[list[int]] = attrs.field(init=False)
     """Indices of questions that are asked together."""
-    _answering: dict[str, Answering] = attrs.field(init=False, factory=dict)
+    _adapters: dict[str, Adapter] = attrs.field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         """Batch neighbours of one group; a prompt that is too long fails alone."""
         groups: dict[str, list[int]] = defaultdict(list)
         alone, size = [], self.settings.batch_size
         for row, question in enumerate(self.questions):
-            if size == 1 or self._fits(question):
+            if size == 1 or has_room(self.loaded, question.turns[0], self.settings.max_new_tokens):
                 groups[question.group].append(row)
             else:
                 alone.append([row])
@@ -113,13 +113,6 @@ class Bench:
     def _turns(self, batch: list[int]) -> int:
         return max(len(self.questions[row].turns) for row in batch)
 
-    def _fits(self, question: Question) -> bool:
-        try:
-            self._inputs([[{"role": "user", "content": question.turns[0]}]])
-        except ConfigError:
-            return False
-        return True
-
     def _complete(self, number: int, batch: list[int]) -> bool:
         keys = itertools.product([number], range(self._turns(batch)), [method.name for method in self.methods])
         return all(key in self.journal.trials for key in keys)
@@ -129,16 +122,16 @@ class Bench:
         prompt = self.loaded.encode([{"role": "user", "content": WARM_UP_PROMPT}])
         inputs = {name: part.expand(self.settings.batch_size, -1) for name, part in prompt.items()}
         for method in self.methods:
-            answering = self._make(method)
+            adapter = self._make(method)
             with suppress(Exception):  # who fails here fails on the questions too, and there it is written down
-                answering.answer(inputs, WARM_UP_TOKENS, self.settings.seed)
-            answering.forget()
-            self._answering[method.name] = answering
+                adapter.answer(inputs, WARM_UP_TOKENS, self.settings.seed)
+            adapter.forget()
+            self._adapters[method.name] = adapter
 
-    def _make(self, method: Method) -> Answering:
+    def _make(self, method: Method) -> Adapter:
         if method.drafter is None:
-            return Transformers(self.loaded, self.settings.arguments(), method.lookup)
-        return Racer(self.loaded, self.settings.arguments(), self._config(method))
+            return TransformersAdapter(self.loaded, self.settings.arguments(), method.lookup)
+        return RacerAdapter(self.loaded, self.settings.arguments(), self._config(method))
 
     def _config(self, method: Method) -> DecodeConfig:
         return attrs.evolve(method.config(), compile=self.settings.compile, pack=self.settings.pack)
@@ -178,12 +171,12 @@ class Bench:
         try:
             if asked.lost:
                 raise ConfigError("the plain answer to the turn before is missing")
-            inputs, prompts = self._inputs(asked.talks)
-            answering = self._answering[method.name]
+            inputs, prompts = encode_batch(self.loaded, asked.talks, self.settings.max_new_tokens)
+            adapter = self._adapters[method.name]
             if self.settings.cold:
-                answering.forget()
+                adapter.forget()
             with _heard() as complaints, PeakMemory(self.loaded.model.device) as memory:
-                measured = answering.answer(inputs, self.settings.max_new_tokens, self._seed(asked))
+                measured = adapter.answer(inputs, self.settings.max_new_tokens, self._seed(asked))
             common |= {
                 "measured": measured,
                 "texts": self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True),
@@ -195,29 +188,6 @@ class Bench:
         trial = Trial(**common, prompt_tokens=prompts, time=time.time())
         self.journal.add(trial)
         self.told(trial)
-
-    def _inputs(self, talks: Sequence[Talk]) -> tuple[dict[str, Tensor], list[int]]:
-        """Conversations as a batch, padded on the left, and their lengths in tokens."""
-        encoded = [self.loaded.encode(talk) for talk in talks]
-        lengths = [part["input_ids"].shape[1] for part in encoded]
-        for length in lengths:
-            room = self.loaded.room(length)
-            if room is not None and room < self.settings.max_new_tokens:
-                raise ConfigError(
-                    f"the prompt has {length} tokens and leaves {room} of the model's context, fewer than the "
-                    f"{self.settings.max_new_tokens} new tokens asked for"
-                )
-        fills = {"input_ids": self.loaded.pad_token_id or 0, "attention_mask": 0}
-        batch = {
-            name: torch.cat(
-                [
-                    torch.nn.functional.pad(part[name], (max(lengths) - length, 0), value=fill)
-                    for part, length in zip(encoded, lengths, strict=True)
-                ]
-            )
-            for name, fill in fills.items()
-        }
-        return batch, lengths
 
     def _seed(self, asked: _Asked) -> int:
         """The same for all methods, another for every prompt."""
@@ -236,12 +206,5 @@ class Bench:
                 continue
             if self.settings.sample and method.drafter is None:
                 continue  # other noise, so there is nothing to compare
-            parted = [first_difference(*pair) for pair in zip(measured.tokens, plain.tokens, strict=True)]
-            if any(place is not None for place in parted):
-                seeds = plain.seeds or [0] * len(parted)
-                gaps = [
-                    gap(self.loaded, self.settings, talk, tokens[:place], seed)
-                    for talk, tokens, place, seed in zip(asked.talks, plain.tokens, parted, seeds, strict=True)
-                    if place is not None
-                ]
-                self.journal.add_gaps(key, gaps)
+            if found := gaps(self.loaded, self.settings, asked.talks, plain, measured):
+                self.journal.add_gaps(key, found)

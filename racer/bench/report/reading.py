@@ -40,6 +40,11 @@ class Run:
         return self.results.get("setup") or {}
 
     @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Calls that failed."""
+        return self.results.get("failures") or []
+
+    @property
     def methods(self) -> list[str]:
         """In the order of the run."""
         return list(dict.fromkeys([*(self.setup.get("methods") or []), *self._methods]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from racer.bench import reliability
-from racer.bench.answering import Answering
+from racer.bench.adapters.base import Adapter
 from racer.bench.trials import Measured
 from racer.config import DecodeConfig
 from racer.hf.generate import Decoder
@@ -70,7 +70,7 @@ class Observer:
         return reliability.tables(scored) if scored else None
 
 
-class Racer(Answering):
+class RacerAdapter(Adapter):
     """A drafter, a verifier and a budget. What they learn is kept from call to call, until :meth:`forget`.
 
     :raises UnsupportedModel: the model cannot be verified with trees.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from racer.bench.answering import Answering
+from racer.bench.adapters.base import Adapter
 from racer.bench.meters import now
 from racer.bench.trials import Measured
 from racer.loading.loaded import LoadedModel
@@ -36,7 +36,7 @@ class Probe(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped 
         self.widths.append(ids.shape[1] if ids is not None else 1)
 
 
-class Transformers(Answering):
+class TransformersAdapter(Adapter):
     """``model.generate``, plain or with prompt lookup of so many tokens."""
 
     def __init__(self, loaded: LoadedModel, sampling: dict[str, Any], lookup: int) -> None:

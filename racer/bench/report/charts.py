@@ -1,19 +1,17 @@
-"""The plots of the report. matplotlib is imported only when one is drawn."""
+"""How the plots are drawn, by matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from racer.bench.markup import DASH, number, percent, plain
-from racer.bench.reading import PLAIN, STEP_PHASES, Run, filled
-from racer.bench.svg import INK, MUTED, PAPER, WIDTH, render, style
-from racer.bench.verdict import SPEEDUP
-
-Points = Sequence[tuple[float, float]]
+from racer.bench.report import series
+from racer.bench.report.formats import DASH, number, percent
+from racer.bench.report.markdown import plain
+from racer.bench.report.reading import PLAIN, STEP_PHASES, Run, filled
+from racer.bench.report.series import Points
+from racer.bench.report.svg import INK, MUTED, PAPER, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,74 +29,10 @@ LABEL = 24
 """Characters of a name that a plot shows."""
 
 
-@attrs.frozen
-class Plot:
-    """How a plot is drawn, and whether there is anything to draw."""
-
-    alt: str
-    data: Callable[[Run], Any]
-    """Empty if there is nothing."""
-    paint: Callable[[Run, Figure], None]
-
-
-def available(run: Run) -> list[str]:
-    """Names of the plots that the run has data for."""
-    return [name for name, plot in PLOTS.items() if plot.data(run)]
-
-
-def draw(run: Run, name: str) -> str:
-    """One plot as SVG text."""
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure()
-        PLOTS[name].paint(run, figure)
-        return render(figure, name, PLOTS[name].alt)
-
-
 def colours(run: Run) -> dict[str, str]:
     """By method, the same in every plot."""
     palette = cycle(PALETTE)
     return {method: GREY if method == PLAIN else next(palette) for method in run.methods}
-
-
-# -- what is drawn --------------------------------------------------------------------------------------------------
-
-
-def _gains(run: Run) -> dict[str, list[tuple[int, float, tuple[float, float] | None]]]:
-    """By method: place on the axis, speedup, interval."""
-    found = {
-        method: [
-            (place, value, run.interval(method, SPEEDUP, group))
-            for place, group in enumerate(run.columns)
-            if (value := run.value(method, SPEEDUP, group)) is not None
-        ]
-        for method in run.methods
-        if method != PLAIN
-    }
-    return {method: bars for method, bars in found.items() if bars}
-
-
-def _depths(run: Run) -> dict[str, Points]:
-    found: dict[str, Points] = {
-        m: [(d, share) for d, share in enumerate(run.depths(m), 1) if share is not None] for m in run.methods
-    }
-    return {method: points for method, points in found.items() if points}
-
-
-def _splits(run: Run) -> dict[str, dict[str, float]]:
-    return {method: spent for method in run.methods if (spent := run.split(method))}
-
-
-def _costs(run: Run) -> dict[str, Points]:
-    return {method: points for method in run.methods if (points := run.costs(method))}
-
-
-def _reliabilities(run: Run) -> dict[str, dict[str, dict[str, Any]]]:
-    return {method: kinds for method in run.methods if (kinds := run.reliability(method))}
-
-
-# -- drawing --------------------------------------------------------------------------------------------------------
 
 
 def _axes(figure: Figure, width: float, height: float) -> Axes:
@@ -119,8 +53,8 @@ def _legend(axes: Axes, shown: Sequence[tuple[str, Any]], columns: int = 4) -> N
     )
 
 
-def _paint_speedups(run: Run, figure: Figure) -> None:
-    gains, look, columns = _gains(run), colours(run), run.columns
+def paint_speedups(run: Run, figure: Figure) -> None:
+    gains, look, columns = series.gains(run), colours(run), run.columns
     axes = _axes(figure, min(WIDTH, max(4.5, 0.17 * (len(gains) + 1) * len(columns))), 3)
     width, shown = 0.84 / len(gains), []
     for nth, (method, bars) in enumerate(gains.items()):
@@ -154,11 +88,11 @@ def _lines(run: Run, axes: Axes, points: dict[str, Points]) -> None:
     _legend(axes, shown)
 
 
-def _paint_depths(run: Run, figure: Figure) -> None:
+def paint_depths(run: Run, figure: Figure) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     axes = _axes(figure, WIDTH, 3)
-    _lines(run, axes, _depths(run))
+    _lines(run, axes, series.depths(run))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -166,8 +100,8 @@ def _paint_depths(run: Run, figure: Figure) -> None:
     axes.set_ylabel("share of steps")
 
 
-def _paint_splits(run: Run, figure: Figure) -> None:
-    splits = _splits(run)
+def paint_splits(run: Run, figure: Figure) -> None:
+    splits = series.splits(run)
     axes = _axes(figure, WIDTH, 0.5 + 0.32 * len(splits))
     rows = range(len(splits))
     left, shown = [0.0] * len(splits), []
@@ -186,11 +120,11 @@ def _paint_splits(run: Run, figure: Figure) -> None:
     _legend(axes, shown, 6)
 
 
-def _paint_costs(run: Run, figure: Figure) -> None:
+def paint_costs(run: Run, figure: Figure) -> None:
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     axes = _axes(figure, WIDTH, 3)
-    _lines(run, axes, _costs(run))
+    _lines(run, axes, series.costs(run))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -199,10 +133,10 @@ def _paint_costs(run: Run, figure: Figure) -> None:
     axes.set_ylabel("milliseconds, median")
 
 
-def _paint_reliabilities(run: Run, figure: Figure) -> None:
+def paint_reliabilities(run: Run, figure: Figure) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    found, look = _reliabilities(run), colours(run)
+    found, look = series.reliabilities(run), colours(run)
     across = min(4, len(found))
     down = -(-len(found) // across)
     figure.set_size_inches(2.4 * across, 2.6 * down)
@@ -226,12 +160,3 @@ def _paint_reliabilities(run: Run, figure: Figure) -> None:
         axes.set_xlabel("predicted")
         axes.set_ylabel("accepted" if column == 0 else "")
         axes.legend(loc="upper left", fontsize=7.5, handletextpad=0.2)
-
-
-PLOTS = {
-    "speedup": Plot("Speed against plain decoding by method and group", _gains, _paint_speedups),
-    "depth": Plot("Share of steps that keep at least so many drafted tokens", _depths, _paint_depths),
-    "time": Plot("Milliseconds of a step by phase and method", _splits, _paint_splits),
-    "cost": Plot("Median time of a step by its nodes", _costs, _paint_costs),
-    "reliability": Plot("Accepted share against predicted chance, by method", _reliabilities, _paint_reliabilities),
-}

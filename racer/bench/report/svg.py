@@ -1,14 +1,16 @@
-"""One matplotlib figure as SVG text that reads well on light and dark pages, alone and inside HTML."""
+"""matplotlib figures as SVG text that reads well on light and dark pages, alone and inside HTML."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING
+
+from racer.bench.report.templating import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +21,11 @@ DARK = {INK: "#e6edf3", MUTED: "#9da7b3", GRID: "#30363d", PAPER: "#0d1117"}
 FONTS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 WIDTH = 9.6
 """Inches of the axes; legends and labels come on top."""
+
+
+NAMESPACES = {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}
+for _short, _address in NAMESPACES.items():
+    ET.register_namespace(_short, _address)
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def render(figure: Figure, name: str, alt: str) -> str:
+def to_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure with room for all its labels.
 
     :param name: goes before every id, as plots in one page share its ids.
@@ -50,24 +57,25 @@ def render(figure: Figure, name: str, alt: str) -> str:
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.12, metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :].rstrip() + "\n"
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    root = f'<svg id="plot-{name}" role="img" aria-label="{escape(alt)}"'
-    return text.replace("<svg", root, 1).replace(">", f">\n{_css(f'plot-{name}')}", 1)
+    root = ET.fromstring(out.getvalue())
+    for element in root.iter():
+        _prefix(element, f"{name}-")
+    root.attrib |= {"id": f"plot-{name}", "role": "img", "aria-label": alt}
+    # attribute selectors, as matplotlib writes inline styles; who knows no dark pages still draws a light plot. They
+    # name no ancestor: markers are clones in a tree of their own, which has none
+    sheet = ET.Element(f"{{{NAMESPACES['']}}}style")
+    sheet.text = "\n" + render("plot.css.j2", root=f"plot-{name}", fonts=FONTS, colours=DARK)
+    sheet.tail = root.text
+    root.insert(0, sheet)
+    return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _css(root: str) -> str:
-    """Attribute selectors, as matplotlib writes inline styles; who knows no dark pages still draws a light plot.
-
-    They name no ancestor: markers are clones in a tree of their own, which has none.
-    """
-    repaint = "\n".join(
-        f'[style*="{what}: {light}"] {{ {what}: {dark} !important; }}'
-        for light, dark in DARK.items()
-        for what in ("fill", "stroke")
-    )
-    return (
-        f"<style>\n#{root} text {{ font-family: {FONTS} !important; }}\n"
-        f"@media (prefers-color-scheme: dark) {{\n{repaint}\n}}\n</style>\n"
-    )
+def _prefix(element: ET.Element, prefix: str) -> None:
+    """Put a prefix before an element's id, and before the ids that its attributes refer to."""
+    for key, value in element.attrib.items():
+        if key == "id":
+            element.set(key, prefix + value)
+        elif key.endswith("href"):
+            element.set(key, value.replace("#", f"#{prefix}", 1))
+        else:
+            element.set(key, re.sub(r"url\(#", f"url(#{prefix}", value))

@@ -1,32 +1,37 @@
-"""The tables of the report."""
+"""The tables of the report: what is in their cells. How they look is up to the templates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from racer.bench.markup import (
-    DASH,
-    Format,
-    code,
-    count,
-    duration,
-    escape,
-    mean,
-    number,
-    percent,
-    ratio,
-    table,
-    with_interval,
-)
-from racer.bench.reading import PEER, PLAIN, STEP_PHASES, Run, known
-from racer.bench.verdict import SPEEDUP, speedup
+from racer.bench.report.findings import SPEEDUP, speedup
+from racer.bench.report.formats import DASH, Format, count, duration, mean, number, percent, ratio, with_interval
+from racer.bench.report.markdown import code, escape
+from racer.bench.report.reading import PEER, PLAIN, STEP_PHASES, Run, known
+from racer.bench.report.words import Table, failures, setup
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-FAILURES_SHOWN = 20
 
 
-def overall(run: Run) -> str:
+def tables(run: Run) -> dict[str, Table | None]:
+    """All tables of a run by name; None where there is nothing to tell."""
+    return {
+        "overall": overall(run),
+        "medians": medians(run),
+        "speedups": by_group(run, SPEEDUP, ratio, without=(PLAIN,)),
+        "accepted": by_group(run, "mean_accepted_tokens", mean),
+        "acceptance": acceptance(run),
+        "split": split(run),
+        "nodes": nodes(run),
+        "calibration": calibration(run),
+        "identity": identity(run),
+        "quality": quality(run),
+        "failures": failures(run),
+        "setup": setup(run),
+    }
+
+
+def overall(run: Run) -> Table:
     """One line a method."""
     best = _best(run, SPEEDUP)
     header = [
@@ -47,10 +52,10 @@ def overall(run: Run) -> str:
         ]
         for method in run.methods
     ]
-    return table(header, rows)
+    return Table(header, rows)
 
 
-def medians(run: Run) -> str:
+def medians(run: Run) -> Table:
     """The same by medians, which an odd question does not move, and what was counted."""
     columns: dict[str, tuple[str, Format]] = {
         "median tokens/s": ("tokens_per_second_median", number),
@@ -63,7 +68,7 @@ def medians(run: Run) -> str:
     return _figures(run, columns)
 
 
-def by_group(run: Run, figure: str, form: Format, without: tuple[str, ...] = ()) -> str:
+def by_group(run: Run, figure: str, form: Format, without: tuple[str, ...] = ()) -> Table:
     """Methods against groups, the best of each column in bold."""
     columns = run.columns
     best = {group: _best(run, figure, group) for group in columns}
@@ -72,11 +77,11 @@ def by_group(run: Run, figure: str, form: Format, without: tuple[str, ...] = ())
         for method in run.methods
         if method not in without
     ]
-    return table(["method", *("all" if group is None else escape(group) for group in columns)], rows)
+    return Table(["method", *("all" if group is None else escape(group) for group in columns)], rows)
 
 
-def acceptance(run: Run) -> str:
-    """Share of steps that keep at least so many drafted tokens; empty if no step kept any."""
+def acceptance(run: Run) -> Table | None:
+    """Share of steps that keep at least so many drafted tokens; None if no step kept any."""
     shares = {method: run.depths(method) for method in run.methods}
     deepest = max(map(len, shares.values()), default=0)
     depths = [depth for depth in DEPTHS if depth <= deepest]
@@ -88,11 +93,11 @@ def acceptance(run: Run) -> str:
         return percent(0 if run.figures(method).get("acceptance_by_depth") is not None else None)
 
     rows = [[code(method), *(share(method, depth) for depth in depths)] for method in run.methods if shares[method]]
-    return table(["method", *map(str, depths)], rows) if depths else ""
+    return Table(["method", *map(str, depths)], rows) if depths else None
 
 
-def split(run: Run) -> str:
-    """Milliseconds of a step by phase; empty if not measured."""
+def split(run: Run) -> Table | None:
+    """Milliseconds of a step by phase; None if not measured."""
     rows = []
     for method in run.methods:
         spent, first = run.split(method), known((run.figures(method).get("milliseconds") or {}).get("prefill"))
@@ -104,10 +109,10 @@ def split(run: Run) -> str:
         rows.append(
             [code(method), *phases, number(whole if spent else None), percent(overhead), number(first)],
         )
-    return table(["method", *STEP_PHASES, "whole step", "all but forward", "prefill"], rows) if rows else ""
+    return Table(["method", *STEP_PHASES, "whole step", "all but forward", "prefill"], rows) if rows else None
 
 
-def nodes(run: Run) -> str:
+def nodes(run: Run) -> Table:
     """How many nodes were drafted, and how many of them for nothing."""
 
     def wasted(method: str) -> float | None:
@@ -122,7 +127,7 @@ def nodes(run: Run) -> str:
     return _figures(run, columns, {"share wasted": lambda method: percent(wasted(method))})
 
 
-def identity(run: Run) -> str:
+def identity(run: Run) -> Table:
     """Which answers are those of plain decoding, and how near a tie the others part."""
     columns: dict[str, tuple[str, Format]] = {
         "identical": ("identical_rate", percent),
@@ -133,18 +138,18 @@ def identity(run: Run) -> str:
     return _figures(run, columns, without=(PLAIN,))
 
 
-def calibration(run: Run) -> str:
-    """Expected calibration errors; empty if no drafter gives scores."""
+def calibration(run: Run) -> Table | None:
+    """Expected calibration errors; None if no drafter gives scores."""
     rows = [
         [code(method), escape(kind), percent(found.get("ece")), count(found.get("count"))]
         for method in run.methods
         for kind, found in run.reliability(method).items()
     ]
-    return table(["method", "judged", "ECE", "nodes"], rows, texts=2) if rows else ""
+    return Table(["method", "judged", "ECE", "nodes"], rows, texts=2) if rows else None
 
 
-def quality(run: Run) -> str:
-    """Right answers; empty if none was checked."""
+def quality(run: Run) -> Table | None:
+    """Right answers; None if none was checked."""
 
     def right(method: str, group: str | None) -> str:
         score = run.figures(method, group).get("score") or {}
@@ -153,29 +158,7 @@ def quality(run: Run) -> str:
 
     checked = [g for g in [None, *run.groups] if any(right(method, g) != DASH for method in run.methods)]
     rows = [[code(method), *(right(method, group) for group in checked)] for method in run.methods]
-    return table(["method", *("all" if g is None else escape(g) for g in checked)], rows) if checked else ""
-
-
-def failures(run: Run) -> str:
-    """The first failures, and how many more there are; empty if there are none."""
-    found = run.results.get("failures") or []
-    rows = [
-        [
-            code(failure.get("method")),
-            escape(failure.get("group")),
-            code(_listed(failure.get("question_id")), 120),
-            count(failure.get("turn")),
-            code(failure.get("error"), 240),
-        ]
-        for failure in found[:FAILURES_SHOWN]
-    ]
-    text = table(["method", "group", "question", "turn", "error"], rows, texts=5) if rows else ""
-    return text if len(found) <= FAILURES_SHOWN else f"{text}\n\nAnd {count(len(found) - FAILURES_SHOWN)} more."
-
-
-def _listed(ids: Any) -> Any:
-    """A batch has a list of questions."""
-    return ", ".join(map(str, ids)) if isinstance(ids, list) else ids
+    return Table(["method", *("all" if g is None else escape(g) for g in checked)], rows) if checked else None
 
 
 def _figures(
@@ -183,7 +166,7 @@ def _figures(
     columns: dict[str, tuple[str, Format]],
     more: dict[str, Callable[[str], str]] | None = None,
     without: tuple[str, ...] = (),
-) -> str:
+) -> Table:
     more = more or {}
     rows = [
         [
@@ -194,7 +177,7 @@ def _figures(
         for method in run.methods
         if method not in without
     ]
-    return table(["method", *columns, *more], rows)
+    return Table(["method", *columns, *more], rows)
 
 
 def _estimate(run: Run, method: str, figure: str, form: Format, group: str | None = None, strong: bool = False) -> str:

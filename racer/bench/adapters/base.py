@@ -13,7 +13,7 @@ from racer.bench.trials import Measured
 from racer.loading.loaded import LoadedModel
 
 
-class Answering:
+class Adapter:
     """One method, ready to answer prompts.
 
     :param sampling: the arguments of ``generate`` that say how tokens are chosen.

@@ -1,0 +1,1 @@
+"""The run: setup, journal, and the runner that asks everybody about everything."""

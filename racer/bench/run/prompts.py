@@ -1,0 +1,52 @@
+"""Conversations as batches of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from racer.errors import ConfigError
+from racer.loading.loaded import LoadedModel
+
+Talk = list[dict[str, str]]
+"""Messages as chat templates take them."""
+
+
+def encode_batch(
+    loaded: LoadedModel, talks: Sequence[Talk], max_new_tokens: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """``input_ids`` and ``attention_mask`` (``[B, P]``, padded on the left), and the lengths in tokens.
+
+    :raises ConfigError: a conversation leaves no room for the new tokens in the model's context.
+    """
+    encoded = [loaded.encode(talk) for talk in talks]
+    lengths = [part["input_ids"].shape[1] for part in encoded]
+    for length in lengths:
+        room = loaded.room(length)
+        if room is not None and room < max_new_tokens:
+            raise ConfigError(
+                f"the prompt has {length} tokens and leaves {room} of the model's context, fewer than the "
+                f"{max_new_tokens} new tokens asked for"
+            )
+    fills = {"input_ids": loaded.pad_token_id or 0, "attention_mask": 0}
+    batch = {
+        name: torch.cat(
+            [
+                torch.nn.functional.pad(part[name], (max(lengths) - length, 0), value=fill)
+                for part, length in zip(encoded, lengths, strict=True)
+            ]
+        )
+        for name, fill in fills.items()
+    }
+    return batch, lengths
+
+
+def has_room(loaded: LoadedModel, prompt: str, max_new_tokens: int) -> bool:
+    """Whether the model's context holds the prompt and the new tokens."""
+    try:
+        encode_batch(loaded, [[{"role": "user", "content": prompt}]], max_new_tokens)
+    except ConfigError:
+        return False
+    return True
