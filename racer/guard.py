@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from racer.step.draft_tree import FAULTS, DraftTree
 from racer.step.request import Request
 from racer.step.verdict import Verdict
-from racer.step.view import Needs, StepView
+from racer.step.view import StepView
+
+if TYPE_CHECKING:
+    from racer.strategies.base import Drafter
 
 
 class PluginWarning(UserWarning):
@@ -70,10 +73,10 @@ def fault_text(bits: int) -> str:
 class Guard:
     """A drafter that cannot fail: errors and malformed trees become warnings and a None."""
 
-    def __init__(self, drafter: Any, warn_once: WarnOnce | None = None) -> None:
+    def __init__(self, drafter: Drafter, warn_once: WarnOnce | None = None) -> None:
         self.drafter = drafter
-        self.label: str = getattr(drafter, "label", type(drafter).__name__)
-        self.needs: Needs = getattr(drafter, "needs", Needs())
+        self.label = drafter.label
+        self.needs = drafter.needs
         self.warn_once = warn_once or WarnOnce()
 
     def opened(self, request: Request) -> None:
