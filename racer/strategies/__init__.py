@@ -27,7 +27,7 @@ def racer_best() -> Drafter:
 
 @hookimpl
 def racer_register(registry: Registry) -> None:
-    registry.drafter("racer", racer_best, summary="the default: patterns and cues, each at its learned worth")
+    registry.drafter("racer", racer_best, summary="the default: text matches and top-k tables, by a learned estimate")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
     registry.drafter(
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"
