@@ -70,7 +70,7 @@ class Racer(Drafter):
     Every position that the model scores, accepted, rejected or prompt, leaves its top k next tokens and their
     probabilities under the last 1 to 4 tokens (the *top-k table*) and in *running means*. The texts themselves are
     searched for the longest matches of the last tokens. All of these, and some of the row's own latest steps, list
-    candidates for each node. What each of them says of a candidate is a *feature*; an *estimator*, which learns as
+    candidates for each node. What each of them knows of a candidate is a *feature*; an *estimator*, which learns as
     decoding goes on, turns a candidate's features into one probability. The tree takes the candidates in the order of
     their estimated acceptance probability, which is its ``score``.
 

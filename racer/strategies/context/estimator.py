@@ -46,7 +46,7 @@ class Estimator(NamedTuple):
     biases: Floats
     """``[HIDDEN]``"""
     output: Floats
-    """``[HIDDEN + 1]`` weights of the hidden numbers in the log-odds; the last one is the bias."""
+    """``[HIDDEN + 1]`` weights of the hidden layer in the log-odds; the last one is the bias."""
     calibration_hits: Floats
     """``[CALIBRATION_BINS]`` right candidates, by their estimate; older ones count less."""
     calibration_seen: Floats

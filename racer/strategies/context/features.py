@@ -25,7 +25,7 @@ MATCH = MEAN + MEANS
 VOTES = MATCH + 1
 """How many of the matches go on with it."""
 NEAR = VOTES + 1
-"""The prediction of the latest scored position: what it thought likely often comes a little later."""
+"""The prediction of the latest scored position: what was likely there often comes a little later."""
 FAR = NEAR + 1
 """The predictions of the positions before it."""
 ALIGNED = FAR + 1

@@ -1,4 +1,4 @@
-"""Where each node's text occurred before: cursors into the row's own text and into what was said in earlier ones."""
+"""Where each node's text occurred before: cursors into the row's own text and into earlier ones."""
 
 from __future__ import annotations
 

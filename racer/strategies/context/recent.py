@@ -1,4 +1,4 @@
-"""What a row's own latest steps predict: its latest scored positions, and what rejected guesses expected further on."""
+"""What a row's own latest steps predict: its latest scored positions, and what rejected nodes predicted further on."""
 
 from __future__ import annotations
 

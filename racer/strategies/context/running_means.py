@@ -59,7 +59,7 @@ def prefetch_context(means: RunningMeans, context: Context) -> None:
 @compiled
 def update(means: RunningMeans, context: Context, ids: Ids, probs: Probs, accepted: bool) -> None:
     """Take the best next tokens after ``context`` into its means; into that of kind 0 only if ``accepted``, as rejected
-    guesses tell nothing of the text as a whole."""
+    nodes tell nothing of the text as a whole."""
     split = hash_table.probs_column(means.words)
     for kind in range(MEANS):
         if kind == 0 and not accepted:

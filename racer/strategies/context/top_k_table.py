@@ -17,7 +17,7 @@ MAX_CONTEXT = 4
 """Tokens of the longest context that has entries of its own."""
 STORED_CONFIDENCES = 8
 """Levels of confidence that an entry stores: how often its first token came up again in a row (0 to 3), and 4 more if
-the scored position was accepted rather than a rejected guess."""
+the scored position was accepted, not rejected."""
 CONFIDENCES = 2 * STORED_CONFIDENCES
 """The same, and as many more if the entry was stored by the request that reads it."""
 REQUEST_NUMBERS = 2**16
