@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from racer.kernels.jit import Number, compiled
+from racer.kernels.jit import Number, compiled, inlined
 from racer.strategies.context import history
 from racer.strategies.context.candidates import MAX_CANDIDATES
 from racer.strategies.context.estimator import MAX_PROB, Floats, estimate, prefetch_vectors
@@ -131,7 +131,7 @@ def _start(row: Row, tree: GrownTree, scratch: GrowScratch) -> None:
     tree.tokens[0], tree.parent[0], tree.score[0] = scratch.contexts[0, 0], -1, 1
 
 
-@compiled
+@inlined
 def _expand(
     memory: Memory,
     row: Row,
@@ -170,7 +170,7 @@ def _push_candidates(
                 _prefetch_best(memory, row, scratch)
 
 
-@compiled
+@inlined
 def _add_best(memory: Memory, row: Row, node: int, tree: GrownTree, scratch: GrowScratch) -> None:
     """Make the best candidate ``node``, and follow its parent's matches."""
     frontier, contexts, matches = scratch.frontier, scratch.contexts, scratch.matches
