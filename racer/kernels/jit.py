@@ -41,7 +41,7 @@ def compiled(function: Function, **options: Any) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """:func:`compiled`, and copied into its callers: a call hands every array over as seven numbers, which costs a
+    """:func:`compiled`, and copied into its callers: a call hands over every array in parts, which costs a
     function of whole structures, called for every node, more than its work (growing a tree took a fifth longer)."""
     return compiled(function, forceinline=True)
 
