@@ -29,22 +29,22 @@ from racer.discovery import plugins
 from racer.errors import UnknownStrategy
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
-from racer.strategies.context.blends import BLENDS
-from racer.strategies.context.cues import LONGEST
-from racer.strategies.context.start import unknowing_odds
-from racer.strategies.context.voices import ALIGNED, BLENDED, LATEST, MATCH, NEAR
+from racer.strategies.context.features import ALIGNED, MATCH, MEAN, NEAR, TOP_K
+from racer.strategies.context.fitted import unfitted_estimator
+from racer.strategies.context.running_means import MEANS
+from racer.strategies.context.top_k_table import MAX_CONTEXT
 
-CUES = range(LATEST, LATEST + LONGEST)
-AVERAGES = range(BLENDED, BLENDED + BLENDS)
+TABLE_FEATURES = range(TOP_K, TOP_K + MAX_CONTEXT)
+MEAN_FEATURES = range(MEAN, MEAN + MEANS)
 PARTS: dict[str, Callable[[], racer.Racer]] = {
     "racer": racer.Racer,
-    "no cues": lambda: racer.Racer(silent=CUES),
-    "cues of the last token only": lambda: racer.Racer(silent=CUES[1:]),
-    "no averages": lambda: racer.Racer(silent=AVERAGES),
+    "no top-k table": lambda: racer.Racer(silent=TABLE_FEATURES),
+    "top-k of the last token only": lambda: racer.Racer(silent=TABLE_FEATURES[1:]),
+    "no running means": lambda: racer.Racer(silent=MEAN_FEATURES),
     "no matches": lambda: racer.Racer(silent=[MATCH]),
-    "no hints of the latest steps": lambda: racer.Racer(silent=[NEAR, ALIGNED]),
-    "matches only": lambda: racer.Racer(silent=[*CUES, *AVERAGES, NEAR, ALIGNED]),
-    "odds not fitted": lambda: racer.Racer(odds=unknowing_odds()),
+    "no recent steps": lambda: racer.Racer(silent=[NEAR, ALIGNED]),
+    "matches only": lambda: racer.Racer(silent=[*TABLE_FEATURES, *MEAN_FEATURES, NEAR, ALIGNED]),
+    "estimator not fitted": lambda: racer.Racer(estimator=unfitted_estimator()),
 }
 """How ``racer`` is made without a part, by what is missing."""
 

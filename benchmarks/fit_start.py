@@ -1,7 +1,7 @@
 """Fits where the learning of ``racer`` starts, on the package's own questions and the embedded model.
 
     python benchmarks/fit_start.py                       # about 20 minutes on 2 cores; writes the package's start
-    python benchmarks/fit_start.py --limit 4 --epochs 1 --output start.npz
+    python benchmarks/fit_start.py --limit 4 --epochs 1 --output fitted.npz
 
 All questions are decoded twice, with state kept and with fresh tables for every question, so that both situations are
 known. Every candidate of every node on the text is a sample, also those that never got into a tree: a start that had
@@ -22,22 +22,37 @@ from torch import nn
 
 import racer
 from racer.bench.questions import Question, load_questions
+from racer.errors import StateError
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
-from racer.strategies.context.evidence import collect
-from racer.strategies.context.growth import Desk
+from racer.strategies.context.estimator import CALIBRATION_BINS, HIDDEN, MAX_LOG_ODDS, VECTOR_SIZE, Estimator
+from racer.strategies.context.extraction import extract
+from racer.strategies.context.features import CELLS
+from racer.strategies.context.fitted import (
+    FITTED,
+    FITTED_WEIGHT,
+    fitted_estimator,
+    unfitted_estimator,
+    write_fitted,
+)
+from racer.strategies.context.growth import GrowScratch
 from racer.strategies.context.hashing import context_of
 from racer.strategies.context.matches import follow, look_up
-from racer.strategies.context.odds import BOUND, FINE, HIDDEN, SIZE
-from racer.strategies.context.start import FITTED, FITTED_WEIGHT, unknowing_odds
-from racer.strategies.context.voices import CELLS
 
-LEAST = 1e-4
-"""Candidates that every voice gives less than a quarter of it are no samples."""
+MIN_PROB = 1e-4
+"""Candidates that every feature gives less than a quarter of it are no samples."""
 BATCH = 4096
+
+
+def _start() -> Estimator:
+    """What to decode with: the package's own start, unless it belongs to other features."""
+    try:
+        return fitted_estimator()
+    except StateError:
+        return unfitted_estimator()
 
 
 class Recording(racer.Racer):
@@ -47,7 +62,7 @@ class Recording(racer.Racer):
     """
 
     def __init__(self, cells: list[NDArray[np.int16]], right: list[NDArray[np.bool_]]) -> None:
-        super().__init__()
+        super().__init__(estimator=_start())
         self.cells, self.right = cells, right
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
@@ -55,28 +70,28 @@ class Recording(racer.Racer):
         assert host is not None
         path = host.path[0, : host.length[0]]
         if entry.drafted:
-            desk, score = Desk.of(len(path), self._top_k), entry.growth.score
+            scratch, score = GrowScratch.of(len(path), self._top_k), entry.tree.score
             text = list(request.tokens[: view.places[0] + 1])
             tokens = [*host.tokens[0, path].tolist(), int(host.next_token[0])]
             for depth, node in enumerate(path):
-                chance = score[node] / score[path[depth - 1]] if depth else 1.0
+                prob = score[node] / score[path[depth - 1]] if depth else 1.0
                 if depth:
                     text.append(tokens[depth])
-                    follow(desk.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
-                self._note(entry.row, desk, text, depth, float(chance), tokens[depth + 1])
+                    follow(scratch.matches, depth - 1, depth, tokens[depth], entry.row.text, self.memory.past)
+                self._note(entry.row, scratch, text, depth, float(prob), tokens[depth + 1])
         super().observe(view, tree, verdict)
 
-    def _note(self, row: Any, desk: Desk, text: list[int], depth: int, chance: float, then: int) -> None:
-        context, found = context_of(text, len(text)), desk.evidence.candidates
-        look_up(desk.matches, depth, context, row.text, row.singles, self.memory.past)
-        collect(desk.evidence, self.memory, row, desk.matches, depth, context, depth, chance, 2**31 - 1, LEAST)
+    def _note(self, row: Any, scratch: GrowScratch, text: list[int], depth: int, prob: float, then: int) -> None:
+        context, found = context_of(text, len(text)), scratch.features.candidates
+        look_up(scratch.matches, depth, context, row.text, row.singles, self.memory.past)
+        extract(scratch.features, self.memory, row, scratch.matches, depth, context, depth, prob, 2**31 - 1, MIN_PROB)
         used = int(found.used[0])
         self.cells.append(found.cells[:used].copy())
         self.right.append(found.tokens[:used] == then)
 
 
 def record(loaded: LoadedModel, questions: Sequence[Question], new: int) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Decode all questions warm, then cold: what was said of each candidate ``[M, VOICES]``, who was right ``[M]``."""
+    """Decode all questions warm, then cold: the cells of each candidate ``[M, FEATURES]``, who was right ``[M]``."""
     cells: list[NDArray[np.int16]] = []
     right: list[NDArray[np.bool_]] = []
     for cold in (False, True):
@@ -97,26 +112,26 @@ def record(loaded: LoadedModel, questions: Sequence[Question], new: int) -> tupl
 
 
 class Network(nn.Module):
-    """The same as :mod:`racer.strategies.context.odds`, for training."""
+    """The same as :mod:`racer.strategies.context.estimator`, for training."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.vectors = nn.Embedding(CELLS, SIZE)
+        self.vectors = nn.Embedding(CELLS, VECTOR_SIZE)
         nn.init.normal_(self.vectors.weight, std=0.05)
-        self.hidden, self.outward = nn.Linear(SIZE, HIDDEN), nn.Linear(HIDDEN, 1)
+        self.hidden, self.output = nn.Linear(VECTOR_SIZE, HIDDEN), nn.Linear(HIDDEN, 1)
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
-        """Log-odds ``[M]`` of ``cells [M, VOICES]``."""
+        """Log-odds ``[M]`` of ``cells [M, FEATURES]``."""
         total = self.vectors(cells).sum(1)
-        return (total[:, 0] + self.outward(self.hidden(total).relu())[:, 0]).float()
+        return (total[:, 0] + self.output(self.hidden(total).relu())[:, 0]).float()
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """As :class:`racer.strategies.context.odds.Odds` names them."""
+        """As :class:`racer.strategies.context.estimator.Estimator` names them."""
         tensors = {
             "vectors": self.vectors.weight,
             "weights": self.hidden.weight,
             "biases": self.hidden.bias,
-            "outward": torch.cat([self.outward.weight[0], self.outward.bias]),
+            "output": torch.cat([self.output.weight[0], self.output.bias]),
         }
         return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
@@ -141,14 +156,15 @@ def train(cells: torch.Tensor, right: torch.Tensor, epochs: int, rate: float = 4
     return network
 
 
-def last_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+def calibration_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
     """How often candidates of each estimate were right, worth at most ``FITTED_WEIGHT`` candidates."""
-    plain = unknowing_odds()
-    bins = np.clip(((log_odds + BOUND) * FINE / (2 * BOUND)).astype(int), 0, FINE - 1)
-    seen = np.bincount(bins, minlength=FINE) + plain.final_seen
-    hits = np.bincount(bins, weights=right, minlength=FINE) + plain.final_hits
+    plain = unfitted_estimator()
+    places = (log_odds + MAX_LOG_ODDS) * CALIBRATION_BINS / (2 * MAX_LOG_ODDS)
+    bins = np.clip(places.astype(int), 0, CALIBRATION_BINS - 1)
+    seen = np.bincount(bins, minlength=CALIBRATION_BINS) + plain.calibration_seen
+    hits = np.bincount(bins, weights=right, minlength=CALIBRATION_BINS) + plain.calibration_hits
     worth = np.minimum(seen, FITTED_WEIGHT)
-    return {"final_hits": hits / seen * worth, "final_seen": worth}
+    return {"calibration_hits": hits / seen * worth, "calibration_seen": worth}
 
 
 @click.command(help=__doc__)
@@ -162,8 +178,8 @@ def main(limit: int | None, epochs: int, new: int, output: Path) -> None:
     wide = torch.from_numpy(cells.astype(np.int64))
     network = train(wide, torch.from_numpy(right.astype(np.float32)), epochs)
     with torch.no_grad():
-        table = last_table(network(wide).numpy(), right)
-    np.savez(output, **network.arrays(), **{name: part.astype(np.float32) for name, part in table.items()})
+        table = calibration_table(network(wide).numpy(), right)
+    write_fitted(output, Estimator.of(**network.arrays(), **table))
     print(f"wrote {output}")
 
 

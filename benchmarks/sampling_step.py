@@ -1,4 +1,4 @@
-"""What a step spends on the model's logits: greedy against sampled, verification and the cues that drafters learn from.
+"""What a step spends on the model's logits: greedy against sampled, verification, and the top k for drafters.
 
     python benchmarks/sampling_step.py                              # about a minute on 2 cores
     python benchmarks/sampling_step.py --temperature 1.5 --top-p 1

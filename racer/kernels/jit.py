@@ -40,6 +40,12 @@ def compiled(function: Function, **options: Any) -> Function:
     return cast(Function, machine)
 
 
+def inlined(function: Function) -> Function:
+    """:func:`compiled`, and copied into its callers: a call hands over every array in parts, which costs a
+    function of whole structures, called for every node, more than its work (growing a tree took a fifth longer)."""
+    return compiled(function, forceinline=True)
+
+
 def direct(function: Function, *arguments: Any) -> Function:
     """A :func:`compiled` function that was called before, for arguments of exactly the types of these.
 

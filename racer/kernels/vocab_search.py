@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LOG2_E = 1.4426950408889634
 
 
-class Machine(NamedTuple):
+class VocabKernels(NamedTuple):
     """The searches for one kind of scores, as machine code."""
 
     find_best: Callable[..., None]
@@ -40,7 +40,7 @@ class Machine(NamedTuple):
 
 
 @cache
-def _machine(dtype: torch.dtype) -> Machine:
+def _kernels(dtype: torch.dtype) -> VocabKernels:
     """Compiles them, or loads them from the disk."""
     from racer.kernels import vocab_scan  # with numba, which plain decoding of one row does without
     from racer.kernels.jit import direct, is_kept
@@ -49,21 +49,21 @@ def _machine(dtype: torch.dtype) -> Machine:
         log.warning("compiling searches over the vocabulary for this machine: a few seconds, once")
     kind, infinite = BITS[dtype]
     bits = torch.zeros(1, 1, dtype=kind).numpy()
-    machine = Machine(vocab_scan.find_best, None, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
-    best = bits, *machine.tools(1), np.zeros((1, 1), np.int64)
+    kernels = VocabKernels(vocab_scan.find_best, None, np.array((torch.iinfo(kind).max, infinite), bits.dtype))
+    best = bits, *kernels.tools(1), np.zeros((1, 1), np.int64)
     vocab_scan.find_best(*best)
-    machine = machine._replace(find_best=direct(vocab_scan.find_best, *best))
+    kernels = kernels._replace(find_best=direct(vocab_scan.find_best, *best))
     if dtype not in (torch.bfloat16, torch.float32):
-        return machine
+        return kernels
     likely = *best[:-1], np.float32(1), best[-1], np.zeros((1, 1), np.float32)
     vocab_scan.find_likely(*likely)
-    return machine._replace(find_likely=direct(vocab_scan.find_likely, *likely))
+    return kernels._replace(find_likely=direct(vocab_scan.find_likely, *likely))
 
 
 def make_ready(dtype: torch.dtype) -> None:
     """Compile what searches on a CPU need for such scores, and for what processors make of them."""
     for kind in (dtype, torch.float32):
-        _machine(kind)
+        _kernels(kind)
 
 
 def best(scores: Tensor) -> Tensor:
@@ -117,15 +117,15 @@ def _bits(scores: Tensor) -> NDArray[Any]:
 
 
 def _find(scores: Tensor, k: int) -> Tensor:
-    bits, machine = _bits(scores), _machine(scores.dtype)
+    bits, kernels = _bits(scores), _kernels(scores.dtype)
     ids = np.empty((len(bits), k), np.int64)
-    machine.find_best(bits, *machine.tools(bits.shape[1]), ids)
+    kernels.find_best(bits, *kernels.tools(bits.shape[1]), ids)
     return torch.from_numpy(ids)
 
 
 def _find_likely(logits: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    bits, machine = _bits(logits), _machine(logits.dtype)
+    bits, kernels = _bits(logits), _kernels(logits.dtype)
     ids, probs = np.empty((len(bits), k), np.int64), np.empty((len(bits), k), np.float32)
-    assert machine.find_likely is not None
-    machine.find_likely(bits, *machine.tools(bits.shape[1]), np.float32(LOG2_E / temperature), ids, probs)
+    assert kernels.find_likely is not None
+    kernels.find_likely(bits, *kernels.tools(bits.shape[1]), np.float32(LOG2_E / temperature), ids, probs)
     return torch.from_numpy(ids), torch.from_numpy(probs)

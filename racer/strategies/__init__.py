@@ -22,7 +22,7 @@ def racer_paper() -> Merge:
 def racer_register(registry: Registry) -> None:
     # its module takes a quarter of a second to import, and its machine code a second to load: only who uses it waits
     racer = "racer.strategies.context:Racer"
-    registry.drafter("racer", racer, summary="the default: patterns and cues, each at its learned worth")
+    registry.drafter("racer", racer, summary="the default: text matches and top-k tables, by a learned estimate")
     registry.drafter("racer-paper", racer_paper, summary="the tree of arXiv 2604.14885, frozen for comparison")
     registry.drafter(
         "retrieval", Retrieval, summary="exact patterns of this and earlier texts (Aho-Corasick automaton)"

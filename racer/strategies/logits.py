@@ -1,4 +1,4 @@
-"""Copy-logit tree (RACER, arXiv 2604.14885): what the model thought when it last saw a token, it will think again."""
+"""Copy-logit tree (RACER, arXiv 2604.14885): what the model last predicted after a token, it will predict again."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class Logits(Drafter):
         frontier = deque([(0, request.tokens[-1], self.top_k)])
         while frontier:
             node, token, breadth = frontier.popleft()
-            for rank, guess in enumerate(self._cues(token)[:breadth]):
+            for rank, guess in enumerate(self._top_k(token)[:breadth]):
                 child = tree.add(node, guess)
                 if child is None:
                     return
                 frontier.append((child, guess, child_breadth(breadth, rank, is_root=node == 0)))
 
-    def _cues(self, token: int) -> list[int]:
-        """Next tokens after ``token``, best first; empty if it was never scored."""
-        cues: list[int] = self.table[token].tolist() if token < len(self.table) else []
-        return [cue for cue in cues if 0 <= cue < len(self.table)]  # a head may have more rows than the embedding
+    def _top_k(self, token: int) -> list[int]:
+        """The top k next tokens after ``token``, best first; empty if it was never scored."""
+        ids: list[int] = self.table[token].tolist() if token < len(self.table) else []
+        return [guess for guess in ids if 0 <= guess < len(self.table)]  # a head may have more rows than the embedding
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
         host = verdict.host

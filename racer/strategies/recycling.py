@@ -1,6 +1,7 @@
-"""Token recycling (Luo et al., arXiv 2408.08696): a tree of fixed shape over what the model last thought of each token.
+"""Token recycling (Luo et al., arXiv 2408.08696): a tree of fixed shape over a top-k table.
 
-All of it lives on the model's device: a matrix of next tokens, and the shape's columns level by level.
+All of it lives on the model's device: the top k next tokens last predicted after each token, and the shape's columns
+level by level.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from racer.strategies.device import DeviceDrafter
 LARGEST = 512
 """Nodes of the largest tree; later ones would be accepted once in thousands of steps."""
 FIRST, OTHERS = 0.41, 0.09
-"""How often a token is followed by the first, and by the second of those that the model last thought best after it; by
+"""How often a token is followed by the first, and by the second of those that the model last predicted after it; by
 the r-th other one r times less often (measured on the package's questions with the embedded model)."""
 
 
 def shape(top_k: int, size: int) -> tuple[list[int], list[int]]:
-    """Parents and ranks of the tree of most expected accepted nodes, if every token is followed by its r-th cue
-    (``rank`` r, from 0) as often as any other; its first n nodes are the best tree of n."""
+    """Parents and ranks of the tree of most expected accepted nodes, if every token is followed by the r-th of its
+    top k (``rank`` r, from 0) as often as any other; its first n nodes are the best tree of n."""
     parents, ranks = [-1], [0]
     frontier = [(-FIRST, 0, 0)]
     while len(parents) < size:
@@ -90,11 +91,11 @@ class Matrix:
 
     def observe(self, tree: DraftTree, verdict: Verdict, active: Tensor) -> None:
         assert verdict.top_ids is not None
-        cues = verdict.top_ids[..., : self.top_k].clamp(max=self.vocab_size - 1)  # a head may have more rows
+        top_ids = verdict.top_ids[..., : self.top_k].clamp(max=self.vocab_size - 1)  # a head may have more rows
         known = tree.real & active[:, None] & (tree.tokens < self.vocab_size)
         learned = torch.where(known, tree.tokens, self.vocab_size)
-        # of equal tokens, any may write last; on an accelerator even cue by cue: that changes guesses, never output
-        self.next.index_copy_(0, learned.flatten(), cues.flatten(0, 1))
+        # of equal tokens, any may write last; on an accelerator even id by id: that changes guesses, never output
+        self.next.index_copy_(0, learned.flatten(), top_ids.flatten(0, 1))
 
 
 class _Level:

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from racer.strategies.context.odds import Odds
+from racer.strategies.context.fitted import read_fitted
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -42,10 +41,10 @@ def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ..
 
 
 def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
-    done = run("acceptance.py", "--drafter", "none", "--drafter", "no cuse")
+    done = run("acceptance.py", "--drafter", "none", "--drafter", "no top-k tabel")
     assert done.returncode == 2
-    assert "'no cuse'" in done.stderr
-    assert "no cues" in done.stderr
+    assert "'no top-k tabel'" in done.stderr
+    assert "no top-k table" in done.stderr
 
 
 def test_prompts_are_scored_by_all_methods(tmp_path: Path) -> None:
@@ -106,7 +105,6 @@ def test_memory_of_a_call(tmp_path: Path) -> None:
 
 def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
     small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8"
-    done = run("fit_start.py", *small, "--output", str(tmp_path / "start.npz"))
+    done = run("fit_start.py", *small, "--output", str(tmp_path / "fitted.npz"))
     assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "start.npz") as parts:
-        assert Odds.of(**parts).vectors.any()
+    assert read_fitted(tmp_path / "fitted.npz").vectors.any()

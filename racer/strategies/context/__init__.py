@@ -1,4 +1,4 @@
-"""The ``racer`` drafter: context-keyed cues, retrieval and online calibration in one best-first tree."""
+"""The ``racer`` drafter: top-k tables, running means and text matches in one best-first tree, by a learned estimate."""
 
 from racer.strategies.context.drafter import Racer
 

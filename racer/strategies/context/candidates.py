@@ -1,4 +1,4 @@
-"""The children that a node may get, and what every voice says of each."""
+"""The children that a node may get, and the cells of their features."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.kernels.jit import Number, compiled
-from racer.strategies.context.odds import SIZE, Floats, Odds
-from racer.strategies.context.table import Ids, Probs
-from racer.strategies.context.voices import SILENT, VOICES, prob_bin
+from racer.strategies.context.estimator import VECTOR_SIZE, Estimator, Floats
+from racer.strategies.context.features import FEATURES, MISSING, prob_bin
+from racer.strategies.context.hash_table import Ids, Probs
 
-MOST = 192
-"""Candidates of a node; all voices together name fewer."""
+MAX_CANDIDATES = 192
+"""Candidates of a node; all features together list fewer."""
 BUCKETS = 512
-LIFT = np.float32(4)
-"""No candidate that voices give probabilities is estimated at more than this times the best of them: so what cannot
+MAX_LIFT = np.float32(4)
+"""No candidate that features give probabilities is estimated at more than this times the best of them: so what cannot
 become a node need not be looked at."""
 
 
@@ -24,17 +24,17 @@ class Candidates(NamedTuple):
     """Of one node; used again for the next."""
 
     tokens: NDArray[np.int32]
-    """``[MOST]``"""
-    most: Probs
-    """``[MOST]`` no candidate is thought likelier: so much for the faith that any voice has in it."""
+    """``[MAX_CANDIDATES]``"""
+    bound: Probs
+    """``[MAX_CANDIDATES]`` no candidate is estimated above it, whatever the features say."""
     cells: NDArray[np.int16]
-    """``[MOST, VOICES]`` what each voice says (:mod:`racer.strategies.context.voices`)."""
+    """``[MAX_CANDIDATES, FEATURES]`` (:mod:`racer.strategies.context.features`)."""
     totals: Floats
-    """``[SIZE, MOST]`` sum of the vectors of its cells (:mod:`racer.strategies.context.odds`)."""
-    unnamed: NDArray[np.int16]
-    """``[VOICES]`` what each voice says of all that it does not name."""
+    """``[VECTOR_SIZE, MAX_CANDIDATES]`` sum of the vectors of its cells (:mod:`racer.strategies.context.estimator`)."""
+    unlisted: NDArray[np.int16]
+    """``[FEATURES]`` the cell of all that a feature does not list."""
     base: Floats
-    """``[SIZE]`` sum of the vectors of these."""
+    """``[VECTOR_SIZE]`` sum of the vectors of these."""
     used: NDArray[np.int64]
     """``[1]``"""
     bucket: NDArray[np.int16]
@@ -44,12 +44,12 @@ class Candidates(NamedTuple):
     def empty(cls) -> Candidates:
         """:func:`clear` it before use."""
         return cls(
-            np.empty(MOST, np.int32),
-            np.empty(MOST, np.float32),
-            np.empty((MOST, VOICES), np.int16),
-            np.zeros((SIZE, MOST), np.float32),
-            np.empty(VOICES, np.int16),
-            np.empty(SIZE, np.float32),
+            np.empty(MAX_CANDIDATES, np.int32),
+            np.empty(MAX_CANDIDATES, np.float32),
+            np.empty((MAX_CANDIDATES, FEATURES), np.int16),
+            np.zeros((VECTOR_SIZE, MAX_CANDIDATES), np.float32),
+            np.empty(FEATURES, np.int16),
+            np.empty(VECTOR_SIZE, np.float32),
             np.zeros(1, np.int64),
             np.empty(BUCKETS, np.int16),
         )
@@ -57,10 +57,10 @@ class Candidates(NamedTuple):
 
 @compiled
 def clear(candidates: Candidates) -> None:
-    """Forget all; no voice has spoken."""
+    """Forget all; every feature is missing."""
     candidates.used[0] = 0
-    for voice in range(VOICES):
-        candidates.unnamed[voice] = SILENT[voice]
+    for feature in range(FEATURES):
+        candidates.unlisted[feature] = MISSING[feature]
     candidates.bucket[:] = -1
 
 
@@ -76,56 +76,58 @@ def find(candidates: Candidates, token: int) -> Number:
 
 
 @compiled
-def add(candidates: Candidates, token: int, most: Number) -> None:
-    """Make ``token`` a candidate if it is none, and let it be as likely as ``most``.
+def add(candidates: Candidates, token: int, bound: Number) -> None:
+    """Make ``token`` a candidate if it is none, and let it be estimated at up to ``bound``.
 
-    All voices that speak have said what they say of the unnamed, and ``base`` is its sum.
+    The unlisted cells of all features are known, and ``base`` is the sum of their vectors.
     """
     bucket = token & (BUCKETS - 1)
     while candidates.bucket[bucket] >= 0:
         known = candidates.bucket[bucket]
         if candidates.tokens[known] == token:
-            candidates.most[known] = max(candidates.most[known], np.float32(most))
+            candidates.bound[known] = max(candidates.bound[known], np.float32(bound))
             return
         bucket = (bucket + 1) & (BUCKETS - 1)
     at = candidates.used[0]
-    if at == MOST:
+    if at == MAX_CANDIDATES:
         return
     candidates.bucket[bucket] = at
     candidates.tokens[at] = token
-    candidates.most[at] = most
-    for i in range(SIZE):
+    candidates.bound[at] = bound
+    for i in range(VECTOR_SIZE):
         candidates.totals[i, at] = candidates.base[i]
-    for voice in range(VOICES):
-        candidates.cells[at, voice] = candidates.unnamed[voice]
+    for feature in range(FEATURES):
+        candidates.cells[at, feature] = candidates.unlisted[feature]
     candidates.used[0] = at + 1
 
 
 @compiled
-def tell(candidates: Candidates, odds: Odds, at: int, voice: int, cell: Number) -> None:
-    """Note what a voice says of a candidate. Some voices speak twice; the first word counts."""
-    unnamed = candidates.unnamed[voice]
-    if candidates.cells[at, voice] == unnamed:
-        candidates.cells[at, voice] = cell
-        for i in range(SIZE):
-            candidates.totals[i, at] += odds.vectors[cell, i] - odds.vectors[unnamed, i]
+def set_cell(candidates: Candidates, estimator: Estimator, at: int, feature: int, cell: Number) -> None:
+    """Put a candidate into a feature's cell. Some features list a token twice; the first time counts."""
+    unlisted = candidates.unlisted[feature]
+    if candidates.cells[at, feature] == unlisted:
+        candidates.cells[at, feature] = cell
+        for i in range(VECTOR_SIZE):
+            candidates.totals[i, at] += estimator.vectors[cell, i] - estimator.vectors[unlisted, i]
 
 
 @compiled
-def nominate(candidates: Candidates, ids: Ids, probs: Probs, least: Number, vocab_size: int) -> None:
-    """Make those of a voice's tokens (best first) candidates that may be as likely as ``least``."""
+def add_listed(candidates: Candidates, ids: Ids, probs: Probs, least: Number, vocab_size: int) -> None:
+    """Make those of a feature's tokens (best first) candidates that may be as likely as ``least``."""
     for j in range(len(ids)):
-        most = LIFT * probs[j]
-        if most < least:
+        bound = MAX_LIFT * probs[j]
+        if bound < least:
             break
         if ids[j] < vocab_size:  # a head may have more rows than the embedding
-            add(candidates, ids[j], most)
+            add(candidates, ids[j], bound)
 
 
 @compiled
-def describe(candidates: Candidates, odds: Odds, voice: int, cell: int, ids: Ids, probs: Probs) -> None:
-    """Note what a voice says of the candidates that it names, in the cells from ``cell`` on."""
+def set_listed_cells(
+    candidates: Candidates, estimator: Estimator, feature: int, cell: int, ids: Ids, probs: Probs
+) -> None:
+    """Put the candidates that a feature lists into the cells of their probabilities, which begin at ``cell``."""
     for j in range(len(ids)):
         at = find(candidates, ids[j])
         if at >= 0:
-            tell(candidates, odds, at, voice, cell + prob_bin(probs[j]))
+            set_cell(candidates, estimator, at, feature, cell + prob_bin(probs[j]))

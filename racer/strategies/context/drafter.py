@@ -1,4 +1,4 @@
-"""``racer``: one best-first tree over everything that was said and everything that the model thought."""
+"""``racer``: one best-first tree over all texts so far and all that the model predicted."""
 
 from __future__ import annotations
 
@@ -17,77 +17,79 @@ from racer.step.request import Request
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
-from racer.strategies.context import history, state, table, voices
-from racer.strategies.context.blends import Blends
-from racer.strategies.context.cues import Cues
-from racer.strategies.context.growth import Desk, Growth
+from racer.strategies.context import hash_table, history, state
+from racer.strategies.context.compile_ahead import ContextKernels, context_kernels
+from racer.strategies.context.estimator import Estimator
+from racer.strategies.context.features import FEATURES
+from racer.strategies.context.fitted import fitted_estimator
+from racer.strategies.context.growth import GrownTree, GrowScratch
 from racer.strategies.context.hashing import NO_TOKEN
-from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import Lesson, Scored
+from racer.strategies.context.learning import LearnScratch, Scored
 from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.odds import Odds
-from racer.strategies.context.ready import Machine, make_ready
-from racer.strategies.context.start import fitted_odds
+from racer.strategies.context.recent import Recent
+from racer.strategies.context.running_means import RunningMeans
+from racer.strategies.context.top_k_table import TopKTable
 
-OWN_TOKENS = 65_536
+MAX_OWN_TOKENS = 65_536
 """Tokens of its own text that a row searches for matches, the latest ones."""
-LEAST = 1e-5
-"""No node is worth its place that is accepted less often."""
-NOTHING = np.empty(0, np.int32)
+MIN_SCORE = 1e-5
+"""Nodes that are accepted less often are not worth their place."""
+NO_TOKENS = np.empty(0, np.int32)
 
 
 @attrs.define(eq=False)
-class _Open:
+class _OpenRequest:
     """A request that is being decoded."""
 
     row: Row
-    growth: Growth
+    tree: GrownTree
     """The last tree."""
     read: int = 0
-    """Tokens of it that stand in ``row.text``."""
+    """Tokens of the request that stand in ``row.text``."""
     drafted: int = 0
     """Nodes of the last tree, until its verdict is known; else 0."""
 
-    def growth_for(self, budget: int) -> Growth:
+    def tree_for(self, budget: int) -> GrownTree:
         """Where its next tree grows, of up to ``budget`` nodes."""
-        if budget > len(self.growth.tokens):
-            self.growth = Growth.of(budget)
-        return self.growth
+        if budget > len(self.tree.tokens):
+            self.tree = GrownTree.of(budget)
+        return self.tree
 
     def unread(self, request: Request, end: int) -> NDArray[np.int32]:
         """The tokens before ``end`` that are to be read; they count as read."""
         if end <= self.read:
-            return NOTHING
+            return NO_TOKENS
         new = np.array(request.tokens[self.read : end], np.int32)
         self.read = end
         return new
 
 
 class Racer(Drafter):
-    """Retrieval and copied logits in one tree (RACER, arXiv 2604.14885), each guess at its estimated worth.
+    """Retrieval and copied logits in one tree (RACER, arXiv 2604.14885), each guess at its estimated probability.
 
-    Every place that the model scores, accepted, rejected or prompt, leaves its best next tokens and their
-    probabilities under the last 1 to 4 tokens (*cues*) and in running averages (*blends*). The texts themselves are
-    searched for the longest matches of what was just said. All of these *voices*, and some of the row's own latest
-    steps, name candidates for each node; what a voice is worth when it speaks like that is learned as decoding
-    goes on, and mixed into one estimate per candidate. The tree takes the candidates in the order of their estimated
-    acceptance probability, which is its ``score``.
+    Every position that the model scores, accepted, rejected or prompt, leaves its top k next tokens and their
+    probabilities under the last 1 to 4 tokens (the *top-k table*) and in *running means*. The texts themselves are
+    searched for the longest matches of the last tokens. All of these, and some of the row's own latest steps, list
+    candidates for each node. What each of them knows of a candidate is a *feature*; an *estimator*, which learns as
+    decoding goes on, turns a candidate's features into one probability. The tree takes the candidates in the order of
+    their estimated acceptance probability, which is its ``score``.
 
     Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
     (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text; and once a process, numba
     and the machine code that it makes or loads (117 MiB on Linux).
 
     :param top_k: next tokens kept of each scored position.
-    :param slots: places for cues of each context length, a power of two from 2.
+    :param slots: entries of the top-k table for each context length, a power of two from 2.
     :param history: tokens of ended texts that are kept, a power of two from 16.
-    :param prompt: of so many of a prompt's last positions cues are kept (of all prompts of a batch together). Of older
-        ones they are worth 1 to 2 % of accepted tokens, less than scoring them takes on a CPU; as text, all of the
-        prompt is searched.
-    :param odds: where counting starts; fitted to other text if None (:mod:`racer.strategies.context.start`).
-    :param silent: voices that are not listened to (:mod:`racer.strategies.context.voices`), for ablations.
+    :param prompt: of so many of a prompt's last positions the top k are kept (of all prompts of a batch together). Of
+        older ones they are worth 1 to 2 % of accepted tokens, less than scoring them takes on a CPU; as text, all of
+        the prompt is searched.
+    :param estimator: where learning starts; fitted to other text if None (:mod:`racer.strategies.context.fitted`).
+    :param silent: features that are not used (:mod:`racer.strategies.context.features`), for ablations.
     :raises ConfigError: a size is out of range.
-    :raises ValueError: ``odds`` of other shapes.
+    :raises StateError: the package's own start was fitted to other features.
+    :raises ValueError: ``estimator`` of other shapes.
     """
 
     name = "racer"
@@ -100,7 +102,7 @@ class Racer(Drafter):
         slots: int = 2**16,
         history: int = 2**19,
         prompt: int = 64,
-        odds: Odds | None = None,
+        estimator: Estimator | None = None,
         silent: Iterable[int] = (),
     ) -> None:
         for name, size, least in (("slots", slots, 2), ("history", history, 16)):
@@ -110,53 +112,55 @@ class Racer(Drafter):
             raise ConfigError(f"top_k must be from 1 to 16, not {top_k}")
         if prompt < 0:
             raise ConfigError(f"prompt must be a number of positions from 0, not {prompt}")
-        make_ready()
-        heard = np.ones(voices.VOICES, np.bool_)
-        heard[list(silent)] = False
+        context_kernels()
+        enabled = np.ones(FEATURES, np.bool_)
+        enabled[list(silent)] = False
         self.needs = Needs(top_k=top_k, probs=True, prompt=prompt)
         self.memory = Memory(
-            Cues.of(slots, top_k),
-            Blends.of(slots // 2, top_k),
+            TopKTable.of(slots, top_k),
+            RunningMeans.of(slots // 2, top_k),
             History.of(history),
-            fitted_odds() if odds is None else Odds.of(**odds._asdict()),
-            heard,
+            fitted_estimator() if estimator is None else Estimator.of(**estimator._asdict()),
+            enabled,
         )
         self._top_k = top_k
-        self._open: dict[int, _Open] = {}
-        self._desk = Desk.of(1, top_k)
-        self._lesson = Lesson.of(1, top_k)
+        self._open: dict[int, _OpenRequest] = {}
+        self._grow_scratch = GrowScratch.of(1, top_k)
+        self._learn_scratch = LearnScratch.of(1, top_k)
 
     @property
-    def _machine(self) -> Machine:
-        return make_ready()
+    def _kernels(self) -> ContextKernels:
+        return context_kernels()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy: a table's ``reals`` are its ``words`` again."""
-        cues, blends = state["memory"].cues, state["memory"].blends
-        state["memory"] = state["memory"]._replace(
-            cues=Cues(*table.copy(cues.words), cues.asked), blends=Blends(*table.copy(blends.words))
+        memory = state["memory"]
+        state["memory"] = memory._replace(
+            top_k=TopKTable(*hash_table.copy(memory.top_k.words), memory.top_k.requests),
+            means=RunningMeans(*hash_table.copy(memory.means.words)),
         )
         self.__dict__.update(state)
 
     def opened(self, request: Request) -> None:
-        text = History.of(min(len(request.prompt) + min(request.limit, OWN_TOKENS), OWN_TOKENS))
-        hints = Hints.of(self._top_k, int(self.memory.cues.asked[0]))
-        self._open[request.id] = _Open(Row(text, History.of(len(text.tokens)), hints), Growth.of(1))
-        self.memory.cues.asked[0] += 1
+        text = History.of(min(len(request.prompt) + min(request.limit, MAX_OWN_TOKENS), MAX_OWN_TOKENS))
+        recent = Recent.of(self._top_k, int(self.memory.top_k.requests[0]))
+        self._open[request.id] = _OpenRequest(Row(text, History.of(len(text.tokens)), recent), GrownTree.of(1))
+        self.memory.top_k.requests[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
-        desk = self._desk
-        if budget > len(desk.depth):
-            desk = self._desk = Desk.of(budget, self._top_k)  # another thread may put a smaller one there
+        scratch = self._grow_scratch
+        if budget > len(scratch.depth):
+            scratch = GrowScratch.of(budget, self._top_k)
+            self._grow_scratch = scratch  # another thread may put a smaller one there
         batch = np.zeros((4, len(view.requests), budget), np.int64)  # tokens, parents, sources, bits of scores
         reals, counts = batch.view(np.float64), [1] * len(view.requests)
         for row, request in enumerate(view.requests):
             batch[0, row, 0] = request.tokens[-1]
             if view.active[row] and budget > 1:
                 entry = self._open[request.id]
-                growth, new = entry.growth_for(budget), entry.unread(request, len(request.tokens))
-                counts[row] = entry.drafted = self._machine.grow(
-                    self.memory, entry.row, new, budget, view.vocab_size, LEAST, growth, desk, batch, reals, row
+                tree, new = entry.tree_for(budget), entry.unread(request, len(request.tokens))
+                counts[row] = entry.drafted = self._kernels.grow(
+                    self.memory, entry.row, new, budget, view.vocab_size, MIN_SCORE, tree, scratch, batch, reals, row
                 )
         if (width := max(counts)) < budget:
             batch = batch[:, :, :width]
@@ -168,9 +172,9 @@ class Racer(Drafter):
         host = verdict.host
         assert host is not None
         assert host.top_probs is not None
-        lesson = self._lesson
-        if host.tokens.shape[1] > len(lesson.depth):
-            lesson = self._lesson = Lesson.of(host.tokens.shape[1], self._top_k)
+        scratch = self._learn_scratch
+        if host.tokens.shape[1] > len(scratch.depth):
+            scratch = self._learn_scratch = LearnScratch.of(host.tokens.shape[1], self._top_k)
         scored = Scored(  # machine code takes these types, and no others
             np.ascontiguousarray(host.tokens, np.int64),
             np.ascontiguousarray(host.parent, np.int64),
@@ -185,8 +189,8 @@ class Racer(Drafter):
                 continue
             entry = self._open[request.id]
             new, drafted, entry.drafted = entry.unread(request, place + 1), entry.drafted, 0
-            learned = self._machine.learn(
-                self.memory, entry.row, new, entry.growth, drafted, scored, row, nodes, lengths[row], lesson
+            learned = self._kernels.learn(
+                self.memory, entry.row, new, entry.tree, drafted, scored, row, nodes, lengths[row], scratch
             )
             if not learned:
                 path = scored.path[row, : lengths[row]].tolist()

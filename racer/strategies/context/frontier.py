@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.kernels.jit import Number, compiled
-from racer.strategies.context.voices import VOICES
+from racer.strategies.context.features import FEATURES
 
 
 class Frontier(NamedTuple):
@@ -22,8 +22,8 @@ class Frontier(NamedTuple):
     """``[N]`` by place, as what follows."""
     parent: NDArray[np.int32]
     token: NDArray[np.int32]
-    notes: NDArray[np.int16]
-    """``[N, VOICES]`` what the voices said."""
+    cells: NDArray[np.int16]
+    """``[N, FEATURES]`` of the candidate's features."""
 
     @classmethod
     def of(cls, size: int) -> Frontier:
@@ -34,7 +34,7 @@ class Frontier(NamedTuple):
             np.empty(size, np.float32),
             np.empty(size, np.int32),
             np.empty(size, np.int32),
-            np.empty((size, VOICES), np.int16),
+            np.empty((size, FEATURES), np.int16),
         )
 
 
@@ -47,16 +47,16 @@ def clear(frontier: Frontier) -> None:
 
 
 @compiled
-def bar(frontier: Frontier, room: int, least: Number) -> Number:
-    """The score that a candidate must beat: ``least``, or the worst kept one where there are ``room`` of them."""
+def threshold(frontier: Frontier, room: int, least: Number) -> Number:
+    """The score that a candidate must beat: ``least``, or the worst kept one's where there are ``room`` of them."""
     if room == 0:
         return np.float32(2)
     return frontier.score[frontier.order[0]] if frontier.size[0] >= room else np.float32(least)
 
 
 @compiled
-def offer(frontier: Frontier, room: int, score: Number, parent: int, token: int) -> Number:
-    """Keep a candidate that beats the bar, in place of the worst one if there are ``room`` already; its place."""
+def push(frontier: Frontier, room: int, score: Number, parent: int, token: int) -> Number:
+    """Keep a candidate that beats the threshold, instead of the worst one if there are ``room`` already; its place."""
     order, size = frontier.order, frontier.size[0]
     if size >= room:
         place, first, last = order[0], 0, size - 1  # the worst one's place is free; all that are worse move down
@@ -82,7 +82,7 @@ def best(frontier: Frontier) -> Number:
 
 
 @compiled
-def take(frontier: Frontier) -> Number:
-    """Remove the best candidate; its place holds until the next offer."""
+def pop_best(frontier: Frontier) -> Number:
+    """Remove the best candidate; what is at its place stays until the next push."""
     frontier.size[0] -= 1
     return frontier.order[frontier.size[0]]

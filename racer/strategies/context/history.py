@@ -1,4 +1,4 @@
-"""What was said: a ring of tokens, and for each pair of tokens its occurrences, the latest first."""
+"""Text so far: a ring of tokens, and for each pair of tokens (a gram) its occurrences, the latest first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.kernels.jit import Number, compiled
-from racer.strategies.context.fetch import fetch
-from racer.strategies.context.hashing import NO_TOKEN, Context, hashed, slot_of
-from racer.strategies.context.pages import zeros
+from racer.strategies.context.hashing import NO_TOKEN, Context, extend_key, slot_of
+from racer.strategies.context.huge_pages import zeros
+from racer.strategies.context.prefetch import prefetch
 
 GRAM = 2
 """Tokens that must match before anything is called a match."""
@@ -44,12 +44,12 @@ def append(history: History, tokens: NDArray[np.int32], gram: int) -> None:
     last = size - 1  # & last is the remainder by a power of two
     for token in tokens:
         end = history.length[0] - 1
-        whole, found = end >= gram - 1, np.uint64(0)
+        whole, key = end >= gram - 1, np.uint64(0)
         for i in range(gram):
-            found = hashed(found, history.tokens[(end - i) & last])
+            key = extend_key(key, history.tokens[(end - i) & last])
             whole = whole and history.tokens[(end - i) & last] != NO_TOKEN
         if whole:
-            bucket = slot_of(found, size)
+            bucket = slot_of(key, size)
             before = history.latest[bucket]
             history.older[end & last] = end - before if before >= 0 and end - before < size else 0
             history.latest[bucket] = end
@@ -90,22 +90,22 @@ def match_length(history: History, end: int, context: Context) -> Number:
 @compiled
 def latest_end(history: History, context: Context, gram: int) -> Number:
     """Where a text last had the hash of the last tokens of ``context``; -1 if nowhere."""
-    found = np.uint64(0)
+    key = np.uint64(0)
     for i in range(gram):
         if context[i] == NO_TOKEN:
             return -1
-        found = hashed(found, context[i])
-    end = history.latest[slot_of(found, len(history.latest))]
+        key = extend_key(key, context[i])
+    end = history.latest[slot_of(key, len(history.latest))]
     return end if end >= history.length[0] - len(history.tokens) else -1
 
 
 @compiled
-def expect(history: History, context: Context, gram: int) -> None:
+def prefetch_gram(history: History, context: Context, gram: int) -> None:
     """It will soon be asked where it had the last tokens of ``context``."""
-    found = np.uint64(0)
+    key = np.uint64(0)
     for i in range(gram):
-        found = hashed(found, context[i])
-    fetch(history.latest, slot_of(found, len(history.latest)))
+        key = extend_key(key, context[i])
+    prefetch(history.latest, slot_of(key, len(history.latest)))
 
 
 @compiled

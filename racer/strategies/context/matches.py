@@ -1,4 +1,4 @@
-"""Where each node's text occurred before: cursors into the row's own text and into what was said in earlier ones."""
+"""Where each node's text occurred before: cursors into the row's own text and into earlier ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.kernels.jit import Number, compiled
-from racer.strategies.context import history as past
 from racer.strategies.context.hashing import Context
-from racer.strategies.context.history import GRAM, History
+from racer.strategies.context.history import GRAM, History, earlier_end, latest_end, match_length, next_token
 
-MOST = 8
+MAX_MATCHES = 8
 """Cursors of a node: the longest matches."""
-TRIES = 16
+MAX_TRIES = 16
 """Occurrences looked at for a node in each history, the latest first; bounds the time, whatever the histories hold."""
-SINGLE_TRIES = 8
+MAX_SINGLE_TRIES = 8
 """The same of its last token alone, which is of use in the row's own text only."""
 
 
@@ -24,11 +23,11 @@ class Matches(NamedTuple):
     """Of each node: the positions at which its last tokens occurred."""
 
     end: NDArray[np.int64]
-    """``[N, MOST]`` positions of the node's token."""
+    """``[N, MAX_MATCHES]`` positions of the node's token."""
     length: NDArray[np.int32]
-    """``[N, MOST]`` tokens that match, this one included."""
+    """``[N, MAX_MATCHES]`` tokens that match, this one included."""
     own: NDArray[np.bool_]
-    """``[N, MOST]`` in the row's own text."""
+    """``[N, MAX_MATCHES]`` in the row's own text."""
     found: NDArray[np.int32]
     """``[N]`` how many there are."""
 
@@ -36,9 +35,9 @@ class Matches(NamedTuple):
     def of(cls, size: int) -> Matches:
         """None yet, of ``size`` nodes."""
         return cls(
-            np.empty((size, MOST), np.int64),
-            np.empty((size, MOST), np.int32),
-            np.empty((size, MOST), np.bool_),
+            np.empty((size, MAX_MATCHES), np.int64),
+            np.empty((size, MAX_MATCHES), np.int32),
+            np.empty((size, MAX_MATCHES), np.bool_),
             np.zeros(size, np.int32),
         )
 
@@ -49,7 +48,7 @@ def follow(matches: Matches, parent: Number, node: int, token: Number, own: Hist
     for i in range(matches.found[parent]):
         history = own if matches.own[parent, i] else shared
         end = matches.end[parent, i]
-        if past.next_token(history, end) == token:
+        if next_token(history, end) == token:
             _add(matches, node, end + 1, matches.length[parent, i] + 1, matches.own[parent, i])
 
 
@@ -59,21 +58,21 @@ def look_up(matches: Matches, node: int, context: Context, text: History, single
 
     :param text, singles: the row's own text, by pairs and by single tokens.
     """
-    _seek(matches, node, context, text, True, GRAM, TRIES)
-    _seek(matches, node, context, shared, False, GRAM, TRIES)
-    _seek(matches, node, context, singles, True, 1, SINGLE_TRIES)
+    _seek(matches, node, context, text, True, GRAM, MAX_TRIES)
+    _seek(matches, node, context, shared, False, GRAM, MAX_TRIES)
+    _seek(matches, node, context, singles, True, 1, MAX_SINGLE_TRIES)
 
 
 @compiled
 def _seek(matches: Matches, node: int, context: Context, history: History, own: bool, gram: int, tries: int) -> None:
-    end = past.latest_end(history, context, gram)
+    end = latest_end(history, context, gram)
     for _ in range(tries):
         if end < 0:
             break
-        length = past.match_length(history, end, context)
+        length = match_length(history, end, context)
         if length >= gram and end + 1 < history.length[0]:
             _add(matches, node, end, length, own)
-        end = past.earlier_end(history, end)
+        end = earlier_end(history, end)
 
 
 @compiled
@@ -86,7 +85,7 @@ def _add(matches: Matches, node: int, end: int, length: int, own: bool) -> None:
             return
         if matches.length[node, i] < matches.length[node, shortest]:
             shortest = i
-    if count < MOST:
+    if count < MAX_MATCHES:
         shortest = count
         matches.found[node] += 1
     elif length <= matches.length[node, shortest]:

@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.kernels.jit import compiled
-from racer.strategies.context import blends, cues, history
-from racer.strategies.context.blends import Blends
-from racer.strategies.context.cues import Cues
+from racer.strategies.context import history, running_means, top_k_table
+from racer.strategies.context.estimator import Estimator
 from racer.strategies.context.hashing import Context
-from racer.strategies.context.hints import Hints
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.odds import Odds
+from racer.strategies.context.recent import Recent
+from racer.strategies.context.running_means import RunningMeans
+from racer.strategies.context.top_k_table import TopKTable
 
 
 class Memory(NamedTuple):
     """What all requests share."""
 
-    cues: Cues
-    blends: Blends
+    top_k: TopKTable
+    means: RunningMeans
     past: History
     """Texts that have ended."""
-    odds: Odds
-    heard: NDArray[np.bool_]
-    """``[VOICES]`` who is listened to; the others count as silent."""
+    estimator: Estimator
+    enabled: NDArray[np.bool_]
+    """``[FEATURES]`` which features are used; the others count as missing."""
 
 
 class Row(NamedTuple):
@@ -35,21 +35,21 @@ class Row(NamedTuple):
     text: History
     singles: History
     """The same text, in which single tokens are looked up."""
-    hints: Hints
+    recent: Recent
 
 
 @compiled
-def expect(memory: Memory, context: Context) -> None:
+def prefetch_tables(memory: Memory, context: Context) -> None:
     """The tables will be asked about ``context`` soon: so they need not be waited for then.
 
     A forward pass leaves nothing of them in the processor's caches.
     """
-    cues.expect(memory.cues, context)
-    blends.expect(memory.blends, context)
+    top_k_table.prefetch_context(memory.top_k, context)
+    running_means.prefetch_context(memory.means, context)
 
 
 @compiled
-def read(row: Row, tokens: NDArray[np.int32]) -> None:
+def append_text(row: Row, tokens: NDArray[np.int32]) -> None:
     """Append ``tokens`` to the row's text."""
     history.append(row.text, tokens, GRAM)
     history.append(row.singles, tokens, 1)

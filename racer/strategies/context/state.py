@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from racer.errors import StateError
+from racer.strategies.context.hash_table import IDS, TAG, Words, probs_column
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.memory import Memory
-from racer.strategies.context.table import IDS, TAG, Words, middle
+from racer.strategies.context.schema import schema_hash
 
 FORMAT = "racer-state"
-VERSION = "3"
+VERSION = "4"
+"""Of the file's arrays. What they mean is in the schema; raise this for what is in no constant, such as hashing."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,7 +34,13 @@ def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
     :raises OSError: the file cannot be written.
     """
     path, arrays = Path(path), _arrays(memory)
-    about = {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "sha256": _digest(arrays)}
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "schema": schema_hash(),
+        "fingerprint": fingerprint,
+        "sha256": _digest(arrays),
+    }
     handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
     os.close(handle)
     try:
@@ -49,7 +57,7 @@ def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
 def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
     """Fill ``memory`` with what :func:`save` wrote; nothing is changed if the file is refused.
 
-    :raises StateError: it is no such file, damaged, of another version, model, tokenizer or size.
+    :raises StateError: it is no such file, damaged, of another version, model, tokenizer or size, or of other features.
     :raises OSError: it cannot be read.
     """
     try:
@@ -58,12 +66,7 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
             found: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
         raise StateError(f"{path} is no state of the drafter, or damaged: {error}") from error
-    if about.get("format") != FORMAT:
-        raise StateError(f"{path} is no state of the drafter: save one with Racer.save")
-    if about.get("version") != VERSION:
-        raise StateError(f"{path} has version {about.get('version')}, expected {VERSION}: delete it and start afresh")
-    if about.get("fingerprint") != fingerprint:
-        raise StateError(f"{path} was saved with another model or tokenizer: keep one file for each")
+    _check_about(about, path, fingerprint)
     kept = _arrays(memory)
     for name, array in kept.items():
         if name not in found or found[name].shape != array.shape or found[name].dtype != array.dtype:
@@ -76,12 +79,24 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
         array[:] = found[name]
 
 
+def _check_about(about: dict[str, str], path: str | Path, fingerprint: str) -> None:
+    """Refuse a file by what it says of itself."""
+    if about.get("format") != FORMAT:
+        raise StateError(f"{path} is no state of the drafter: save one with Racer.save")
+    if about.get("version") != VERSION:
+        raise StateError(f"{path} has version {about.get('version')}, expected {VERSION}: delete it and start afresh")
+    if about.get("schema") != schema_hash():
+        raise StateError(f"{path} was saved by a drafter with other features: delete it and start afresh")
+    if about.get("fingerprint") != fingerprint:
+        raise StateError(f"{path} was saved with another model or tokenizer: keep one file for each")
+
+
 def _arrays(memory: Memory) -> Arrays:
     """Everything that is saved; a table's ``reals`` are its ``words``."""
-    parts: dict[str, Any] = {"cues": memory.cues, "blends": memory.blends, "past": memory.past, "odds": memory.odds}
     return {
         f"{part}.{name}": array
-        for part, arrays in parts.items()
+        for part, arrays in memory._asdict().items()
+        if part != "enabled"
         for name, array in arrays._asdict().items()
         if name != "reals"
     }
@@ -98,16 +113,17 @@ def _digest(arrays: Arrays) -> str:
 
 def _sane(found: Arrays) -> bool:
     """Whether machine code that checks no bounds may use these: a checksum tells damage, not malice."""
-    tables = all(_sane_table(found[f"{name}.words"]) for name in ("cues", "blends"))
+    tables = all(_sane_table(found[f"{name}.words"]) for name in ("top_k", "means"))
     ids = all((found[name] >= NO_TOKEN).all() for name in ("past.tokens", "past.latest"))
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
-    asked = bool(found["cues.asked"][0] >= 0)
+    requests = bool(found["top_k.requests"][0] >= 0)
     numbers = all(np.isfinite(found[name]).all() for name in found if found[name].dtype == np.float32)
-    counted = bool((found["odds.final_seen"] > 0).all())
-    return tables and ids and length and links and asked and numbers and counted
+    counted = bool((found["estimator.calibration_seen"] > 0).all())
+    return tables and ids and length and links and requests and numbers and counted
 
 
 def _sane_table(words: Words) -> bool:
-    heads, ids, probs = words[:, TAG:IDS], words[:, IDS : middle(words)], words[:, middle(words) :].view(np.float32)
+    split = probs_column(words)
+    heads, ids, probs = words[:, TAG:IDS], words[:, IDS:split], words[:, split:].view(np.float32)
     return bool((heads >= 0).all() and (ids >= NO_TOKEN).all() and np.isfinite(probs).all())

@@ -18,12 +18,12 @@ from racer.guard import PluginWarning
 from racer.step.draft_tree import DraftTree
 from racer.step.view import StepView
 from racer.strategies.context import Racer
-from racer.strategies.context.fetch import LINE
-from racer.strategies.context.growth import Growth
-from racer.strategies.context.learning import calibrate
-from racer.strategies.context.odds import SIZE, Odds
-from racer.strategies.context.start import fitted_odds, unknowing_odds
-from racer.strategies.context.voices import CELLS
+from racer.strategies.context.estimator import VECTOR_SIZE, Estimator
+from racer.strategies.context.features import CELLS
+from racer.strategies.context.fitted import fitted_estimator, unfitted_estimator
+from racer.strategies.context.growth import GrownTree
+from racer.strategies.context.learning import update_estimator
+from racer.strategies.context.prefetch import CACHE_LINE
 from racer.testing import check_drafter, decode, decode_plainly, toy_model
 
 TINY = {"slots": 2, "history": 16}  # contexts collide all the time, and the past is overwritten at once
@@ -37,8 +37,10 @@ def test_collisions_change_nothing() -> None:
     check_drafter(tiny_racer, max_examples=40)
 
 
-def test_any_start_and_any_voices_change_nothing() -> None:
-    check_drafter(lambda: Racer(**TINY, odds=unknowing_odds(), silent=range(0, 13, 2), top_k=3), max_examples=15)
+def test_any_start_and_any_features_change_nothing() -> None:
+    check_drafter(
+        lambda: Racer(**TINY, estimator=unfitted_estimator(), silent=range(0, 13, 2), top_k=3), max_examples=15
+    )
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 16])
@@ -55,7 +57,7 @@ def test_memory_is_what_its_formula_says_and_stays_so() -> None:
     drafter = Racer(slots=64, history=128, top_k=8)
     tables = (4 * 64 + 3 * 32 + 1) * (8 + 8 * 8) + 16 * 128
     before = memory_bytes(drafter)
-    assert 0 <= before - tables - 16 < 2**16  # the odds
+    assert 0 <= before - tables - 16 < 2**16  # the estimator
     decoder = Decoder(toy_model(50, 6.0), DecodeConfig(drafter=drafter, budget=16))
     for seed in range(5):
         decode(decoder, [[seed, 1, 2], [3, 4]], 60)
@@ -108,23 +110,23 @@ def test_a_copy_goes_its_own_way(copied: Callable[[Racer], Racer]) -> None:
     model, drafter = toy_model(20, 6.0), Racer(slots=8, history=32)
     decode(Decoder(model, DecodeConfig(drafter=drafter, budget=12)), [[1, 2, 3]], 30)
     twin = copied(drafter)
-    assert np.shares_memory(twin.memory.cues.words, twin.memory.cues.reals)
-    assert not np.shares_memory(twin.memory.cues.words, drafter.memory.cues.words)
+    assert np.shares_memory(twin.memory.top_k.words, twin.memory.top_k.reals)
+    assert not np.shares_memory(twin.memory.top_k.words, drafter.memory.top_k.words)
     for part in (drafter.memory, twin.memory):
-        assert part.cues.words.ctypes.data % LINE == part.blends.words.ctypes.data % LINE == 0
+        assert part.top_k.words.ctypes.data % CACHE_LINE == part.means.words.ctypes.data % CACHE_LINE == 0
     lengths = []
     for each in (drafter, twin):
         _, stats = decode(Decoder(model, DecodeConfig(drafter=each, budget=12)), [[1, 2, 3]], 30)
         lengths.append(stats.accept_lengths)
     assert lengths[0] == lengths[1]
-    assert np.array_equal(twin.memory.blends.reals, drafter.memory.blends.reals, equal_nan=True)
+    assert np.array_equal(twin.memory.means.reals, drafter.memory.means.reals, equal_nan=True)
 
 
-def test_odds_are_copied_whatever_their_order() -> None:
-    strange = {name: np.asfortranarray(part) for name, part in fitted_odds()._asdict().items()}
-    drafter = Racer(**TINY, odds=Odds(**strange))
-    assert all(part.flags.c_contiguous for part in drafter.memory.odds)
-    assert not np.shares_memory(drafter.memory.odds.vectors, strange["vectors"])
+def test_an_estimator_is_copied_whatever_its_order() -> None:
+    strange = {name: np.asfortranarray(part) for name, part in fitted_estimator()._asdict().items()}
+    drafter = Racer(**TINY, estimator=Estimator(**strange))
+    assert all(part.flags.c_contiguous for part in drafter.memory.estimator)
+    assert not np.shares_memory(drafter.memory.estimator.vectors, strange["vectors"])
 
 
 @pytest.mark.parametrize(
@@ -136,12 +138,12 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_cut_tree_teaches_what_the_whole_one_does() -> None:
-    rng, whole, cut = np.random.default_rng(0), fitted_odds(), fitted_odds()
-    growth = Growth.of(6)
-    growth.tokens[:], growth.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
-    growth.notes[:] = rng.integers(0, CELLS, growth.notes.shape)
-    total = np.empty(SIZE, np.float32)
-    calibrate(whole, growth, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
-    calibrate(cut, growth, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
+    rng, whole, cut = np.random.default_rng(0), fitted_estimator(), fitted_estimator()
+    tree = GrownTree.of(6)
+    tree.tokens[:], tree.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
+    tree.cells[:] = rng.integers(0, CELLS, tree.cells.shape)
+    total = np.empty(VECTOR_SIZE, np.float32)
+    update_estimator(whole, tree, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
+    update_estimator(cut, tree, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
     assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
-    assert not np.array_equal(whole.vectors, fitted_odds().vectors)
+    assert not np.array_equal(whole.vectors, fitted_estimator().vectors)

@@ -11,28 +11,28 @@ from hypothesis import strategies as st
 
 from racer.strategies.context import frontier as front
 from racer.strategies.context import history as past
-from racer.strategies.context.blends import Blends
-from racer.strategies.context.cues import Cues
-from racer.strategies.context.evidence import STATEMENTS, Evidence, _say
+from racer.strategies.context.extraction import MAX_PREDICTIONS, NodeFeatures, _add_prediction
+from racer.strategies.context.features import FEATURES
+from racer.strategies.context.fitted import fitted_estimator
 from racer.strategies.context.frontier import Frontier
-from racer.strategies.context.growth import Desk, Growth, grow
-from racer.strategies.context.hints import EXPECTED, Hints
+from racer.strategies.context.growth import GrownTree, GrowScratch, grow
 from racer.strategies.context.history import GRAM, History
-from racer.strategies.context.learning import Lesson, Scored, learn
-from racer.strategies.context.memory import Memory, Row
-from racer.strategies.context.memory import read as remember_text
-from racer.strategies.context.start import fitted_odds
-from racer.strategies.context.voices import VOICES
+from racer.strategies.context.learning import LearnScratch, Scored, learn
+from racer.strategies.context.memory import Memory, Row, append_text
+from racer.strategies.context.recent import ALIGNED_IDS, Recent
+from racer.strategies.context.running_means import RunningMeans
+from racer.strategies.context.top_k_table import TopKTable
 
 VOCAB, K = 6, 4
 
 
 def a_memory(slots: int = 64) -> Memory:
-    return Memory(Cues.of(slots, K), Blends.of(slots, K), History.of(64), fitted_odds(), np.ones(VOICES, np.bool_))
+    tables = TopKTable.of(slots, K), RunningMeans.of(slots, K)
+    return Memory(*tables, History.of(64), fitted_estimator(), np.ones(FEATURES, np.bool_))
 
 
 def a_row() -> Row:
-    return Row(History.of(64), History.of(64), Hints.of(K))
+    return Row(History.of(64), History.of(64), Recent.of(K))
 
 
 def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) -> None:
@@ -42,15 +42,15 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
     tokens = np.array(text, np.int64)
     chain = np.arange(-1, len(text) - 1)
     first, rest = tokens[:1].astype(np.int32), tokens[1:].astype(np.int32)
-    nodes, unused, next_token = np.arange(len(text)), Growth.of(1), np.zeros(1, np.int64)
+    nodes, unused, next_token = np.arange(len(text)), GrownTree.of(1), np.zeros(1, np.int64)
     scored = Scored(tokens[None], chain[None], nodes[None], next_token, ids[None].astype(np.int64), probs[None])
-    learn(memory, row, first, unused, 0, scored, 0, len(text), len(text), Lesson.of(len(text), K))
-    remember_text(row, rest)
+    learn(memory, row, first, unused, 0, scored, 0, len(text), len(text), LearnScratch.of(len(text), K))
+    append_text(row, rest)
 
 
-def grown(memory: Memory, row: Row, budget: int, least: float) -> Growth:
+def grown(memory: Memory, row: Row, budget: int, least: float) -> GrownTree:
     """The tree below the end of the row's text."""
-    growth, desk = Growth.of(budget + 1), Desk.of(budget + 2, K)
+    growth, desk = GrownTree.of(budget + 1), GrowScratch.of(budget + 2, K)
     batch = np.zeros((4, 3, budget), np.int64)
     reals = batch.view(np.float64)
     count = grow(memory, row, np.empty(0, np.int32), budget, VOCAB, least, growth, desk, batch, reals, 1)
@@ -59,7 +59,7 @@ def grown(memory: Memory, row: Row, budget: int, least: float) -> Growth:
     assert np.array_equal(reals[3, 1, 1:count], growth.score[1:count])
     assert not batch[2].any()
     assert not batch[:, ::2].any()
-    return Growth(*(part[:count] for part in growth))
+    return GrownTree(*(part[:count] for part in growth))
 
 
 texts = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=30)
@@ -104,19 +104,19 @@ def test_a_frontier_keeps_the_best(offers: list[list[int]], room: int) -> None:
     front.clear(frontier)
     for scores in offers[:room]:
         for score in scores:
-            bar = front.bar(frontier, room, 0.5)
+            bar = front.threshold(frontier, room, 0.5)
             assert bar == (kept[0] if len(kept) >= room else 0.5)
             if score > bar:
-                place = front.offer(frontier, room, score, 0, score)
+                place = front.push(frontier, room, score, 0, score)
                 assert frontier.score[place] == score
                 kept = sorted([*kept, score])[-room:]
         if kept and room:
-            assert frontier.score[front.take(frontier)] == kept.pop()
+            assert frontier.score[front.pop_best(frontier)] == kept.pop()
             room -= 1
         assert frontier.size[0] == len(kept)
 
 
-def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
+def test_top_k_hang_on_retrieved_nodes_and_matches_on_top_k() -> None:
     memory, row = a_memory(), a_row()
     read(memory, row, [1, 2, 3, 4, 5, 1, 2, 3], np.random.default_rng(0))
     tree = grown(memory, row, 40, 1e-5)
@@ -127,17 +127,18 @@ def test_cues_hang_on_retrieved_nodes_and_matches_on_cues() -> None:
     assert any(tree.parent[i] in path and i not in path for i in range(len(tree.tokens)))
 
 
-@pytest.mark.parametrize("k", [1, 4, EXPECTED])
-def test_a_statement_keeps_to_its_row(k: int) -> None:
-    """The hints expect 8 tokens, whatever ``top_k`` is; machine code would write them behind the last row."""
-    ids, probs = np.full((STATEMENTS + 8, k), 77, np.int32), np.full((STATEMENTS + 8, k), 0.5, np.float32)
-    evidence = Evidence.of(k)._replace(ids=ids[:STATEMENTS], probs=probs[:STATEMENTS])
-    evidence.spoken[0] = STATEMENTS - 1
-    mass = _say(evidence, 0, 0, np.arange(EXPECTED, dtype=np.int32), np.full(EXPECTED, 0.1, np.float32))
-    assert (evidence.named[-1], mass) == (k, pytest.approx(0.1 * k))
-    assert ids[STATEMENTS - 1].tolist() == list(range(k))
-    assert (ids[STATEMENTS:] == 77).all()
-    assert (probs[STATEMENTS:] == 0.5).all()
+@pytest.mark.parametrize("k", [1, 4, ALIGNED_IDS])
+def test_a_prediction_keeps_to_its_row(k: int) -> None:
+    """Aligned predictions list 8 tokens, whatever ``top_k`` is; machine code would write them behind the last row."""
+    ids, probs = np.full((MAX_PREDICTIONS + 8, k), 77, np.int32), np.full((MAX_PREDICTIONS + 8, k), 0.5, np.float32)
+    features = NodeFeatures.of(k)._replace(ids=ids[:MAX_PREDICTIONS], probs=probs[:MAX_PREDICTIONS])
+    features.predictions[0] = MAX_PREDICTIONS - 1
+    long_ids, long_probs = np.arange(ALIGNED_IDS, dtype=np.int32), np.full(ALIGNED_IDS, 0.1, np.float32)
+    mass = _add_prediction(features, 0, 0, long_ids, long_probs)
+    assert (features.listed[-1], mass) == (k, pytest.approx(0.1 * k))
+    assert ids[MAX_PREDICTIONS - 1].tolist() == list(range(k))
+    assert (ids[MAX_PREDICTIONS:] == 77).all()
+    assert (probs[MAX_PREDICTIONS:] == 0.5).all()
 
 
 @pytest.mark.parametrize("path", [[], [0, 2], [0, 2000], [-1]])
@@ -146,7 +147,7 @@ def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
     memory, row = a_memory(), a_row()
     tokens, parent = np.array([1, 2]), np.array([-1, 0])
     ids, probs = np.array([[[3, 4], [4, 5]]]), np.full((1, 2, 2), 0.5, np.float32)
-    new, unused, lesson = np.array([1], np.int32), Growth.of(1), Lesson.of(2, K)
+    new, unused, lesson = np.array([1], np.int32), GrownTree.of(1), LearnScratch.of(2, K)
     wrong, right = np.array([path], np.int64), np.array([[0, 0]])
     scored = Scored(tokens[None], parent[None], wrong, np.zeros(1, np.int64), ids, probs)
     assert not learn(memory, row, new, unused, 0, scored, 0, 2, len(path), lesson)
@@ -157,6 +158,6 @@ def test_a_path_beyond_the_tree_teaches_nothing(path: list[int]) -> None:
         short = good._replace(**{name: getattr(good, name)[:0]})
         assert not learn(memory, row, new[:0], unused, 0, short, 0, 2, 1, lesson)
     assert not learn(memory, row, new[:0], unused, 0, good._replace(probs=probs[:, :, :1].copy()), 0, 2, 1, lesson)
-    assert not memory.cues.words.any()
+    assert not memory.top_k.words.any()
     assert learn(memory, row, new[:0], unused, 0, scored._replace(path=right), 0, 2, 1, lesson)
-    assert memory.cues.words.any()
+    assert memory.top_k.words.any()

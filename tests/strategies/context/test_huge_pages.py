@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from racer.strategies.context import pages
-from racer.strategies.context.cues import Cues
-from racer.strategies.context.pages import HUGE, zeros
+from racer.strategies.context import huge_pages
+from racer.strategies.context.huge_pages import HUGE, zeros
+from racer.strategies.context.top_k_table import TopKTable
 
 
 @pytest.mark.parametrize("size", [0, 1, HUGE // 8 - 1, HUGE // 8, HUGE // 8 + 1, 3 * HUGE])
@@ -27,7 +27,7 @@ def test_zeros_that_can_be_written(size: int) -> None:
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no huge pages")
 def test_a_large_table_begins_with_a_huge_page() -> None:
     assert zeros(HUGE, np.int8).ctypes.data % HUGE == 0
-    assert Cues.of(2**12, 15).words.ctypes.data % HUGE == 0
+    assert TopKTable.of(2**12, 15).words.ctypes.data % HUGE == 0
 
 
 @pytest.mark.skipif(
@@ -56,7 +56,7 @@ def test_without_huge_pages_there_is_memory_all_the_same(monkeypatch: pytest.Mon
     if lacking == "the call":
         monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
     else:
-        monkeypatch.setattr(pages.mmap, "mmap", Refusing)
+        monkeypatch.setattr(huge_pages.mmap, "mmap", Refusing)
     table = zeros(HUGE, np.float32)
     table[-1] = 1
     assert table.sum() == 1

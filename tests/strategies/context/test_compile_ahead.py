@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 CODE = """
-from racer.strategies.context import history, learning, ready
-ready.direct = lambda function, *_: function  # numba looks at all types, and would compile for other ones
+from racer.strategies.context import compile_ahead, history, learning
+compile_ahead.direct = lambda function, *_: function  # numba looks at all types, and would compile for other ones
 from racer import Racer
 from racer.strategies.context.growth import grow
 from racer.testing import check_drafter
