@@ -154,8 +154,8 @@ def test_nodes_are_enough() -> None:
     budget = as_budget(Says())
     assert isinstance(budget, Budget)
     assert budget.nodes(VIEW) == 5
-    assert budget.fit(VIEW, TREE) is TREE
-    budget.observe(VIEW, VERDICT)
+    assert budget.fit(VIEW, TREE, 7) is TREE
+    budget.observe(VIEW, VERDICT, "stats")
     budget.closed(REQUEST)
     assert budget.fits_unseen, "so that drafting on the device goes on"
 
