@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from racer.kernels.jit import Number, compiled
 from racer.strategies.context import running_means, top_k_table
 from racer.strategies.context.candidates import Candidates, add, add_listed, clear, find, set_cell, set_listed_cells
-from racer.strategies.context.estimator import Estimator, sum_vectors
+from racer.strategies.context.estimator import sum_vectors
 from racer.strategies.context.features import (
     AHEAD_BINS,
     ALIGNED,
     FAR,
+    FEATURES,
     FIRST_CELL,
-    LAST_SEEN,
     LENGTH_BINS,
     LISTING_CELLS,
     MATCH,
     MAX_VOTES,
     MEAN,
+    MISSING,
     NEAR,
     PROB_BINS,
     TOP_K,
     VOTES,
-    last_seen_cell,
     length_bin,
     set_circumstances,
     unlisted_bin,
@@ -114,10 +114,13 @@ def extract(
     candidates = features.candidates
     clear(candidates)
     features.predictions[0] = 0
-    set_circumstances(candidates.unlisted, row.recent.accepted[0], depth, prob)
-    _read_tables(features, memory, context, row.recent.request[0])
+    set_circumstances(candidates.unlisted, depth, prob)
+    _read_tables(features, memory, context)
     longest_match = _read_matches(features, matches, node, memory, row)
     _read_recent(features, memory, row.recent, depth)
+    for feature in range(FEATURES):
+        if not memory.enabled[feature]:
+            candidates.unlisted[feature] = MISSING[feature]
     sum_vectors(memory.estimator, candidates.unlisted, candidates.base)
     for i in range(features.predictions[0]):
         listed = features.listed[i]
@@ -135,8 +138,7 @@ def extract(
             features.ids[i, :listed],
             features.probs[i, :listed],
         )
-    _set_match_cells(features, memory.estimator, matches, node, longest_match)
-    _set_last_seen_cells(candidates, memory.estimator, context)
+    _set_match_cells(features, memory, matches, node, longest_match)
 
 
 @compiled
@@ -156,7 +158,7 @@ def _add_prediction(features: NodeFeatures, feature: int, cell: int, ids: Ids, p
 
 
 @compiled
-def _read_tables(features: NodeFeatures, memory: Memory, context: Context, request: int) -> None:
+def _read_tables(features: NodeFeatures, memory: Memory, context: Context) -> None:
     """Predictions from the top-k table and the running means."""
     table, means, slots = memory.top_k, memory.means, features.slots
     unlisted, split = features.candidates.unlisted, probs_column(table.words)
@@ -164,9 +166,8 @@ def _read_tables(features: NodeFeatures, memory: Memory, context: Context, reque
     for kind in range(MEANS):
         slots[MEAN + kind] = running_means.find(means, context, kind)
     for feature in range(TOP_K, TOP_K + MAX_CONTEXT):
-        slot = slots[feature]
+        slot, cell = slots[feature], FIRST_CELL[feature]
         if slot >= 0 and memory.enabled[feature]:
-            cell = FIRST_CELL[feature] + top_k_table.confidence(table, slot, request) * LISTING_CELLS
             mass = _add_prediction(features, feature, cell, table.words[slot, IDS:split], table.reals[slot, split:])
             unlisted[feature] = cell + unlisted_bin(mass)
     for feature in range(MEAN, MEAN + MEANS):
@@ -180,14 +181,15 @@ def _read_tables(features: NodeFeatures, memory: Memory, context: Context, reque
 def _read_recent(features: NodeFeatures, memory: Memory, recent: Recent, depth: int) -> None:
     """What the latest positions and the rejected nodes predict of the children of a node at ``depth``."""
     unlisted = features.candidates.unlisted
-    known = recent.known[0] if memory.enabled[NEAR] else 0
+    known = recent.known[0]
     if known > 0:
         unlisted[NEAR], unlisted[FAR] = FIRST_CELL[NEAR], FIRST_CELL[FAR]
     for position in range(min(known, AHEAD_BINS - depth)):
         feature = NEAR if position == 0 else FAR
         cell = FIRST_CELL[feature] + 1 + (depth + position) * PROB_BINS
         size = len(recent.ids[0]) if position == 0 else FAR_IDS
-        _add_prediction(features, feature, cell, recent.ids[position, :size], recent.probs[position, :size])
+        if memory.enabled[feature]:
+            _add_prediction(features, feature, cell, recent.ids[position, :size], recent.probs[position, :size])
     if depth < ALIGNED_DEPTHS and recent.aligned_ids[depth, 0] != NO_TOKEN and memory.enabled[ALIGNED]:
         cell = FIRST_CELL[ALIGNED] + depth * LISTING_CELLS
         mass = _add_prediction(features, ALIGNED, cell, recent.aligned_ids[depth], recent.aligned_probs[depth])
@@ -210,9 +212,9 @@ def _read_matches(features: NodeFeatures, matches: Matches, node: int, memory: M
 
 
 @compiled
-def _set_match_cells(features: NodeFeatures, estimator: Estimator, matches: Matches, node: int, longest: int) -> None:
+def _set_match_cells(features: NodeFeatures, memory: Memory, matches: Matches, node: int, longest: int) -> None:
     """Put each match's candidate into the cells of its longest match and of its votes."""
-    candidates, count = features.candidates, matches.found[node]
+    candidates, estimator, count = features.candidates, memory.estimator, matches.found[node]
     for i in range(count):
         at = find(candidates, features.following[i])
         if at < 0:
@@ -227,13 +229,5 @@ def _set_match_cells(features: NodeFeatures, estimator: Estimator, matches: Matc
         match_cell = FIRST_CELL[MATCH] + length_bin(longest) * MATCH_CELLS + of_all
         votes_cell = FIRST_CELL[VOTES] + (own * (MAX_VOTES + 1) + count) * (MAX_VOTES + 1) + votes
         set_cell(candidates, estimator, at, MATCH, match_cell)
-        set_cell(candidates, estimator, at, VOTES, votes_cell)
-
-
-@compiled
-def _set_last_seen_cells(candidates: Candidates, estimator: Estimator, context: Context) -> None:
-    """Put the candidates that occur in the context into their cells of :data:`LAST_SEEN`."""
-    for i in range(len(context)):
-        at = find(candidates, context[i])
-        if at >= 0:
-            set_cell(candidates, estimator, at, LAST_SEEN, last_seen_cell(i + 1))
+        if memory.enabled[VOTES]:
+            set_cell(candidates, estimator, at, VOTES, votes_cell)

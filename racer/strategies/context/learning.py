@@ -14,7 +14,7 @@ from racer.strategies.context.growth import GrownTree
 from racer.strategies.context.hash_table import Ids, Probs
 from racer.strategies.context.hashing import NO_TOKEN, lengthen
 from racer.strategies.context.memory import Memory, Row, append_text, last_context, prefetch_tables
-from racer.strategies.context.recent import POSITIONS, add_position, align_rejected, update_accepted
+from racer.strategies.context.recent import POSITIONS, add_position, align_rejected
 from racer.strategies.context.top_k_table import MAX_CONTEXT
 
 Nodes = NDArray[np.int64]
@@ -103,7 +103,6 @@ def learn(
     for node in path:
         scratch.accepted[node] = True
     if known:
-        update_accepted(row.recent, length - 1)
         last: Number = path[length - 1]
         accepted, next_token = scratch.accepted[:nodes], scored.next_token[at]
         update_estimator(memory.estimator, tree, drafted, accepted, last, next_token, scratch.total)
@@ -189,9 +188,8 @@ def _update_tables(
     for turn in range(2):
         for node in range(nodes):
             if accepted[node] == (turn == 1) and ids[node, 0] != NO_TOKEN:
-                context, request = contexts[node], recent.request[0]
-                top_k_table.store(memory.top_k, context, ids[node], probs[node], accepted[node], request)
-                running_means.update(memory.means, context, ids[node], probs[node], accepted[node])
+                top_k_table.store(memory.top_k, contexts[node], ids[node], probs[node])
+                running_means.update(memory.means, contexts[node], ids[node], probs[node])
     for node in range(nodes):
         if accepted[node] and depth[node] >= length - POSITIONS and ids[node, 0] != NO_TOKEN:
             add_position(recent, ids[node], probs[node])

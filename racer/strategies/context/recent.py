@@ -11,7 +11,6 @@ from racer.kernels.jit import compiled
 from racer.strategies.context.hash_table import Ids, Probs
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.running_means import average
-from racer.strategies.context.top_k_table import REQUEST_NUMBERS
 
 POSITIONS = 4
 """Latest scored positions of the text that are kept."""
@@ -21,9 +20,6 @@ ALIGNED_IDS = 8
 """Tokens kept for each of these depths."""
 REJECTED_IDS = 4
 """Tokens taken from each rejected node."""
-MAX_ACCEPTED = 8
-ACCEPTED_DECAY = np.float32(0.6)
-"""Weight of the old mean of accepted tokens when a step comes in."""
 
 
 class Recent(NamedTuple):
@@ -40,22 +36,16 @@ class Recent(NamedTuple):
     wherever they hung: a draft that got one word wrong may be right about the words behind it."""
     aligned_probs: Probs
     """``[ALIGNED_DEPTHS, ALIGNED_IDS]`` weighted by the nodes' scores."""
-    request: NDArray[np.int32]
-    """``[1]`` the request's number."""
-    accepted: NDArray[np.float32]
-    """``[1]`` running mean of the drafted tokens that a step accepts, at most :data:`MAX_ACCEPTED` of one step."""
 
     @classmethod
-    def of(cls, k: int, request: int = 0) -> Recent:
-        """Nothing yet, for the request of number ``request``."""
+    def of(cls, k: int) -> Recent:
+        """Nothing yet."""
         return cls(
             np.full((POSITIONS, k), NO_TOKEN, np.int32),
             np.zeros((POSITIONS, k), np.float32),
             np.zeros(1, np.int64),
             np.full((ALIGNED_DEPTHS, ALIGNED_IDS), NO_TOKEN, np.int32),
             np.zeros((ALIGNED_DEPTHS, ALIGNED_IDS), np.float32),
-            np.full(1, request % REQUEST_NUMBERS, np.int32),
-            np.full(1, 2, np.float32),
         )
 
 
@@ -70,12 +60,6 @@ def add_position(recent: Recent, ids: Ids, probs: Probs) -> None:
         recent.ids[0, j] = ids[j] if j < len(ids) else NO_TOKEN
         recent.probs[0, j] = probs[j] if j < len(ids) else 0
     recent.known[0] = min(recent.known[0] + 1, POSITIONS)
-
-
-@compiled
-def update_accepted(recent: Recent, accepted: int) -> None:
-    """Take in how many drafted tokens a step accepted."""
-    recent.accepted[0] += (1 - ACCEPTED_DECAY) * (min(accepted, MAX_ACCEPTED) - recent.accepted[0])
 
 
 @compiled

@@ -12,38 +12,38 @@ from racer.strategies.context.hash_table import Ids, Probs, Reals, Words
 from racer.strategies.context.hashing import NO_TOKEN, Context, key_of, slot_of, tag_of
 from racer.strategies.context.prefetch import prefetch
 
-FROM = np.array([0, 0, 0, 1])
-"""A mean's key is ``context[FROM:TO]``: nothing at all, the last token, the last two, the last two but one."""
-TO = np.array([0, 1, 2, 3])
-MEANS = 4
+FROM = np.array([0, 0, 1])
+"""A mean's key is ``context[FROM:TO]``: the last token, the last two, the last two but one."""
+TO = np.array([1, 2, 3])
+MEANS = 3
 """Kinds of keys, and so means that a context has."""
-DECAY = np.array([0.99, 0.5, 0.5, 0.5], np.float32)
-"""Weight of the old mean when a distribution comes in. After nothing at all, it changes slowly."""
+DECAY = np.float32(0.5)
+"""Weight of the old mean when a distribution comes in."""
 
 
 class RunningMeans(NamedTuple):
     """Hash tables like :class:`racer.strategies.context.top_k_table.TopKTable`, a region for each kind of key."""
 
     words: Words
-    """``[(MEANS - 1) * slots + 1, 2 + 2 k]``; nothing is noted."""
+    """``[MEANS * slots, 2 + 2 k]``"""
     reals: Reals
 
     @classmethod
     def of(cls, slots: int, k: int) -> RunningMeans:
-        """An empty one of ``slots`` (a power of two) a kind, in ``8 + 8 k`` bytes a slot; kind 0 takes one slot."""
-        return cls(*hash_table.empty((MEANS - 1) * slots + 1, k))
+        """An empty one of ``slots`` (a power of two) a kind, in ``8 + 8 k`` bytes a slot."""
+        return cls(*hash_table.empty(MEANS * slots, k))
 
 
 @compiled
 def _slot(means: RunningMeans, kind: int, key: np.uint64) -> Number:
-    slots = (len(means.words) - 1) // (MEANS - 1)
-    return len(means.words) - 1 if kind == 0 else (kind - 1) * slots + slot_of(key, slots)
+    slots = len(means.words) // MEANS
+    return kind * slots + slot_of(key, slots)
 
 
 @compiled
 def find(means: RunningMeans, context: Context, kind: int) -> Number:
     """The slot of the mean of a kind after ``context``; -1 if there is none."""
-    if kind > 0 and context[TO[kind] - 1] == NO_TOKEN:
+    if context[TO[kind] - 1] == NO_TOKEN:
         return -1
     key = key_of(context, FROM[kind], TO[kind])
     return hash_table.slot_if_tagged(means.words, _slot(means, kind, key), tag_of(key))
@@ -52,24 +52,21 @@ def find(means: RunningMeans, context: Context, kind: int) -> Number:
 @compiled
 def prefetch_context(means: RunningMeans, context: Context) -> None:
     """The table will be asked about ``context`` soon."""
-    for kind in range(1, MEANS):
+    for kind in range(MEANS):
         prefetch(means.words, _slot(means, kind, key_of(context, FROM[kind], TO[kind])))
 
 
 @compiled
-def update(means: RunningMeans, context: Context, ids: Ids, probs: Probs, accepted: bool) -> None:
-    """Take the best next tokens after ``context`` into its means; into that of kind 0 only if ``accepted``, as rejected
-    nodes tell nothing of the text as a whole."""
+def update(means: RunningMeans, context: Context, ids: Ids, probs: Probs) -> None:
+    """Take the best next tokens after ``context`` into its means."""
     split = hash_table.probs_column(means.words)
     for kind in range(MEANS):
-        if kind == 0 and not accepted:
-            continue
-        if kind > 0 and context[TO[kind] - 1] == NO_TOKEN:
+        if context[TO[kind] - 1] == NO_TOKEN:
             break
         key = key_of(context, FROM[kind], TO[kind])
         slot = _slot(means, kind, key)
         kept_ids, kept_probs = means.words[slot, hash_table.IDS : split], means.reals[slot, split:]
-        weight = DECAY[kind]
+        weight = DECAY
         if means.words[slot, hash_table.TAG] != tag_of(key):
             means.words[slot, hash_table.TAG] = tag_of(key)
             kept_ids[:], kept_probs[:] = NO_TOKEN, 0

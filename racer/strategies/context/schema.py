@@ -36,8 +36,6 @@ def schema() -> dict[str, Any]:
         "probability edges": features.PROB_EDGES,
         "rest edges": features.REST_EDGES,
         "match length edges": features.LENGTH_EDGES,
-        "last seen edges": features.AGO_EDGES,
-        "accepted edges": features.ACCEPTED_EDGES,
         "depth bins": features.DEPTH_BINS,
         "bins ahead": features.AHEAD_BINS,
         "most votes": features.MAX_VOTES,
@@ -49,10 +47,8 @@ def schema() -> dict[str, Any]:
         "most log-odds": estimator.MAX_LOG_ODDS,
         "context width": hashing.CONTEXT_WIDTH,
         "no token": hashing.NO_TOKEN,
-        "table columns": (hash_table.TAG, hash_table.NOTE, hash_table.IDS),
+        "table columns": (hash_table.TAG, hash_table.IDS),
         "longest top-k context": top_k_table.MAX_CONTEXT,
-        "confidences": (top_k_table.STORED_CONFIDENCES, top_k_table.CONFIDENCES),
-        "request numbers": top_k_table.REQUEST_NUMBERS,
         "kinds of means": running_means.MEANS,
         "keys of means": (running_means.FROM, running_means.TO),
         "decay of means": running_means.DECAY,
@@ -60,7 +56,6 @@ def schema() -> dict[str, Any]:
         "matches": (matches.MAX_MATCHES, matches.MAX_TRIES, matches.MAX_SINGLE_TRIES),
         "recent positions": recent.POSITIONS,
         "aligned": (recent.ALIGNED_DEPTHS, recent.ALIGNED_IDS, recent.REJECTED_IDS),
-        "accepted": (recent.MAX_ACCEPTED, recent.ACCEPTED_DECAY),
     }
 
 
