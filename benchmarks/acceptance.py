@@ -29,7 +29,7 @@ from racer.discovery import plugins
 from racer.errors import UnknownStrategy
 from racer.loading import models
 from racer.loading.loaded import LoadedModel
-from racer.strategies.context.features import ALIGNED, MATCH, MEAN, NEAR, TOP_K
+from racer.strategies.context.features import ALIGNED, FAR, MATCH, MEAN, NEAR, TOP_K
 from racer.strategies.context.fitted import unfitted_estimator
 from racer.strategies.context.running_means import MEANS
 from racer.strategies.context.top_k_table import MAX_CONTEXT
@@ -42,8 +42,8 @@ PARTS: dict[str, Callable[[], racer.Racer]] = {
     "top-k of the last token only": lambda: racer.Racer(silent=TABLE_FEATURES[1:]),
     "no running means": lambda: racer.Racer(silent=MEAN_FEATURES),
     "no matches": lambda: racer.Racer(silent=[MATCH]),
-    "no recent steps": lambda: racer.Racer(silent=[NEAR, ALIGNED]),
-    "matches only": lambda: racer.Racer(silent=[*TABLE_FEATURES, *MEAN_FEATURES, NEAR, ALIGNED]),
+    "no recent steps": lambda: racer.Racer(silent=[NEAR, FAR, ALIGNED]),
+    "matches only": lambda: racer.Racer(silent=[*TABLE_FEATURES, *MEAN_FEATURES, NEAR, FAR, ALIGNED]),
     "estimator not fitted": lambda: racer.Racer(estimator=unfitted_estimator()),
 }
 """How ``racer`` is made without a part, by what is missing."""

@@ -47,6 +47,20 @@ def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
     assert "no top-k table" in done.stderr
 
 
+def test_all_drafters_of_an_ablation_decode_one_text(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Write a long story about the sea.", encoding="utf-8")
+    sizes = "--max-new-tokens", "12", "--budget", "8"
+    parts = "--without", "match votes", "--without", "matches"
+    report = figures("ablation.py", tmp_path, "--questions", str(tmp_path / "prompt.txt"), *parts, *sizes)
+    [question] = report["questions"]
+    assert question["tokens"] == 11  # the prefill gives the first token
+    assert list(question["steps"]) == ["racer", "match votes", "matches"]
+    assert all(2 <= steps <= 11 for steps in question["steps"].values())
+    table = run("ablation.py", "--table", str(tmp_path / "figures.json"))
+    assert table.returncode == 0, table.stderr
+    assert "matches" in table.stdout
+
+
 def test_prompts_are_scored_by_all_methods(tmp_path: Path) -> None:
     report = figures(
         "prefill.py", tmp_path, "--tokens", "20", "--tokens", "60", "--drafter", "logits", "--repeats", "1"
