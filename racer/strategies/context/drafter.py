@@ -75,7 +75,7 @@ class Racer(Drafter):
     decoding goes on, turns a candidate's features into one probability. The tree takes the candidates in the order of
     their estimated acceptance probability, which is its ``score``.
 
-    Memory is constant: ``(11 s / 2 + 1) (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
+    Memory is constant: ``11 s / 2 (8 + 8 k) + 16 h`` bytes for k = ``top_k``, s = ``slots`` and h = ``history``
     (52 MiB by default), and while a request is open ``32 (P + new)`` bytes for its own text; and once a process, numba
     and the machine code that it makes or loads (117 MiB on Linux).
 
