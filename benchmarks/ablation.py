@@ -32,7 +32,7 @@ from shared_text import decode
 import racer
 from racer.bench.questions import Question, draw, load_questions
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.view import StepView
 from racer.strategies.context.estimator import Estimator

@@ -28,7 +28,7 @@ from racer.bench.settings import Settings
 from racer.discovery import plugins
 from racer.errors import UnknownStrategy
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.strategies.context.features import ALIGNED, FAR, MATCH, MEAN, NEAR, TOP_K
 from racer.strategies.context.fitted import unfitted_estimator
 from racer.strategies.context.running_means import MEANS

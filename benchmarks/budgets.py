@@ -37,7 +37,7 @@ from racer.budgets import SIZES, Auto, Budget, ByScore, Fixed
 from racer.core.packed_weights import packed_model
 from racer.engine.decoder import step_cost
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.step.cost_curve import SHORT, CostCurve
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict

@@ -25,7 +25,7 @@ from rich.table import Table
 import racer
 from racer.bench.questions import load_questions
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView

@@ -24,7 +24,7 @@ import racer
 from racer.bench.questions import Question, load_questions
 from racer.errors import StateError
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView

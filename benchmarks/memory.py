@@ -24,7 +24,7 @@ from rich.table import Table
 import racer
 from racer.bench.questions import load_questions
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 STATUS = Path("/proc/self/status")
 FORGET_PEAK = Path("/proc/self/clear_refs"), "5"

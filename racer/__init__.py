@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hookspecs import hookimpl
     from racer.kernels.gumbel import gumbel
-    from racer.step.builder import TreeBuilder, stack
     from racer.step.draft_tree import DraftTree
     from racer.step.request import Request
     from racer.step.stats import DecodeStats, StepStats
+    from racer.step.tree_builder import TreeBuilder, stack
     from racer.step.verdict import HostVerdict, Verdict
     from racer.step.view import Needs, StepView
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "racer.budgets.base": ("Budget",),
-    "racer.step.builder": ("TreeBuilder", "stack"),
+    "racer.step.tree_builder": ("TreeBuilder", "stack"),
     "racer.config": ("DecodeConfig",),
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf.attach": ("attach", "detach"),

@@ -13,7 +13,7 @@ import pytest
 
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
 from racer.discovery import ENTRY_POINT_GROUP, Plugins, plugins
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, PluginError, UnknownStrategy
 
 

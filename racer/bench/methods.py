@@ -8,7 +8,7 @@ import attrs
 
 from racer.config import DecodeConfig
 from racer.discovery import plugins
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnknownStrategy
 
 PEERS = {"hf": 0, "hf-prompt-lookup": 10}

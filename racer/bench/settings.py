@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from racer.loading.loaded import sampling_arguments
+from racer.loading.loaded_model import sampling_arguments
 
 
 @attrs.frozen(kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from racer.budgets.base import Budget
-from racer.budgets.record import ByRecord
-from racer.budgets.scores import ByScore
+from racer.budgets.by_record import ByRecord
+from racer.budgets.by_score import ByScore
 from racer.hookspecs import hookimpl
 from racer.registry import Registry
 from racer.step.draft_tree import DraftTree

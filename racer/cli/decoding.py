@@ -14,7 +14,7 @@ from racer.cli.streaming import Streamer
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.discovery import plugins
 from racer.errors import ConfigError, UnknownStrategy
-from racer.loading.loaded import LoadedModel, first_difference, top2_gap
+from racer.loading.loaded_model import LoadedModel, first_difference, top2_gap
 from racer.step.stats import DecodeStats
 
 WARM_UP_TOKENS = 12

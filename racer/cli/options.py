@@ -14,7 +14,7 @@ import click
 
 from racer.config import COMPILE, Choice, DecodeConfig
 from racer.errors import ConfigError
-from racer.loading.loaded import sampling_arguments
+from racer.loading.loaded_model import sampling_arguments
 
 MEND = "add --temperature (for example 0.8) or --verifier sampling"
 

@@ -8,8 +8,8 @@ import click
 
 from racer.config import Choice
 from racer.discovery import plugins
-from racer.loading.loaded import LoadedModel
-from racer.strategies.duck import as_drafter
+from racer.loading.loaded_model import LoadedModel
+from racer.strategies.adapt import as_drafter
 
 
 class KeptDrafter:

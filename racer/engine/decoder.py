@@ -17,7 +17,7 @@ from racer.engine.executor import DynamicExecutor, StepOutcome
 from racer.engine.prompt import prefill
 from racer.engine.static.executor import StaticExecutor
 from racer.engine.static.pool import DevicePool, step_mode
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.errors import UnsupportedModel
 from racer.kernels import vocab_search
 from racer.kernels.float_bits import BITS

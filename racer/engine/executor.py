@@ -16,7 +16,7 @@ from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import argmax_of, top_tokens
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
@@ -89,7 +89,7 @@ class DynamicExecutor:
 
 
 def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
-    """The draft as it can be scored, and its faults ``[B]``, unread: see :data:`racer.engine.strategies.Intake`."""
+    """The draft as it can be scored, and its faults ``[B]``, unread: see :data:`racer.engine.strategy_set.Intake`."""
     if tree is None:
         return DraftTree.root(view.root), torch.zeros_like(view.root)
     tree = tree.to(view.device)

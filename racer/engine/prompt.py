@@ -8,7 +8,7 @@ from torch import Tensor
 
 from racer.core.model_runner import PromptPiece
 from racer.engine.batch import BatchState
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import top_tokens
 from racer.step.draft_tree import DraftTree
 from racer.step.stats import StepStats

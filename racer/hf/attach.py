@@ -10,7 +10,7 @@ from typing import Any
 from racer.config import DecodeConfig
 from racer.core.model_state import StatePart, state_of
 from racer.core.support import probe
-from racer.engine.strategy_sets import StrategySets
+from racer.engine.kept_strategies import StrategySets
 from racer.errors import UnsupportedGeneration
 from racer.hf.generate import PlainDecodingWarning, generate
 

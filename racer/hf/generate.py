@@ -13,7 +13,7 @@ from racer.config import DecodeConfig
 from racer.core.model_state import state_of
 from racer.core.support import probe
 from racer.engine.decoder import BatchDecoder
-from racer.engine.strategy_sets import StrategySets
+from racer.engine.kept_strategies import StrategySets
 from racer.errors import ConfigError, UnsupportedGeneration
 from racer.hf.batch_spec import batch_spec, sequences_of
 from racer.hf.stop_strings import move_stop_strings, without_stop_strings

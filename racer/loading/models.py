@@ -18,7 +18,7 @@ import attrs
 from racer.errors import ConfigError, ModelNotFound, first_line
 from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder
 from racer.loading.extras import require
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from racer.errors import StateError
-from racer.step.builder import TreeBuilder, stack
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder, stack
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter

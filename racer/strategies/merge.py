@@ -10,8 +10,8 @@ from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
+from racer.strategies.adapt import as_drafter
 from racer.strategies.base import Drafter
-from racer.strategies.duck import as_drafter
 
 
 class Merge(Drafter):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
 
 

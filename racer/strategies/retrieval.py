@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
 from racer.strategies.automaton import Automaton

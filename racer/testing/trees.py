@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from hypothesis import strategies as st
 
-from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.step.view import StepView
 from racer.strategies.base import Drafter
 

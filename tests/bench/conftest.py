@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from racer.bench.adapters.transformers_generate import Probe
 from racer.bench.meters import PeakMemory
 from racer.bench.questions import Question
 from racer.loading import models
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from support.runner_example import QUESTIONS, bench
 
 

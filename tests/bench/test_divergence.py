@@ -9,7 +9,7 @@ import torch
 
 from racer.bench.run.divergence import choice_scores
 from racer.bench.run.runner import Bench
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from support.runner_example import QUESTIONS, bench
 from support.tiny_folder import SENTENCES
 

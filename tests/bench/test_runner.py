@@ -8,7 +8,7 @@ from racer.bench.questions import Question
 from racer.bench.run.runner import Bench
 from racer.bench.summary import summarise
 from racer.bench.trials import Trial
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from support.runner_example import QUESTIONS, bench, names
 from support.tiny_folder import SENTENCES
 

@@ -12,7 +12,7 @@ from racer.bench.questions import Question
 from racer.bench.summary import summarise
 from racer.bench.trials import Trial
 from racer.guard import PluginWarning
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.strategies import PromptLookup
 from support.runner_example import QUESTIONS, bench, names
 

@@ -9,7 +9,7 @@ import torch
 
 from racer import DecodeConfig, Decoder, DraftTree, Request
 from racer.budgets import SIZES, Auto
-from racer.budgets.scores import AHEAD
+from racer.budgets.by_score import AHEAD
 from racer.step.cost_curve import REACH, CostCurve
 from racer.testing import decode, decode_plainly, toy_model
 from support.simulated_machine import a_curve, a_verdict, a_view, asked_for, settled, simulate

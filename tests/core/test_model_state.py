@@ -14,8 +14,8 @@ from racer import DecodeConfig, Decoder
 from racer.core.model_state import StatePart, _states, find_state, state_of
 from racer.core.packed_weights import packed_model
 from racer.engine.decoder import step_cost
+from racer.engine.kept_strategies import StrategySets
 from racer.engine.static.pool import DevicePool
-from racer.engine.strategy_sets import StrategySets
 from racer.testing import toy_model
 from support.tiny_models import SMALL
 

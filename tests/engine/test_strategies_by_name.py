@@ -12,7 +12,7 @@ import torch
 from racer import DecodeConfig, Decoder, DraftTree, NoDraft, Recycling
 from racer.budgets import Fixed
 from racer.cli import main
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError
 from racer.testing import decode, decode_plainly, toy_model
 

@@ -15,7 +15,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 import racer
 from racer import DecodeConfig, Decoder, Logits
-from racer.engine.strategy_sets import MAX_KEPT
+from racer.engine.kept_strategies import MAX_KEPT
 from racer.testing import toy_model
 from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, Collects, same
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from racer import PromptLookup
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 
 
 def drafted(text: list[int], budget: int = 64, **sizes: int) -> list[int]:

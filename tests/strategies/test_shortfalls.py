@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from racer import DecodeConfig, Decoder, Logits, Merge, Request, Retrieval, StepView, TreeBuilder, hookimpl
-from racer.step.builder import stack
+from racer.step.tree_builder import stack
 from racer.strategies import racer_paper
 from racer.strategies.automaton import Automaton
 from racer.testing import decode, toy_model

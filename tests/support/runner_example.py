@@ -10,7 +10,7 @@ from racer.bench.questions import Question
 from racer.bench.run.journal import Journal
 from racer.bench.run.runner import Bench
 from racer.bench.settings import Settings
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from support.tiny_folder import SENTENCES
 
 NAMES = ("hf-prompt-lookup", "racer-paper@16", "racer")

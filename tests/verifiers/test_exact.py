@@ -13,7 +13,7 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM, TemperatureLogitsWarper
 
 from racer import DecodeConfig, Decoder, Drafter, DraftTree, Greedy, StepView, hookimpl
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.kernels import vocab_search
 from racer.step.request import Request
 from racer.testing import decode, draft_trees, toy_model

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer_datastore import Datastore, write_index
 from racer_datastore.drafter import fill
 

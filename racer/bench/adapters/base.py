@@ -10,7 +10,7 @@ from torch import Tensor
 
 from racer.bench.meters import now
 from racer.bench.trials import Measured
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 
 class Adapter:

@@ -17,7 +17,7 @@ from racer.bench.trials import Measured
 from racer.config import DecodeConfig
 from racer.hf.generate import Decoder
 from racer.hookspecs import hookimpl
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import StepStats

@@ -13,7 +13,7 @@ from transformers import StoppingCriteria
 from racer.bench.adapters.base import Adapter
 from racer.bench.meters import now
 from racer.bench.trials import Measured
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 
 class Probe(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here

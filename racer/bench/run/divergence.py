@@ -13,7 +13,7 @@ from racer.bench.settings import Settings
 from racer.bench.trials import Measured
 from racer.hf.processors import ProcessorPipeline
 from racer.kernels.gumbel import gumbel
-from racer.loading.loaded import LoadedModel, first_difference, top2_gap
+from racer.loading.loaded_model import LoadedModel, first_difference, top2_gap
 
 
 def gaps(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from racer.errors import ConfigError
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 Talk = list[dict[str, str]]
 """Messages as chat templates take them."""

@@ -28,7 +28,7 @@ from racer.bench.trials import Key, Trial
 from racer.config import DecodeConfig
 from racer.errors import ConfigError, first_line
 from racer.guard import PluginWarning
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 WARM_UP_TOKENS = 12
 WARM_UP_PROMPT = "Count from one to ten, and then back."

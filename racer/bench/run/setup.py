@@ -17,7 +17,7 @@ from racer.bench.questions import Question, digest
 from racer.bench.run.machine import commit, device_name, model_digest, processor, versions
 from racer.bench.settings import Settings
 from racer.errors import ConfigError, first_line
-from racer.loading.loaded import LoadedModel
+from racer.loading.loaded_model import LoadedModel
 
 SAME = (
     "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",

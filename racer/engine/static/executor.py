@@ -16,7 +16,7 @@ from racer.engine.static.pool import PooledBatch
 from racer.engine.static.shapes import nodes_bucket
 from racer.engine.static.step import CapturedDraft, PackedVerdict, StaticResult, StaticStep
 from racer.engine.static.tree_buffer import TreeBuffer
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import top_tokens
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request

@@ -6,9 +6,9 @@ import heapq
 from pathlib import Path
 
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.step.view import Needs, StepView
 from racer.strategies.base import Drafter
 from racer_datastore.format import DatastoreError

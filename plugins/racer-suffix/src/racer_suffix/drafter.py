@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import attrs
 
 from racer.errors import ConfigError
-from racer.step.builder import TreeBuilder
 from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
 from racer.step.view import Needs
 from racer.strategies.base import Drafter
 from racer_suffix.automaton import NOTHING, SuffixAutomaton

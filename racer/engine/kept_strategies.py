@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 
 from racer.config import DecodeConfig
-from racer.engine.strategies import StrategySet
+from racer.engine.strategy_set import StrategySet
 
 MAX_KEPT = 8
 """Configurations of a model whose drafters are kept; the least recently used one makes room."""

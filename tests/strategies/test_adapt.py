@@ -11,7 +11,7 @@ import torch
 from racer import Budget, DraftTree, Logits, Merge, Needs, Request, StateError
 from racer.budgets import Fixed, as_budget
 from racer.errors import PluginError
-from racer.strategies.duck import DuckDrafter, as_drafter
+from racer.strategies.adapt import DuckDrafter, as_drafter
 
 TREE = DraftTree.root(torch.zeros(1, dtype=torch.long))
 VIEW: Any = object()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES, Budget
-from racer.budgets.rows import BELIEF, Outlook, slowest
+from racer.budgets.outlook import BELIEF, Outlook, slowest
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import StepStats

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from racer.budgets.adapt import as_budget
 from racer.budgets.base import Budget, Fixed
-from racer.budgets.duck import as_budget
 from racer.config import MAX_BUDGET, DecodeConfig
 from racer.discovery import new_manager, plugins
 from racer.errors import ConfigError, PluginError
@@ -20,8 +20,8 @@ from racer.step.request import Request
 from racer.step.stats import DecodeStats, StepStats
 from racer.step.verdict import Verdict
 from racer.step.view import Needs, StepView
+from racer.strategies.adapt import as_drafter
 from racer.strategies.device import DeviceDrafter, DraftProgram
-from racer.strategies.duck import as_drafter
 from racer.verifiers.base import Verifier, as_verifier
 
 Intake = Callable[[StepView, DraftTree | None], tuple[DraftTree, Tensor]]
