@@ -61,7 +61,8 @@ def release(model: Any) -> None:
     """Give back all memory that RACER keeps for ``model``, and undo every change that it made to it.
 
     Packed weights, static caches and their graphs, what drafters have learned and what steps have cost are forgotten,
-    and :func:`racer.attach` is undone. Calls that are running go on with what they hold; the next call starts anew.
+    and :func:`racer.attach` is undone; the next call starts anew. Calls that are running go on with what they hold, and
+    a :class:`racer.Decoder` keeps what its own drafters have learned.
 
     :param model: a Hugging Face causal LM, attached or not, or what ``torch.compile`` made of it.
     """

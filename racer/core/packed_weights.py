@@ -141,7 +141,8 @@ def pack(model: Any, choice: bool | str = True) -> PackedModel | None:
             if packing.packed is not None:
                 packing.packed.forget_stale()  # of the device that the model was on, say
             return None
-        packing.packed = packing.packed or PackedModel()
+        if packing.packed is None:  # an empty one may be in use, and is filled again
+            packing.packed = PackedModel()
         try:
             packing.packed.refresh(model)
         except RuntimeError as failure:  # out of memory
@@ -158,7 +159,7 @@ def packed_model(model: Any) -> PackedModel | None:
 
 
 def unpack(model: Any) -> None:
-    """Drop the packed weights of ``model``."""
+    """Drop the packed weights of ``model``; calls that are running keep theirs."""
     with _lock:
         if (packing := find_state(model).find(_Packing)) is not None:
             packing.packed = None

@@ -48,8 +48,8 @@ class Support:
 class _LastProbe:
     """What was found out about a model, kept until its attention, dtype or device changes."""
 
-    subject: tuple[Any, ...] = ()
-    support: Support | None = None
+    found: tuple[tuple[Any, ...], Support] | None = None
+    """What was probed, and what came of it: one value, as threads may probe at once."""
 
 
 def probe(model: Any) -> Support:
@@ -69,9 +69,10 @@ def probe(model: Any) -> Support:
         raise UnsupportedModel("encoder-decoder models are not supported: RACER decodes causal language models")
     subject = (attention, model.dtype, model.device, _vocab_size(model), torch.is_autocast_enabled(model.device.type))
     last = state_of(model).part(_LastProbe)
-    if last.support is None or last.subject != subject:
-        last.subject, last.support = subject, _probe(model)
-    return last.support
+    found = last.found
+    if found is None or found[0] != subject:
+        found = last.found = subject, _probe(model)
+    return found[1]
 
 
 @torch.no_grad()

@@ -41,6 +41,8 @@ class BatchDecoder:
     :param strategies: who plays; those that ``config`` names if None.
     :raises UnsupportedModel: the model cannot be verified with trees.
     :raises ConfigError: CUDA graphs are asked for, and the model is not on CUDA.
+    :raises UnknownStrategy: the configuration names something that nobody registered.
+    :raises PluginError: a strategy cannot be made, or a plugin is refused.
     """
 
     def __init__(

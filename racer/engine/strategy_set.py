@@ -10,11 +10,11 @@ from torch import Tensor
 
 from racer.budgets.adapt import as_budget
 from racer.budgets.base import Budget, Fixed
-from racer.config import MAX_BUDGET, DecodeConfig
+from racer.config import MAX_BUDGET, Choice, DecodeConfig
 from racer.discovery import new_manager, plugins
+from racer.engine.configured import ConfiguredStrategies, RememberingVerifier, as_verdict
 from racer.errors import ConfigError, PluginError
 from racer.guard import Guard, WarnOnce, check_form, fault_text
-from racer.hookspecs import hookimpl
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import DecodeStats, StepStats
@@ -46,10 +46,10 @@ class StrategySet:
         self.budget = Fixed(budget) if isinstance(budget, int) else as_budget(plugins.make("budget", budget))
         self._verifier = config.verifier
         self._verifiers: dict[str, Verifier] = {}
-        self._guard = Guard(self.drafter, self.warn_once)
+        self.guard = Guard(self.drafter, self.warn_once)
         self._manager = new_manager()
         try:
-            for plugin in (*config.plugins, self):
+            for plugin in (*config.plugins, ConfiguredStrategies(self)):
                 self._manager.register(plugin)
             self._manager.check_pending()
         except Exception as error:
@@ -60,13 +60,13 @@ class StrategySet:
                 "racer.discovery.plugins.register(plugin, origin), or name the object itself as drafter or verifier"
             )
         wanted = [getattr(plugin, "needs", None) for plugin in config.plugins]
-        self.needs = self._guard.needs
+        self.needs = self.guard.needs
         for needs in wanted:
             self.needs |= needs if isinstance(needs, Needs) else Needs(host=False)
 
     @property
     def drafter_name(self) -> str:
-        return self._guard.label
+        return self.guard.label
 
     @property
     def drafts(self) -> bool:
@@ -81,7 +81,10 @@ class StrategySet:
         choice: Any = self._verifier
         if choice == "auto":
             choice = "sampling" if do_sample else "greedy"
-        name: str = choice if isinstance(choice, str) else getattr(choice, "name", type(choice).__name__.lower())
+        if isinstance(choice, (str, Choice)):
+            name = choice if isinstance(choice, str) else choice.name
+        else:
+            name = type(choice).__name__.lower()
         if name not in self._verifiers:
             self._verifiers[name] = as_verifier(plugins.make("verifier", choice))
         verifier = self._verifiers[name]
@@ -129,13 +132,13 @@ class StrategySet:
         own = (type(drafter).draft, type(drafter).observe) != (DeviceDrafter.draft, DeviceDrafter.observe)
         if looks or own:
             return None
-        found: DraftProgram | None = self._guard.attempt(drafter.program, view)
+        found: DraftProgram | None = self.guard.attempt(drafter.program, view)
         return found
 
     def width_of_unseen(self, view: StepView, tree: DraftTree, nodes: int) -> int:
         """The columns that the budget leaves of a tree of ``nodes`` whose contents are yet to come."""
-        fitted = self._attempt("the budget", self.budget.fit, view, tree, nodes)
-        return tree.width if fitted is None else fitted.width
+        fitted = self._attempt("the budget", lambda: check_form(self.budget.fit(view, tree, nodes), tree.batch, nodes))
+        return tree.width if fitted is None else int(fitted.width)
 
     @property
     def verifies_alone(self) -> bool:
@@ -150,30 +153,30 @@ class StrategySet:
         if not self.verifies_alone:
             return self._verify_among_plugins(view, tree, logits)
         if argmax is not None and view.verifier.needs_only_argmax(view):
-            return _checked(view.verifier.verify_targets(tree, argmax))
-        return _checked(view.verifier.verify(view, tree, logits))
+            return as_verdict(view.verifier.verify_targets(tree, argmax))
+        return as_verdict(view.verifier.verify(view, tree, logits))
 
     def _verify_among_plugins(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        own = _AskedOnce(view.verifier)
+        own = RememberingVerifier(view.verifier)
+        shown = attrs.evolve(view, verifier=own)
         try:
-            return _checked(
-                self._manager.hook.racer_verify(view=attrs.evolve(view, verifier=own), tree=tree, logits=logits)
-            )
+            return as_verdict(self._manager.hook.racer_verify(view=shown, tree=tree, logits=logits))
         except Exception as error:
-            verdict = own.verdict or own.verify(view, tree, logits)
+            if own.error is not None:
+                raise own.error from None
             self.warn_once.about("a plugin's racer_verify", error)
-            return verdict
+            return own.verdict or own.verify(view, tree, logits)
 
     # -- telling: everybody, each by itself ---------------------------------------------------------------------------
 
     def request_opened(self, request: Request) -> None:
         """A row starts."""
-        self._guard.opened(request)
+        self.guard.opened(request)
         self._tell("racer_request_opened", request=request)
 
     def request_closed(self, request: Request, stats: DecodeStats) -> None:
         """A row has ended or failed."""
-        self._guard.closed(request)
+        self.guard.closed(request)
         self._attempt("the budget", self.budget.closed, request)
         self._tell("racer_request_closed", request=request, stats=stats)
 
@@ -190,7 +193,7 @@ class StrategySet:
         ):
             self.warn_once.about(f"drafter {self.drafter_name!r}", fault_text(bits))
         if not learned:
-            self._guard.observe(view, tree, verdict)
+            self.guard.observe(view, tree, verdict)
         if stats.nodes:  # a step, not a piece of prompt
             self._attempt("the budget", self.budget.observe, view, verdict, stats)
         self._tell("racer_step", view=view, tree=tree, verdict=verdict, stats=stats)
@@ -211,47 +214,3 @@ class StrategySet:
         except Exception as error:
             self.warn_once.about(culprit, error)
             return None
-
-    # -- the configured strategies, as hooks --------------------------------------------------------------------------
-
-    @hookimpl(trylast=True)
-    def racer_budget(self, view: StepView) -> int:
-        return self.budget.nodes(view)
-
-    @hookimpl(trylast=True)
-    def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
-        tree: DraftTree | None = self._guard.attempt(self.drafter.draft, view, budget)
-        if tree is None:
-            return None
-        return self.budget.fit(view, check_form(tree, len(view.requests), budget), budget)
-
-    @hookimpl(trylast=True)
-    def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        verdict: Verdict = view.verifier.verify(view, tree, logits)
-        return verdict
-
-
-class _AskedOnce(Verifier):
-    """The configured verifier as plugins around it reach it: never asked twice over the same prefixes, as processors
-    may have a memory."""
-
-    def __init__(self, verifier: Verifier) -> None:
-        self._verifier = verifier
-        self._error: Exception | None = None
-        self.verdict: Verdict | None = None
-
-    def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        if self._error is not None:
-            raise self._error
-        try:
-            self.verdict = _checked(self._verifier.verify(view, tree, logits))
-        except Exception as error:
-            self._error = error
-            raise
-        return self.verdict
-
-
-def _checked(verdict: Any) -> Verdict:
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"its verdict is a {type(verdict).__name__}")
-    return verdict

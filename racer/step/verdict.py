@@ -66,7 +66,7 @@ class Verdict:
     next_token: Tensor
     """``[B]`` int64: the token after the last accepted node."""
     top_ids: Tensor | None = None
-    """``[B, N, k]`` int64, set by the core as the drafters need."""
+    """``[B, N, k]`` int64, set by the executor as the drafters need."""
     top_probs: Tensor | None = None
     """``[B, N, k]`` float32."""
     host: HostVerdict | None = None

@@ -102,7 +102,7 @@ def _whole_number(_: Any, field: attrs.Attribute[int], value: Any) -> None:
 
 @attrs.frozen
 class Needs:
-    """What a drafter wants to see of each scored node. The core computes the union over all drafters once."""
+    """What a drafter wants to see of each scored node. The union over all drafters is computed once."""
 
     ALL: ClassVar[int] = sys.maxsize
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from racer.errors import PluginError
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
@@ -47,16 +48,30 @@ class Verifier:
 
 
 class _DuckVerifier(Verifier):
-    """An object that only has ``verify``, and perhaps ``exact`` and ``samples``, as a verifier."""
+    """An object that has ``verify``, and perhaps ``exact``, ``samples`` and ``capture_key``, as a verifier."""
 
     def __init__(self, duck: Any) -> None:
-        self.verify = duck.verify  # type: ignore[method-assign]
+        if isinstance(duck, type) or not callable(getattr(duck, "verify", None)):
+            raise PluginError(f"a verifier is an object with verify; {type(duck).__name__} has none")
+        self._duck = duck
         self.exact = getattr(duck, "exact", True)
         self.samples = getattr(duck, "samples", None)
 
+    def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
+        verdict: Verdict = self._duck.verify(view, tree, logits)
+        return verdict
+
+    def capture_key(self, view: StepView) -> Hashable | None:
+        ask = getattr(self._duck, "capture_key", super().capture_key)
+        key: Hashable | None = ask(view)
+        return key
+
 
 def as_verifier(verifier: Any) -> Verifier:
-    """``verifier`` itself, or one that asks it, where it is of no subclass of :class:`Verifier`."""
+    """``verifier`` itself, or one that asks it, where it is of no subclass of :class:`Verifier`.
+
+    :raises PluginError: it has no ``verify``.
+    """
     return verifier if isinstance(verifier, Verifier) else _DuckVerifier(verifier)
 
 

@@ -91,3 +91,36 @@ def test_what_torch_compile_wraps_is_released() -> None:
     racer.attach(model)
     racer.release(torch.compile(model))
     assert "generate" not in vars(model)
+
+
+def test_a_compiled_model_is_attached_and_detached_as_what_it_wraps() -> None:
+    model = toy_model()
+    for undo in (racer.detach, racer.release):
+        racer.attach(torch.compile(model))
+        assert "generate" in vars(model)
+        undo(torch.compile(model))
+        assert "generate" not in vars(model)
+
+
+def test_a_generate_that_is_not_ours_stays() -> None:
+    model = toy_model()
+    racer.detach(racer.attach(model))
+    model.generate = mine = object()
+    racer.detach(model)
+    racer.release(model)
+    assert model.generate is mine
+
+
+def test_what_drafters_learned_is_freed_at_once() -> None:
+    model = toy_model()
+    racer.generate(model, input_ids=IDS, config=DecodeConfig(drafter="logits"), **HOW)
+    [strategies] = state_of(model).part(StrategySets)._kept.values()
+    alive = weakref.ref(strategies.drafter)
+    del strategies
+    gc.collect()
+    gc.disable()
+    try:
+        racer.release(model)
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from racer import DecodeConfig, Decoder, DraftTree, Greedy, StepView, Verdict, hookimpl
+from racer.errors import PluginError
 from racer.guard import PluginWarning
 from racer.hf.processors import ProcessorPipeline
 from racer.testing import decode, decode_plainly, toy_model
@@ -94,3 +95,45 @@ def test_a_verdict_of_another_type_is_the_callers_error() -> None:
 
 def test_a_pipeline_without_processors_says_so() -> None:
     assert ProcessorPipeline().signature == ()
+
+
+class Named(OnlyVerifies):
+    name = None
+    exact, samples = False, False
+
+    def capture_key(self, view: StepView) -> str:
+        return "mine"
+
+
+def test_what_an_object_says_of_itself_as_a_verifier_is_passed_on() -> None:
+    verifier = as_verifier(Named())
+    assert (verifier.exact, verifier.samples, verifier.capture_key(None)) == (False, False, "mine")  # type: ignore[arg-type]
+    assert decode(Decoder(MODEL, DecodeConfig(verifier=Named(), drafter="none")), [[1]], 3)[1].verifier == "named"
+    with pytest.raises(PluginError, match="a verifier is an object with verify; int has none"):
+        as_verifier(3)
+
+
+def test_plugins_see_of_the_verifier_what_it_is() -> None:
+    seen = []
+
+    class Looks:
+        @hookimpl(wrapper=True)
+        def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Any:
+            seen.append((view.verifier.exact, view.verifier.samples))
+            return (yield)
+
+    decode(Decoder(MODEL, DecodeConfig(drafter="none", plugins=[Looks()])), [[1]], 2)
+    assert set(seen) == {(True, False)}
+
+
+def test_the_verifiers_second_error_is_not_a_plugins() -> None:
+    class AsksTwice:
+        @hookimpl(wrapper=True)
+        def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Any:
+            verdict = yield
+            view.verifier.verify(view, tree, logits)
+            return verdict
+
+    decoder = Decoder(MODEL, DecodeConfig(drafter="none", plugins=[AsksTwice()]))
+    with pytest.raises(ZeroDivisionError, match="of the processor"):
+        decode(decoder, [[1, 2]], 20, processors=[Breaks(after=5)])

@@ -23,6 +23,7 @@ class DeviceBatch:
 
     :param layout: what the model's layers store, all on one device.
     :param batch: rows.
+    :param capacity: slots of the cache to begin with.
     """
 
     def __init__(self, layout: CacheLayout, batch: int, capacity: int) -> None:
@@ -78,6 +79,7 @@ class DeviceBatch:
         return self._windows[length]
 
     def tree_buffer(self, nodes: int) -> TreeBuffer:
+        """The one of this width; it is kept, as graphs hold its address."""
         if nodes not in self._tree_buffers:
             self._tree_buffers[nodes] = TreeBuffer(len(self.root), nodes, self.device)
         return self._tree_buffers[nodes]

@@ -167,7 +167,7 @@ class StaticExecutor:
     # -- verify and fetch ---------------------------------------------------------------------------------------------
 
     def _fetch(self, verified: PackedVerdict, width: int) -> Verdict:
-        """The step's only host synchronisation."""
+        """The step's only host synchronisation, where the verdict was found within it (else :meth:`_verify` has it)."""
         verdict = verified.head(width)
         verdict.host = host_verdict(unpack(self.batch.fetch(verified.packed), verified.shapes)).head(width)
         return verdict

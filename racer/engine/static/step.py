@@ -105,7 +105,8 @@ class StaticStep:
             return StaticResult(top)
         self.launcher.doing = VERIFY
         verdict = self._verify(tree, logits)
-        verdict.top_ids, verdict.top_probs = top or TopTokens()
+        assert top is not None  # the executor sees to it
+        verdict.top_ids, verdict.top_probs = top
         if self.draft is not None:
             self.launcher.doing = DRAFT
             self.draft.program.observe(tree, verdict, self.device_batch.active)

@@ -237,3 +237,20 @@ def test_a_verifier_outside_keeps_the_drafter_outside(told: list[int]) -> None:
     assert machine.kinds[-1].kind == (None, (drafter.needs,), None)
     assert len(told) > 5
     release(model)
+
+
+class GivesNoTree(Fixed):
+    fits_unseen = True
+
+    def fit(self, view: StepView, tree: Any, nodes: int) -> Any:
+        return "four"
+
+
+def test_a_budget_that_gives_no_tree_for_one_that_is_yet_to_come_never_ends_a_call() -> None:
+    model = toy_model(VOCAB)
+    pretend(model, 2)
+    decoder = Decoder(model, DecodeConfig(drafter=Recycling(4), compile="static", budget=GivesNoTree(13)))
+    with pytest.warns(PluginWarning, match="the budget"):
+        got, _ = decode(decoder, PROMPTS, 30)
+    assert got == decode_plainly(model, PROMPTS, 30)
+    release(model)

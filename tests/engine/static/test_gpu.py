@@ -159,7 +159,7 @@ def test_one_synchronisation_a_step() -> None:
 
 
 @pytest.mark.gpu
-def test_a_stage_outlives_inference_mode() -> None:
+def test_a_pooled_batch_outlives_inference_mode() -> None:
     model, inputs = cuda("llama")
     how = {"max_new_tokens": 20, "do_sample": False}
     config = DecodeConfig(compile="graphs")
