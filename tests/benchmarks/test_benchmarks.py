@@ -47,6 +47,7 @@ def test_an_unknown_drafter_is_refused_before_anything_is_decoded() -> None:
     assert "no top-k table" in done.stderr
 
 
+@pytest.mark.slow
 def test_all_drafters_of_an_ablation_decode_one_text(tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("Write a long story about the sea.", encoding="utf-8")
     sizes = "--max-new-tokens", "12", "--budget", "8"
