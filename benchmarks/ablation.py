@@ -36,7 +36,7 @@ from racer.loading.loaded_model import LoadedModel
 from racer.step.draft_tree import DraftTree
 from racer.step.view import StepView
 from racer.strategies.context.estimator import Estimator
-from racer.strategies.context.features import ALIGNED, CELLS, FAR, FIRST_CELL, MATCH, MISSING, NEAR, VOTES
+from racer.strategies.context.features import ALIGNED, CELLS, FAR, FIRST_CELL, LAST_SEEN, MATCH, MISSING, NEAR, VOTES
 from racer.strategies.context.fitted import fitted_estimator
 
 WHOLE = "racer"
@@ -46,6 +46,7 @@ PARTS: dict[str, Sequence[int]] = {
     "far": [FAR],
     "aligned": [ALIGNED],
     "match votes": [VOTES],
+    "last seen": [LAST_SEEN],
     **{f"running mean {kind}": [feature] for kind, feature in enumerate(MEAN_FEATURES)},
 }
 YARDSTICKS: dict[str, Sequence[int]] = {

@@ -136,16 +136,16 @@ class Racer(Drafter):
         """Of a copy: a table's ``reals`` are its ``words`` again."""
         memory = state["memory"]
         state["memory"] = memory._replace(
-            top_k=TopKTable(*hash_table.copy(memory.top_k.words)),
+            top_k=TopKTable(*hash_table.copy(memory.top_k.words), memory.top_k.requests),
             means=RunningMeans(*hash_table.copy(memory.means.words)),
         )
         self.__dict__.update(state)
 
     def opened(self, request: Request) -> None:
         text = History.of(min(len(request.prompt) + min(request.limit, MAX_OWN_TOKENS), MAX_OWN_TOKENS))
-        self._open[request.id] = _OpenRequest(
-            Row(text, History.of(len(text.tokens)), Recent.of(self._top_k)), GrownTree.of(1)
-        )
+        recent = Recent.of(self._top_k, int(self.memory.top_k.requests[0]))
+        self._open[request.id] = _OpenRequest(Row(text, History.of(len(text.tokens)), recent), GrownTree.of(1))
+        self.memory.top_k.requests[0] += 1
 
     def draft(self, view: StepView, budget: int) -> DraftTree:
         scratch = self._grow_scratch

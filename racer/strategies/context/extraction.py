@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from racer.kernels.jit import Number, compiled
 from racer.strategies.context import running_means, top_k_table
 from racer.strategies.context.candidates import Candidates, add, add_listed, clear, find, set_cell, set_listed_cells
-from racer.strategies.context.estimator import sum_vectors
+from racer.strategies.context.estimator import Estimator, sum_vectors
 from racer.strategies.context.features import (
     AHEAD_BINS,
     ALIGNED,
     FAR,
     FEATURES,
     FIRST_CELL,
+    LAST_SEEN,
     LENGTH_BINS,
     LISTING_CELLS,
     MATCH,
@@ -27,6 +28,7 @@ from racer.strategies.context.features import (
     PROB_BINS,
     TOP_K,
     VOTES,
+    last_seen_cell,
     length_bin,
     set_circumstances,
     unlisted_bin,
@@ -115,7 +117,7 @@ def extract(
     clear(candidates)
     features.predictions[0] = 0
     set_circumstances(candidates.unlisted, depth, prob)
-    _read_tables(features, memory, context)
+    _read_tables(features, memory, context, row.recent.request[0])
     longest_match = _read_matches(features, matches, node, memory, row)
     _read_recent(features, memory, row.recent, depth)
     for feature in range(FEATURES):
@@ -139,6 +141,8 @@ def extract(
             features.probs[i, :listed],
         )
     _set_match_cells(features, memory, matches, node, longest_match)
+    if memory.enabled[LAST_SEEN]:
+        _set_last_seen_cells(candidates, memory.estimator, context)
 
 
 @compiled
@@ -158,7 +162,7 @@ def _add_prediction(features: NodeFeatures, feature: int, cell: int, ids: Ids, p
 
 
 @compiled
-def _read_tables(features: NodeFeatures, memory: Memory, context: Context) -> None:
+def _read_tables(features: NodeFeatures, memory: Memory, context: Context, request: int) -> None:
     """Predictions from the top-k table and the running means."""
     table, means, slots = memory.top_k, memory.means, features.slots
     unlisted, split = features.candidates.unlisted, probs_column(table.words)
@@ -166,8 +170,9 @@ def _read_tables(features: NodeFeatures, memory: Memory, context: Context) -> No
     for kind in range(MEANS):
         slots[MEAN + kind] = running_means.find(means, context, kind)
     for feature in range(TOP_K, TOP_K + MAX_CONTEXT):
-        slot, cell = slots[feature], FIRST_CELL[feature]
+        slot = slots[feature]
         if slot >= 0 and memory.enabled[feature]:
+            cell = FIRST_CELL[feature] + top_k_table.confidence(table, slot, request) * LISTING_CELLS
             mass = _add_prediction(features, feature, cell, table.words[slot, IDS:split], table.reals[slot, split:])
             unlisted[feature] = cell + unlisted_bin(mass)
     for feature in range(MEAN, MEAN + MEANS):
@@ -231,3 +236,12 @@ def _set_match_cells(features: NodeFeatures, memory: Memory, matches: Matches, n
         set_cell(candidates, estimator, at, MATCH, match_cell)
         if memory.enabled[VOTES]:
             set_cell(candidates, estimator, at, VOTES, votes_cell)
+
+
+@compiled
+def _set_last_seen_cells(candidates: Candidates, estimator: Estimator, context: Context) -> None:
+    """Put the candidates that occur in the context into their cells of :data:`LAST_SEEN`."""
+    for i in range(len(context)):
+        at = find(candidates, context[i])
+        if at >= 0:
+            set_cell(candidates, estimator, at, LAST_SEEN, last_seen_cell(i + 1))

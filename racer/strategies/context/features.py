@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from racer.kernels.jit import Number, compiled
 from racer.strategies.context.recent import ALIGNED_DEPTHS
 from racer.strategies.context.running_means import MEANS
-from racer.strategies.context.top_k_table import MAX_CONTEXT
+from racer.strategies.context.top_k_table import CONFIDENCES, MAX_CONTEXT
 
 # Features that list candidates:
 TOP_K = 0
@@ -31,7 +31,9 @@ FAR = NEAR + 1
 ALIGNED = FAR + 1
 """What rejected nodes of the last step predicted at this depth."""
 # Features of the circumstances, which list none:
-DEPTH = ALIGNED + 1
+LAST_SEEN = ALIGNED + 1
+"""How long ago the candidate's token itself occurred."""
+DEPTH = LAST_SEEN + 1
 """Of the node whose child it is."""
 PARENT_PROB = DEPTH + 1
 """The estimated probability of that node, as a child of its own parent."""
@@ -49,16 +51,18 @@ LENGTH_BINS = len(LENGTH_EDGES) + 1
 MAX_VOTES = 8
 AHEAD_BINS = 5
 """Positions ahead (0 to 4) for which a recent prediction is told apart."""
+AGO_EDGES = np.array([0, 1, 2, 4, 8, 16])
 DEPTH_BINS = 8
 
 CELL_COUNTS = {
-    **{f"top-k after {n}": LISTING_CELLS for n in range(1, MAX_CONTEXT + 1)},
+    **{f"top-k after {n}": CONFIDENCES * LISTING_CELLS for n in range(1, MAX_CONTEXT + 1)},
     **{f"running mean {kind}": LISTING_CELLS for kind in range(MEANS)},
     "match length": LENGTH_BINS * (LENGTH_BINS + 1),
     "match votes": 2 * (MAX_VOTES + 1) ** 2,
     "near": 1 + AHEAD_BINS * PROB_BINS,
     "far": 1 + AHEAD_BINS * PROB_BINS,
     "aligned": ALIGNED_DEPTHS * LISTING_CELLS,
+    "last seen": len(AGO_EDGES) + 1,
     "depth": DEPTH_BINS,
     "parent probability": PROB_BINS,
 }
@@ -98,13 +102,20 @@ def length_bin(length: int) -> Number:
 
 
 @compiled
+def last_seen_cell(ago: int) -> Number:
+    """The cell of :data:`LAST_SEEN` for a token of ``ago`` tokens ago, by powers of two; 0: not in the context."""
+    return FIRST_CELL[LAST_SEEN] + _bin(AGO_EDGES, ago)
+
+
+@compiled
 def set_circumstances(cells: NDArray[np.int16], depth: int, prob: Number) -> None:
-    """Write the cells of what is the same for all children of a node.
+    """Write the cells of what is the same for all children of a node, but for those that occur in its context.
 
     :param cells: ``[FEATURES]``
     :param depth: of the node.
     :param prob: the node's own estimated probability, if its parent is right.
     """
+    cells[LAST_SEEN] = last_seen_cell(0)
     cells[DEPTH] = FIRST_CELL[DEPTH] + min(depth, DEPTH_BINS - 1)
     if depth > 0:
         cells[PARENT_PROB] = FIRST_CELL[PARENT_PROB] + prob_bin(prob)

@@ -17,12 +17,13 @@ from racer.strategies.context.prefetch import CACHE_LINE
 Ids = NDArray[np.int32]
 Probs = NDArray[np.float32]
 Words = NDArray[np.int32]
-"""``[slots, 2 + 2 k]``: a tag (0 where the slot is empty), a spare word (so that a slot of 15 tokens is two whole cache
-lines), k ids (best first; -1 where there are fewer) and the bits of their k probabilities."""
+"""``[slots, 2 + 2 k]``: a tag (0 where the slot is empty), a word for whatever the table notes, k ids (best first; -1
+where there are fewer) and the bits of their k probabilities."""
 Reals = NDArray[np.float32]
 """The same memory as the words, read as floats."""
 
 TAG = 0
+NOTE = 1
 IDS = 2
 """The column of the first id."""
 

@@ -188,8 +188,9 @@ def _update_tables(
     for turn in range(2):
         for node in range(nodes):
             if accepted[node] == (turn == 1) and ids[node, 0] != NO_TOKEN:
-                top_k_table.store(memory.top_k, contexts[node], ids[node], probs[node])
-                running_means.update(memory.means, contexts[node], ids[node], probs[node])
+                context, request = contexts[node], recent.request[0]
+                top_k_table.store(memory.top_k, context, ids[node], probs[node], accepted[node], request)
+                running_means.update(memory.means, context, ids[node], probs[node])
     for node in range(nodes):
         if accepted[node] and depth[node] >= length - POSITIONS and ids[node, 0] != NO_TOKEN:
             add_position(recent, ids[node], probs[node])

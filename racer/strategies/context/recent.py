@@ -11,6 +11,7 @@ from racer.kernels.jit import compiled
 from racer.strategies.context.hash_table import Ids, Probs
 from racer.strategies.context.hashing import NO_TOKEN
 from racer.strategies.context.running_means import average
+from racer.strategies.context.top_k_table import REQUEST_NUMBERS
 
 POSITIONS = 4
 """Latest scored positions of the text that are kept."""
@@ -36,16 +37,19 @@ class Recent(NamedTuple):
     wherever they hung: a draft that got one word wrong may be right about the words behind it."""
     aligned_probs: Probs
     """``[ALIGNED_DEPTHS, ALIGNED_IDS]`` weighted by the nodes' scores."""
+    request: NDArray[np.int32]
+    """``[1]`` the request's number."""
 
     @classmethod
-    def of(cls, k: int) -> Recent:
-        """Nothing yet."""
+    def of(cls, k: int, request: int = 0) -> Recent:
+        """Nothing yet, for the request of number ``request``."""
         return cls(
             np.full((POSITIONS, k), NO_TOKEN, np.int32),
             np.zeros((POSITIONS, k), np.float32),
             np.zeros(1, np.int64),
             np.full((ALIGNED_DEPTHS, ALIGNED_IDS), NO_TOKEN, np.int32),
             np.zeros((ALIGNED_DEPTHS, ALIGNED_IDS), np.float32),
+            np.full(1, request % REQUEST_NUMBERS, np.int32),
         )
 
 

@@ -117,9 +117,10 @@ def _sane(found: Arrays) -> bool:
     ids = all((found[name] >= NO_TOKEN).all() for name in ("past.tokens", "past.latest"))
     length = 0 <= int(found["past.length"][0]) < 2**62
     links = bool((found["past.older"] >= 0).all() and (found["past.latest"] < found["past.length"][0]).all())
+    requests = bool(found["top_k.requests"][0] >= 0)
     numbers = all(np.isfinite(found[name]).all() for name in found if found[name].dtype == np.float32)
     counted = bool((found["estimator.calibration_seen"] > 0).all())
-    return tables and ids and length and links and numbers and counted
+    return tables and ids and length and links and requests and numbers and counted
 
 
 def _sane_table(words: Words) -> bool:

@@ -18,8 +18,10 @@ from racer.strategies.context.estimator import (
     VECTOR_SIZE,
     Estimator,
 )
-from racer.strategies.context.features import FEATURES, FIRST_CELL
+from racer.strategies.context.extraction import _set_last_seen_cells
+from racer.strategies.context.features import FEATURES, FIRST_CELL, LAST_SEEN, last_seen_cell, set_circumstances
 from racer.strategies.context.fitted import fitted_estimator
+from racer.strategies.context.hashing import context_of
 
 
 def log_odds(estimator: Estimator, vectors: np.ndarray, cells: np.ndarray) -> float:
@@ -78,3 +80,19 @@ def test_it_learns_down_the_gradient_of_coding_cost(seed: int, right: bool) -> N
     assert moved[cells] == pytest.approx(np.tile(step, (FEATURES, 1)), abs=2e-6)
     assert np.count_nonzero(moved.any(1)) <= FEATURES
     assert np.count_nonzero(estimator.calibration_seen != before.calibration_seen) == 1
+
+
+def test_last_seen_is_told_by_powers_of_two() -> None:
+    cells = [last_seen_cell(ago) - FIRST_CELL[LAST_SEEN] for ago in (0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32)]
+    assert cells == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+def test_last_seen_is_that_of_the_latest_time() -> None:
+    text, candidates, estimator = list(range(100, 132)), Candidates.empty(), fitted_estimator()
+    for said, token, ago in ((text, 131, 1), (text, 100, 32), ([99, *text], 99, 0), (text, 7, 0), ([5, 6, 5], 5, 1)):
+        clear(candidates)
+        set_circumstances(candidates.unlisted, 0, 1.0)
+        estimating.sum_vectors(estimator, candidates.unlisted, candidates.base)
+        add(candidates, token, 1.0)
+        _set_last_seen_cells(candidates, estimator, context_of(said, len(said)))
+        assert candidates.cells[0, LAST_SEEN] == last_seen_cell(ago)

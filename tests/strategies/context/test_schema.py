@@ -29,7 +29,7 @@ from racer.strategies.context.schema import schema_hash
 
 MODULES = estimator, extraction, features, hash_table, hashing, history, matches, recent, running_means, top_k_table
 DERIVED = {
-    *("TOP_K", "MEAN", "MATCH", "VOTES", "NEAR", "FAR", "ALIGNED", "DEPTH", "PARENT_PROB"),
+    *("TOP_K", "MEAN", "MATCH", "VOTES", "NEAR", "FAR", "ALIGNED", "LAST_SEEN", "DEPTH", "PARENT_PROB"),
     *("FEATURES", "PROB_BINS", "LISTING_CELLS", "LENGTH_BINS", "CELLS", "MAX_PREDICTIONS", "MATCH_CELLS", "SHAPES"),
 }
 """Constants that follow from others, which are in the schema."""
@@ -84,6 +84,7 @@ def test_features_stand_where_their_names_do() -> None:
         "near": features.NEAR,
         "far": features.FAR,
         "aligned": features.ALIGNED,
+        "last seen": features.LAST_SEEN,
         "depth": features.DEPTH,
         "parent probability": features.PARENT_PROB,
     }.items():
@@ -114,7 +115,7 @@ def test_a_state_of_other_features_is_refused_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved, drafter = Racer(slots=8, history=32, top_k=4), Racer(slots=8, history=32, top_k=4)
-    saved.memory.past.length[0] = 7
+    saved.memory.top_k.requests[0] = 7
     with monkeypatch.context() as patch:
         patch.setattr(running_means, "TO", running_means.TO + 1)
         saved.save(tmp_path / "state", "toy")
@@ -125,4 +126,4 @@ def test_a_state_of_other_features_is_refused_and_changes_nothing(
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     saved.save(tmp_path / "state", "toy")
     drafter.load(tmp_path / "state", "toy")
-    assert drafter.memory.past.length[0] == 7
+    assert drafter.memory.top_k.requests[0] == 7

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from racer import DecodeConfig, Decoder
 from racer.errors import StateError
 from racer.strategies.context import Racer, state
-from racer.strategies.context.hash_table import IDS, TAG
+from racer.strategies.context.hash_table import IDS, NOTE, TAG
 from racer.testing import decode, toy_model
 
 SIZES = {"slots": 8, "history": 32, "top_k": 4}
@@ -112,7 +112,7 @@ def test_a_crash_while_saving_leaves_the_old_file(
     [
         ("top_k.words", TAG, -1),
         ("top_k.words", IDS, -7),
-        ("means.words", TAG + 1, -1),
+        ("means.words", NOTE, -1),
         ("past.older", 0, -1),
         ("past.latest", 0, -2),
         ("estimator.calibration_seen", 0, 0),

@@ -49,14 +49,20 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
         super().__init__()
         self.top_k, self.means = TopKTable.of(4, K), RunningMeans.of(2, K)
         self.latest: dict[tuple[int, ...], dict[int, float]] = {}
+        self.agreed: dict[tuple[int, ...], int] = {}
+        self.request: dict[tuple[int, ...], int] = {}
         self.averaged: dict[tuple[int, tuple[int, ...]], dict[int, float]] = {}
         self.sizes = [part.nbytes for part in (*self.top_k, *self.means)]
 
-    @rule(text=tokens, prediction=predictions)
-    def put(self, text: list[int], prediction: dict[int, float]) -> None:
+    @rule(text=tokens, prediction=predictions, accepted=st.booleans(), request=st.integers(0, 2))
+    def put(self, text: list[int], prediction: dict[int, float], accepted: bool, request: int) -> None:
         context, (ids, probs) = context_of(text, len(text)), as_arrays(prediction)
         for n in range(1, min(len(text), MAX_CONTEXT) + 1):
-            self.latest[tuple(text[-n:])] = prediction
+            key, was = tuple(text[-n:]), top_k_slots(self.top_k, context)[n - 1]
+            again = was >= 0 and next(iter(as_dict(*line(self.top_k, was)))) == ids[0]
+            self.agreed[key] = min(self.agreed[key] % 4 + 1, 3) if again else 0
+            self.agreed[key] += 4 * accepted
+            self.latest[key], self.request[key] = prediction, request
         for kind in range(MEANS):
             key2 = (kind, tuple(context[FROM[kind] : TO[kind]]))
             if len(text) < TO[kind]:
@@ -68,7 +74,7 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             for token, prob in prediction.items():
                 mixed[token] = mixed.get(token, 0.0) + (1 - share) * prob
             self.averaged[key2] = mixed
-        top_k_table.store(self.top_k, context, ids, probs)
+        top_k_table.store(self.top_k, context, ids, probs, accepted, request)
         running_means.update(self.means, context, ids, probs)
         self.check(text, must_hit=True)
 
@@ -83,6 +89,10 @@ class TablesAgainstDictionaries(RuleBasedStateMachine):
             assert slot >= 0 or n > len(text) or not must_hit
             if slot >= 0:
                 assert as_dict(*line(self.top_k, slot)) == self.latest[tuple(text[-n:])]
+                agreed, request = self.agreed[tuple(text[-n:])], self.request[tuple(text[-n:])]
+                assert [top_k_table.confidence(self.top_k, slot, i) for i in range(3)] == [
+                    agreed + 8 * (i == request) for i in range(3)
+                ]
         for kind in range(MEANS):
             slot = running_means.find(self.means, context, kind)
             if slot >= 0:
@@ -106,7 +116,7 @@ def test_long_contexts_do_not_push_out_short_ones() -> None:
     ids, probs = as_arrays({3: 0.5})
     for _ in range(500):
         text = rng.integers(0, 1000, 3).tolist() + [7]
-        top_k_table.store(table, context_of(text, 4), ids, probs)
+        top_k_table.store(table, context_of(text, 4), ids, probs, True, 0)
     assert top_k_slots(table, context_of([1, 7], 2))[0] >= 0
 
 
