@@ -5,13 +5,10 @@ from __future__ import annotations
 import inspect
 import types
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-import attrs
-
 from racer.config import DecodeConfig
-from racer.core.model_state import StatePart, find_state, state_of
+from racer.core.model_state import StatePart, state_of
 from racer.core.support import probe
 from racer.engine.kept_strategies import StrategySets
 from racer.errors import UnsupportedGeneration
@@ -44,7 +41,7 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
 
     racer_generate.__name__ = "generate"  # pickle looks bound methods up by their name
     model.generate = types.MethodType(racer_generate, model)
-    state.part(_Attachment).function = racer_generate
+    state.part(_Attachment)
     return attached
 
 
@@ -53,19 +50,15 @@ def detach(model: Any) -> Any:
 
     :return: the model.
     """
-    inner = getattr(model, "_orig_mod", model)
-    if (attachment := find_state(inner).find(_Attachment)) is not None:
-        attachment.release(inner)
+    own = vars(getattr(model, "_orig_mod", model))
+    function = getattr(own.get("generate"), "__func__", None)
+    if getattr(function, "__module__", None) == __name__:  # by where it was made: copies of the model have it too
+        del own["generate"]
     return model
 
 
-@attrs.define(eq=False)
 class _Attachment(StatePart):
-    """What stands in the place of a model's ``generate``. It does not hold the model."""
-
-    function: Callable[..., Any] | None = None
+    """Notes that a model is attached."""
 
     def release(self, model: Any) -> None:
-        if self.function is not None and getattr(vars(model).get("generate"), "__func__", None) is self.function:
-            del vars(model)["generate"]
-        self.function = None
+        detach(model)

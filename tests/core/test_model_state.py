@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -100,6 +101,12 @@ def test_a_compiled_model_is_attached_and_detached_as_what_it_wraps() -> None:
         assert "generate" in vars(model)
         undo(torch.compile(model))
         assert "generate" not in vars(model)
+
+
+def test_a_copy_of_an_attached_model_is_detached_too() -> None:
+    copied = copy.deepcopy(racer.attach(toy_model()))
+    assert "generate" in vars(copied)
+    assert "generate" not in vars(racer.detach(copied))
 
 
 def test_a_generate_that_is_not_ours_stays() -> None:
