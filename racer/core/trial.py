@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from racer.core.kv_cache import Block, CacheLayout
 from racer.core.logit_error import fault_of, logit_error
-from racer.core.model_runner import ModelRunner
+from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
 from racer.core.own_loop import own_logits
 from racer.core.position_table import PositionWatch
 from racer.step.draft_tree import DraftTree
@@ -46,7 +48,7 @@ class Trial:
         shape = (len(PADDING), PROMPT + len(PARENTS))
         ids = torch.randint(vocab_size, shape, generator=generator).to(model.device)
         prompts, tokens = ids[:, :PROMPT], ids[:, PROMPT:]
-        theirs, cache = own_logits(model, prompts, PADDING, tokens[:, ::2])
+        theirs, cache = _their_logits(model, prompts, tokens[:, ::2])
         layout = CacheLayout(
             keys=tuple(Block.of(layer.keys) for layer in cache.layers),
             values=tuple(Block.of(layer.values) for layer in cache.layers),
@@ -86,6 +88,24 @@ class Trial:
     def _positions(self) -> Tensor:
         depth = trial_tree(self.tokens).depth
         return PROMPT - torch.tensor(PADDING, device=depth.device)[:, None] + depth
+
+
+def _their_logits(model: Any, prompts: Tensor, forced: Tensor) -> tuple[Tensor, Any]:
+    """See :func:`~racer.core.own_loop.own_logits`; by forward alone where generate does not know how the model calls
+    its cache."""
+    try:
+        return own_logits(model, prompts, PADDING, forced)
+    except TypeError:
+        new, old = CACHE_ARGUMENTS
+        accepted = inspect.signature(model.forward).parameters
+        if new in accepted or old not in accepted:
+            raise
+    cache = DynamicCache(config=model.config)
+    ids = torch.cat([prompts, forced], dim=1)
+    position = torch.arange(ids.shape[1], device=ids.device) - torch.tensor(PADDING, device=ids.device)[:, None]
+    mask, position = (position >= 0).long(), position.clamp(min=0)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, **{old: cache})
+    return output.logits[:, PROMPT - 1 :], cache
 
 
 def trial_tree(tokens: Tensor, parents: tuple[int, ...] = PARENTS) -> DraftTree:
