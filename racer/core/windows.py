@@ -83,7 +83,7 @@ class _LongTrial:
             error = max(logit_error(ours, theirs) for ours, theirs in self._compared(padding))
         except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
             return f"a trial{where} failed with {type(failure).__name__}: {failure}"
-        return fault_of(self.runner.model, 2 * error, where)  # what is made up is rounded less
+        return fault_of(self.runner.model, error, where, part=0.5)  # what is made up is rounded less
 
     def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
