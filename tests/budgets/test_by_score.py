@@ -12,6 +12,7 @@ import torch
 from racer import DecodeConfig, Decoder, Request
 from racer.budgets import ByScore, Fixed
 from racer.step.cost_curve import CostCurve
+from racer.step.request import add_step, add_tokens
 from racer.testing import decode, toy_model
 from support.simulated_machine import a_chain, a_curve, a_verdict, a_view, asked_for, settled
 
@@ -126,10 +127,11 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
         tree = a_chain(8, 0.5, rows=8)
         judge.fit(view, tree, 8)
         verdict = a_verdict(tree, 1)
-        verdict.host.length[:] = np.minimum(random.geometric(0.5, 8), 8)  # type: ignore[union-attr]
-        for request, kept in zip(requests, verdict.host.length, strict=True):  # type: ignore[union-attr]
-            request.accept_lengths.append(int(kept))
-            request.tokens += [1] * int(kept)
+        assert verdict.host is not None
+        verdict.host = attrs.evolve(verdict.host, length=np.minimum(random.geometric(0.5, 8), 8))
+        for request, kept in zip(requests, verdict.host.length, strict=True):
+            add_step(request, int(kept))
+            add_tokens(request, [1] * int(kept))
         judge.observe(view, verdict, asked_for(8))
     _, _, kept, promised = judge._call(view).outlook.lately
     assert kept / promised == pytest.approx(1, abs=0.15)
@@ -139,7 +141,7 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
 def test_the_rows_that_have_most_steps_to_go_decide(ahead: str) -> None:
     quick, slow = Request((1,), limit=100), Request((2,), limit=100)
     if ahead == "in tokens":
-        quick.tokens += [1] * 60
+        add_tokens(quick, [1] * 60)
     else:
         quick.accept_lengths += [4] * 20
         slow.accept_lengths += [1] * 20
