@@ -114,7 +114,7 @@ def fault_text(bits: int) -> str:
 
 
 class Guard:
-    """A drafter that cannot fail: errors and malformed trees become warnings and a None; its views are copies."""
+    """A drafter that cannot fail: errors and malformed trees become warnings and a None."""
 
     def __init__(self, drafter: Drafter, warn_once: WarnOnce | None = None) -> None:
         self.drafter = drafter
@@ -127,7 +127,7 @@ class Guard:
 
     def draft(self, view: StepView, budget: int) -> DraftTree | None:
         """The drafter's trees, each sound; a faulty row is cut back to its root."""
-        answer = self.attempt(self.drafter.draft, view.shown, budget)
+        answer = self.attempt(self.drafter.draft, view, budget)
         tree: DraftTree | None = (
             None if answer is None else self.attempt(check_form, answer, len(view.requests), budget)
         )
@@ -142,7 +142,7 @@ class Guard:
         return tree.sound(faults, root)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
-        self.attempt(self.drafter.observe, view.shown, tree, verdict)
+        self.attempt(self.drafter.observe, view, tree, verdict)
 
     def closed(self, request: Request) -> None:
         self.attempt(self.drafter.closed, request)

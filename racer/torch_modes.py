@@ -45,7 +45,7 @@ class TorchModes(NamedTuple):
         if now == self:
             return ""
         if now.inference != self.inference:
-            _held.append(torch._C._InferenceMode(self.inference))  # type: ignore[call-arg]
+            _held.append(torch._C._InferenceMode(self.inference))
             _held[-1].__enter__()
         torch.set_default_dtype(self.dtype)
         self._restore_function_modes()

@@ -199,16 +199,17 @@ class StrategySet:
 
         :param learned: whether the drafter has observed it already.
         """
+        shown = view.shown  # what of it is written into, or into the tree and the verdict, is never read back
         assert verdict.host is not None
         if bits := next(
             (int(bits) for bits, on in zip(verdict.host.faults, view.active, strict=True) if bits and on), 0
         ):
             self.warn_once.about(f"drafter {self.drafter_name!r}", fault_text(bits))
         if not learned:
-            self.guard.observe(view, tree, verdict)
+            self.guard.observe(shown, tree, verdict)
         if stats.nodes:  # a step, not a piece of prompt
-            self._attempt("the budget", self.budget.observe, view.shown, verdict, stats)
-        self._tell("racer_step", view=view.shown, tree=tree, verdict=verdict, stats=stats)
+            self._attempt("the budget", self.budget.observe, shown, verdict, stats)
+        self._tell("racer_step", view=shown, tree=tree, verdict=verdict, stats=stats)
 
     def _tell(self, hook: str, **news: Any) -> None:
         """Call a hook that everybody hears; one that fails does not keep it from the others."""

@@ -22,8 +22,8 @@ class ReadOnlyList(list[int]):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("this list belongs to the decode loop and is read-only: change a copy")
 
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
 
     def __reduce_ex__(self, _: Any) -> tuple[type[ReadOnlyList], tuple[list[int]]]:
         return ReadOnlyList, (list(self),)  # a copy would be filled by the methods above

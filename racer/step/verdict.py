@@ -20,7 +20,7 @@ FLOATS = ("top_probs",)
 
 @attrs.frozen(eq=False)
 class HostVerdict:
-    """The verdict and the scored tree as read-only numpy arrays, from the one copy of the step."""
+    """The verdict and the scored tree as numpy arrays, from the one copy of the step."""
 
     length: NDArray[np.int64]
     """``[B]`` accepted nodes, the root included: the number of new tokens."""
@@ -102,9 +102,7 @@ class Verdict:
 
 
 def host_verdict(parts: dict[str, NDArray[Any]]) -> HostVerdict:
-    """From the arrays of :meth:`Verdict.parts`, which are read-only from now on: everybody is shown the same ones."""
-    for part in parts.values():
-        part.flags.writeable = False
+    """From the arrays of :meth:`Verdict.parts`."""
     whole: dict[str, Any] = {"top_probs": None, **parts}
     return HostVerdict(**whole)
 

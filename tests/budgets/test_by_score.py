@@ -127,9 +127,8 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
         tree = a_chain(8, 0.5, rows=8)
         judge.fit(view, tree, 8)
         verdict = a_verdict(tree, 1)
-        assert verdict.host is not None
-        verdict.host = attrs.evolve(verdict.host, length=np.minimum(random.geometric(0.5, 8), 8))
-        for request, kept in zip(requests, verdict.host.length, strict=True):
+        verdict.host.length[:] = np.minimum(random.geometric(0.5, 8), 8)  # type: ignore[union-attr]
+        for request, kept in zip(requests, verdict.host.length, strict=True):  # type: ignore[union-attr]
             add_step(request, int(kept))
             add_tokens(request, [1] * int(kept))
         judge.observe(view, verdict, asked_for(8))
@@ -139,14 +138,14 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
 
 @pytest.mark.parametrize("ahead", ["in tokens", "in pace"])
 def test_the_rows_that_have_most_steps_to_go_decide(ahead: str) -> None:
-    quick, slow = Request((1,), limit=100), Request((2,), limit=100)
+    said = (80, 20) if ahead == "in pace" else (0, 0)  # so much of it
+    quick, slow = Request((1,), limit=100 + said[0]), Request((2,), limit=100 + said[1])
     if ahead == "in tokens":
         add_tokens(quick, [1] * 60)
     else:
-        quick.accept_lengths += [4] * 20
-        slow.accept_lengths += [1] * 20
-        quick.limit += 80
-        slow.limit += 20  # so much of it is said
+        for _ in range(20):
+            add_step(quick, 4)
+            add_step(slow, 1)
     for rich, expected in ((quick, 1), (slow, 16)):
         judge, view = ByScore(), attrs.evolve(a_view(a_curve(0.02), (quick, slow)), step=20)
         for _ in range(30):
