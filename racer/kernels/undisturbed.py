@@ -14,7 +14,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -31,10 +31,9 @@ def undisturbed(call: Callable[..., Answer], *args: Any) -> Answer:
         return call(*args)
     done: Future[Answer] = Future()
     threading.Thread(target=_work, args=(done, call, args), daemon=True, name="racer-undisturbed").start()
-    try:
-        return done.result()
-    finally:
-        del done  # with its error it would be a circle
+    while not done.done():
+        wait([done], timeout=0.05)  # a signal that another thread was told of does not end a longer one
+    return done.result()
 
 
 def _work(done: Future[Any], call: Callable[..., Any], args: tuple[Any, ...]) -> None:
