@@ -27,6 +27,7 @@ SHORTEST = 4
 MARGIN = 8
 """Slots of a trial beyond a window: more than a tree's nodes or the trial's padding."""
 
+
 def windows_of(config: Any) -> tuple[int, ...]:
     """Every number in a text configuration that may be a window, a chunk, or how many keys are kept; ascending."""
     return tuple(sorted({number for number in _numbers(config.to_dict()) if number > SHORTEST}))

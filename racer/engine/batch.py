@@ -12,7 +12,7 @@ from racer.core.model_runner import ModelRunner
 from racer.engine.executor import Executor, StepOutcome
 from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
-from racer.step.request import Request
+from racer.step.request import Request, add_token, end
 from racer.step.stats import DecodeStats, Stopwatch
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
@@ -125,11 +125,11 @@ class BatchState:
         """Append to a row's text, token by token, until it ends; how many were appended."""
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
-            request.tokens.append(token)
+            add_token(request, token)
             self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
             if token in spec.stop_tokens or request.remaining <= 0 or stopped:
-                request.done = True
+                end(request)
                 return number
         return len(tokens)
 

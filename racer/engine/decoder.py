@@ -23,7 +23,7 @@ from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.kernels import vocab_search
 from racer.kernels.float_bits import BITS
 from racer.step.cost_curve import CostCurve, CostCurves
-from racer.step.request import signed_seeds
+from racer.step.request import add_step, signed_seeds
 from racer.step.stats import DecodeStats, StepStats, Stopwatch
 from racer.step.view import StepView
 from racer.verifiers.base import Verifier
@@ -196,7 +196,7 @@ class BatchDecoder:
         stats.nodes.append(tree.width)
         for row, count in enumerate(emitted):
             if view.active[row]:
-                view.requests[row].accept_lengths.append(count)
+                add_step(view.requests[row], count)
                 stats.count_nodes(outcome.host, tree.sources, row, count)
         lap = batch.watch.lap()
         stats.add(lap)

@@ -48,7 +48,7 @@ def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow
     source = (columns + skip[:, None]).clamp(max=width - 1)
     count = width - skip
     tree = DraftTree.chain(piece.tokens.gather(1, source), count)
-    verdict = Verdict(path=columns, length=count, next_token=follow)
+    verdict = Verdict(path=columns, length=count, next_token=follow.clone())  # of the prompts, which are not shown
     rows = torch.arange(len(padding), device=follow.device)[:, None]
     logits = piece.logits[rows, source] if skip.any() else piece.logits
     verdict.top_ids, verdict.top_probs = top_tokens(strategies.needs, batch.pipeline, batch.spec.do_sample, logits)
