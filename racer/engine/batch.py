@@ -10,6 +10,7 @@ from torch import Tensor
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.engine.executor import Executor, StepOutcome
+from racer.engine.recording import RecordingPipeline, ScoreRecord
 from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
 from racer.step.request import Request
@@ -31,6 +32,8 @@ class BatchSpec:
     """Asked after every token of a row."""
     emit: Callable[[int, int], None] | None = None
     """Told of every token: ``emit(row, token)``."""
+    record: ScoreRecord | None = None
+    """Where the scores of emitted tokens are kept, if they are wanted; steps then run in dynamic shapes."""
 
 
 @attrs.define(eq=False)
@@ -117,6 +120,9 @@ class BatchState:
         emitted = tuple(
             self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
         )
+        if outcome.logits is not None:
+            paths = zip(outcome.host.path, emitted, strict=True)
+            self.keep_scores([outcome.logits[row, path[:count].tolist()] for row, (path, count) in enumerate(paths)])
         if not self.sends_late:
             self.outbox.send()
         return emitted
@@ -132,6 +138,16 @@ class BatchState:
                 request.done = True
                 return number
         return len(tokens)
+
+    def keep_scores(self, logits: Sequence[Tensor] | Tensor) -> None:
+        """Note the places ``[n, V]`` of the tokens that each row was just given, if their scores are wanted."""
+        if self.spec.record is None:
+            return
+        assert isinstance(self.pipeline, RecordingPipeline)
+        for row, (request, places) in enumerate(zip(self.requests, logits, strict=True)):
+            if len(places):
+                self.spec.record.add(self.rows[row], request, places, self.pipeline, row)
+        self.pipeline.forget()
 
     def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.

@@ -115,7 +115,8 @@ class BatchDecoder:
         limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
         pool = state_of(self.model).part(DevicePool)
-        pooled = pool.acquire(runner, self.mode, padding, capacity) if self.mode != "off" else None
+        static = self.mode != "off" and spec.record is None
+        pooled = pool.acquire(runner, self.mode, padding, capacity) if static else None
         cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
         watch = Stopwatch(self.model.device)
         return BatchState(
@@ -127,7 +128,7 @@ class BatchDecoder:
             pipeline=spec.pipeline,
             seeds=signed_seeds(spec.requests, self.model.device),
             cache=cache,
-            executor=DynamicExecutor(runner, cache, watch, last_position),
+            executor=DynamicExecutor(runner, cache, watch, last_position, spec.record is not None),
             pool=pool,
             pooled=pooled,
             last_position=last_position,
@@ -140,9 +141,10 @@ class BatchDecoder:
     def _begin(self, batch: BatchState) -> None:
         """Score the prompts and emit their first tokens; from then on steps run as the batch's executor does."""
         batch.step_cost = self._step_cost(batch)
-        first = prefill(batch, self.strategies, self.config.prefill_chunk)
+        first, logits = prefill(batch, self.strategies, self.config.prefill_chunk)
         for row, token in enumerate(first):
             batch.append(row, [token])
+        batch.keep_scores(logits[:, None])
         batch.outbox.send()
         if batch.pooled is not None:
             batch.pooled.device_batch.begin(first, batch.seeds, batch.last_position)

@@ -15,15 +15,16 @@ from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
 
 
-def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]:
-    """Score the prompts piece by piece, and let drafters observe as much of them as they need; the first tokens.
+def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[list[int], Tensor]:
+    """Score the prompts piece by piece, and let drafters observe as much of them as they need.
 
     :param chunk: positions whose logits may exist at once, all rows together.
+    :return: the first tokens, and the logits ``[B, V]`` by which they were chosen.
     """
     requests, needs = batch.spec.requests, strategies.needs
     shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
     prompts = torch.tensor([[*r.padding, *r.prompt] for r in requests], device=batch.runner.model.device)
-    first = prompts[:, -1]
+    first, last_logits = prompts[:, -1], torch.empty(0)
     with batch.watch.phase("prefill"):
         columns = max(1, chunk // len(prompts))
         for piece in batch.runner.prefill(prompts, batch.cache, columns, keep=max(shown, 1)):
@@ -34,9 +35,10 @@ def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]
                 view = batch.view()
                 last = DraftTree.root(view.root)
                 first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
+                last_logits = piece.logits[:, -1]
             if shown:
                 _show(batch, strategies, piece, follow)
-    return first.tolist()
+    return first.tolist(), last_logits
 
 
 def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow: Tensor) -> None:

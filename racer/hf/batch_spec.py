@@ -11,7 +11,9 @@ from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaLis
 from transformers.generation import MaxLengthCriteria
 
 from racer.engine.batch import BatchSpec
+from racer.engine.recording import RecordingPipeline
 from racer.errors import UnsupportedGeneration
+from racer.hf.outputs import score_record
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.unsupported import left_padding
 from racer.step.request import Request, row_seed
@@ -45,9 +47,12 @@ def batch_spec(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
+    record = score_record(settings, batch)
+    pipeline = ProcessorPipeline(processors, batch)
     return BatchSpec(
         requests=requests,
-        pipeline=ProcessorPipeline(processors, batch),
+        pipeline=pipeline if record is None else RecordingPipeline(pipeline, range(batch)),
+        record=record,
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
         stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,

@@ -16,6 +16,7 @@ from racer.engine.kept_strategies import StrategySets
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.batch_spec import batch_spec, sequences_of
 from racer.hf.call import Call
+from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
@@ -162,6 +163,6 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        output = GenerateOutput(sequences=sequences)
+        output = GenerateOutput(sequences=sequences, **score_tuples(spec.record))
         output.racer_stats = stats
         return output
