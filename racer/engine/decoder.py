@@ -14,6 +14,7 @@ from racer.core.packed_weights import pack
 from racer.core.support import probe
 from racer.engine.batch import BatchSpec, BatchState
 from racer.engine.executor import DynamicExecutor, StepOutcome
+from racer.engine.outside_cache import final_states
 from racer.engine.prompt import prefill
 from racer.engine.static.executor import StaticExecutor
 from racer.engine.static.pool import DevicePool, step_mode
@@ -101,6 +102,8 @@ class BatchDecoder:
             finally:
                 batch.outbox.send()
             stats.add(batch.watch.read())
+            if spec.outside is not None:
+                spec.outside.store(final_states(batch))
             if batch.pooled is not None:
                 batch.pool.give_back(batch.pooled)
         finally:
@@ -110,12 +113,12 @@ class BatchDecoder:
         return stats
 
     def _open(self, runner: ModelRunner, spec: BatchSpec, verifier: Verifier, stats: DecodeStats) -> BatchState:
-        padding = [len(request.padding) for request in spec.requests]
-        width = padding[0] + len(spec.requests[0].prompt)
+        padding, first = list(spec.padding), spec.requests[0]
+        width = spec.unseen + len(first.padding) + len(first.prompt)
         limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
         pool = state_of(self.model).part(DevicePool)
-        static = self.mode != "off" and spec.record is None
+        static = self.mode != "off" and spec.record is None and not spec.unseen
         pooled = pool.acquire(runner, self.mode, padding, capacity) if static else None
         cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
         watch = Stopwatch(self.model.device)

@@ -14,7 +14,8 @@ from racer.core.support import probe
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
-from racer.hf.batch_spec import batch_spec, sequences_of
+from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
+from racer.hf.caches import CACHE_FIELD, outside_cache
 from racer.hf.call import Call
 from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
@@ -148,13 +149,14 @@ class _Loop:
         refuse_settings(settings)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
-        refuse_arguments(input_ids, model_kwargs)
+        outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
+        refuse_arguments(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         if len(input_ids) > 1:
             refuse_for_batches(processors, self.streamer)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")
-        spec = batch_spec(input_ids, mask, settings, processors, criteria, self.streamer, config.seed)
+        spec = batch_spec(input_ids, mask, outside, settings, processors, criteria, self.streamer, config.seed)
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)
@@ -163,6 +165,7 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        output = GenerateOutput(sequences=sequences, **score_tuples(spec.record))
+        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record)}
+        output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats
         return output
