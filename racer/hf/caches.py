@@ -15,6 +15,7 @@ from racer.core.kv_cache import Block, TreeCache
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan
 from racer.engine.outside_cache import FinalStates
 from racer.errors import UnsupportedGeneration
+from racer.hf.postponed import postpone
 from racer.hf.unsupported import left_padding
 
 CACHE_FIELD = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
@@ -28,6 +29,8 @@ class GivenCache:
     """A :class:`transformers.DynamicCache` as :class:`racer.engine.outside_cache.OutsideCache`."""
 
     cache: Any
+    given: bool
+    """Whether the caller has it, so that it must be filled at once."""
     padding: Sequence[int]
     length: int
     unseen: int
@@ -44,14 +47,19 @@ class GivenCache:
         cache.append(self.length)
 
     def store(self, states: FinalStates) -> None:
-        self._append(states.complete_with(self.pad), states.length)
+        if states.complete or self.given or not self.cache.layers:
+            self._append(states, self.cache)
+        else:  # scoring pad tokens may cost more than the call did
+            runner = attrs.evolve(states.runner, packed=None)  # packed weights are good for this call alone
+            postpone(self.cache, lambda cache: self._append(attrs.evolve(states, runner=runner), cache))
 
-    def _append(self, cache: TreeCache, length: int) -> None:
-        """Let each layer take the new slots in its own way."""
-        for index in range(len(cache.layers)):
-            keys, values = (slots[:, :, self.length : length] for slots in cache.layer(index))
-            self.cache.update(keys, values, index)
-            layer = self.cache.layers[index]
+    def _append(self, states: FinalStates, cache: Any) -> None:
+        """Let each layer of ``cache`` take the new slots in its own way."""
+        tree_cache, new = states.complete_with(self.pad), slice(self.length, states.length)
+        for index in range(len(tree_cache.layers)):
+            keys, values = (slots[:, :, new] for slots in tree_cache.layer(index))
+            cache.update(keys, values, index)
+            layer = cache.layers[index]
             if isinstance(layer, DynamicSlidingWindowLayer):  # it keeps a view of all
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
 
@@ -81,7 +89,7 @@ def outside_cache(
     unseen = _unseen(input_ids, settings, model_kwargs, length)
     slots = unseen + input_ids.shape[1]
     padding = left_padding(input_ids, model_kwargs.get("attention_mask"), slots)
-    return GivenCache(cache=cache, padding=padding, length=length, unseen=unseen, pad=pad)
+    return GivenCache(cache=cache, given=given, padding=padding, length=length, unseen=unseen, pad=pad)
 
 
 def _unseen(input_ids: Tensor, settings: GenerationConfig, model_kwargs: dict[str, Any], length: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,8 +37,8 @@ def cache_of(output: Any) -> Any:
 
 def equal_caches(got: Any, expected: Any) -> None:
     assert type(got) is type(expected) is DynamicCache
-    assert [type(layer) for layer in got.layers] == [type(layer) for layer in expected.layers]
     assert got.get_seq_length() == expected.get_seq_length()
+    assert [type(layer) for layer in got.layers] == [type(layer) for layer in expected.layers]
     for one, other in zip(got.layers, expected.layers, strict=True):
         assert getattr(one, "cumulative_length", 0) == getattr(other, "cumulative_length", 0)
         for part in ("keys", "values"):
@@ -77,6 +79,46 @@ def test_rows_that_end_early_have_the_states_of_pad_tokens(name: str, given: boo
     expected = model.generate(**how, **empty[1])
     assert torch.equal(got.sequences, expected.sequences)
     assert not given or cache_of(got) is empty[0][CACHE_FIELD]
+    equal_caches(cache_of(got), cache_of(expected))
+
+
+LOOKS: dict[str, Any] = {
+    "length": lambda cache: cache.get_seq_length(),
+    "states": lambda cache: cache.layers[1].values.sum(),
+    "deepcopy": lambda cache: copy.deepcopy(cache),
+    "pickle": lambda cache: pickle.loads(pickle.dumps(cache)),
+    "print": lambda cache: repr(cache),
+    "all": lambda cache: list(cache),
+    "rows": lambda cache: cache.batch_select_indices(torch.arange(3)),
+    "set": lambda cache: setattr(cache.layers[0], "seen", True),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("look", LOOKS)
+def test_pad_tokens_are_only_scored_when_the_cache_is_looked_at(look: str, inference: bool) -> None:
+    model, inputs = copy.deepcopy(tiny("gemma3")), batch()
+    how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}
+    with torch.inference_mode(inference):
+        got = mine(model, **how)
+    expected, calls = model.generate(**how), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.inference_mode(inference):
+        found = LOOKS[look](cache_of(got))
+    assert calls == [1]
+    equal_caches(cache_of(got), cache_of(expected))
+    if isinstance(found, DynamicCache):
+        equal_caches(found, cache_of(expected))
+    assert calls == [1]
+
+
+def test_threads_may_look_at_once() -> None:
+    model, inputs = copy.deepcopy(tiny("llama")), batch()
+    how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}
+    got, expected = mine(model, **how), model.generate(**how)
+    with ThreadPoolExecutor(8) as pool:
+        lengths = list(pool.map(lambda index: cache_of(got).layers[index % 2].get_seq_length(), range(16)))
+    assert set(lengths) == {cache_of(expected).get_seq_length()}
     equal_caches(cache_of(got), cache_of(expected))
 
 
