@@ -22,7 +22,7 @@ class UnsupportedModel(RacerError):
 
 
 class UnsupportedGeneration(RacerError, ValueError):
-    """An argument of ``generate`` has no meaning in speculative decoding (beams, embeddings as input, ...)."""
+    """A call that RACER cannot decode rightly (beams, embeddings as input, ...): ``generate`` decodes it plainly."""
 
 
 class StateError(RacerError, ValueError):

@@ -14,7 +14,7 @@ from racer.engine.batch import BatchSpec
 from racer.errors import UnsupportedGeneration
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.unsupported import left_padding
-from racer.step.request import Request
+from racer.step.request import Request, row_seed
 
 
 def batch_spec(
@@ -28,7 +28,7 @@ def batch_spec(
 ) -> BatchSpec:
     """What to decode.
 
-    :param seed: of the first row; None draws one where it is needed.
+    :param seed: of the call, from which each row's is made; None draws one where it is needed.
     :raises UnsupportedGeneration: no room for a new token, or a mask with holes or right padding.
     """
     batch, width = input_ids.shape
@@ -42,7 +42,7 @@ def batch_spec(
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
     padding = left_padding(input_ids, attention_mask)
     requests = tuple(
-        Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
+        Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
     return BatchSpec(

@@ -1,4 +1,4 @@
-"""What generate can be asked for and has no meaning in speculative decoding: said, never ignored.
+"""Arguments of ``generate`` that RACER cannot decode with: said, never ignored. See also :mod:`racer.hf.settings`.
 
 Every function raises :class:`racer.errors.UnsupportedGeneration`.
 """
@@ -9,32 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.errors import UnsupportedGeneration
 
-_CARRIED = {"attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"}
-"""Model arguments that the loop makes itself."""
-
-
-def refuse_settings(settings: GenerationConfig) -> None:
-    """Say no to settings that have no meaning here, instead of ignoring them."""
-    if (settings.num_beams or 1) > 1:
-        raise UnsupportedGeneration(
-            f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
-        )
-    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(settings, name, None) and settings.return_dict_in_generate:
-            raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
-    for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
-        if getattr(settings, name, None):
-            raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
+_CARRIED = {
+    *("attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"),
+    *("output_attentions", "output_hidden_states"),  # judged with the settings: unless returned they change nothing
+}
+"""Model arguments that the loop makes itself, or has no use for."""
 
 
 def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
     """Say no to model arguments that the loop would not pass on."""
+    if not input_ids.numel():
+        raise UnsupportedGeneration("the prompt has no token: RACER decodes text prompts in input_ids")
     for name, value in model_kwargs.items():
         empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
         if name not in _CARRIED and not empty:

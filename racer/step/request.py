@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _ids = itertools.count()
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2**64 / golden ratio, odd."""
 
 
 @attrs.define(eq=False)
@@ -42,6 +44,16 @@ class Request:
     @property
     def remaining(self) -> int:
         return len(self.prompt) + self.limit - len(self.tokens)
+
+
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one row of a call, ``0 <= row < 2**20``.
+
+    No two rows of calls whose seeds are less than ``2**40`` apart share one: multiples of the golden ratio keep their
+    distance (those of n successive numbers ``2**64 / (n * sqrt(5))`` at least, about). With ``seed + row``, row 1 of one
+    call was row 0 of the next.
+    """
+    return (seed * _GOLDEN + row) % 2**64
 
 
 def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:

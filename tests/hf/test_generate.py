@@ -203,3 +203,11 @@ def test_the_models_own_stop_strings_are_kept(folder: Path) -> None:
     how = {"max_new_tokens": 40, "do_sample": False, "tokenizer": loaded.tokenizer}
     assert torch.equal(racer.generate(loaded.model, input_ids=ids, **how), loaded.model.generate(ids, **how))
     assert loaded.model.generation_config.stop_strings
+
+
+def test_neighbouring_seeds_share_no_row() -> None:
+    how = {"input_ids": IDS[:1], "max_new_tokens": 30, "do_sample": True, "num_return_sequences": 4}
+    rows = [
+        tuple(row) for seed in range(4) for row in racer.generate(MODEL, config=DecodeConfig(seed=seed), **how).tolist()
+    ]
+    assert len(set(rows)) == 16
