@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from support.generate_calls import LOGITS, Either, Raises, call, faces, tie
-from support.generate_cases import Case, attached_model, check, over_models
+from support.generate_cases import Case, Ways, attached_model, check, over_models
 from support.generate_models import BOS, EOS, NAMES, PAD, build, prompts
 
 SETTINGS = GenerationConfig(max_new_tokens=9, pad_token_id=PAD, do_sample=False)
@@ -73,6 +73,7 @@ def _only_new(model: Any, rows: int, mask: bool) -> dict[str, Any]:
 
 
 MASK = "mask|padding|position_ids"
+EMBEDS = "inputs_embeds|input_ids"
 CACHE = "cache|past_key_values|position_ids"
 FORMS = [
     Case("positional ids", {}, args=lambda how: (how.pop("input_ids"),)),
@@ -134,13 +135,13 @@ MASKS = [
 ]  # fmt: skip
 
 MODEL_ARGUMENTS = [
-    Case("inputs_embeds", lambda m, r: {"input_ids": ..., "inputs_embeds": _embeds(m, r)}, Either("inputs_embeds")),
+    Case("inputs_embeds", lambda m, r: {"input_ids": ..., "inputs_embeds": _embeds(m, r)}, Either(EMBEDS)),
     Case("inputs_embeds without a mask", lambda m, r: {
-        "input_ids": ..., "attention_mask": ..., "inputs_embeds": _embeds(m, r)}, Either("inputs_embeds")),
-    Case("inputs_embeds and input_ids", lambda m, r: {"inputs_embeds": _embeds(m, r)}, Either("inputs_embeds")),
+        "input_ids": ..., "attention_mask": ..., "inputs_embeds": _embeds(m, r)}, Either(EMBEDS)),
+    Case("inputs_embeds and input_ids", lambda m, r: {"inputs_embeds": _embeds(m, r)}, Either(EMBEDS)),
     Case("inputs_embeds and max_length", lambda m, r: {
         "input_ids": ..., "inputs_embeds": _embeds(m, r), "max_new_tokens": ..., "max_length": 8},
-        Either("inputs_embeds")),
+        Either(EMBEDS)),
     Case("token_type_ids", lambda m, r: {"token_type_ids": prompts(r)["attention_mask"]}, Either("token_type_ids")),
     Case("usual position_ids", lambda m, r: {
         "position_ids": (prompts(r)["attention_mask"].cumsum(1) - 1).clamp(min=0)}, Either("position_ids")),
@@ -179,18 +180,18 @@ MODEL_ARGUMENTS = [
 
 
 @over_models(FORMS)
-def test_forms(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_forms(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(MASKS)
-def test_masks(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_masks(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(MODEL_ARGUMENTS)
-def test_arguments_of_the_model(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_arguments_of_the_model(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @pytest.mark.parametrize("rows", [1, 4])

@@ -8,7 +8,7 @@ import torch
 from transformers import CompileConfig, GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 from support.generate_calls import Either, Plain, Raises
-from support.generate_cases import NOT_CUSTOM, Case, check, over_models
+from support.generate_cases import NOT_CUSTOM, Case, Ways, check, over_models
 from support.generate_models import EOS, PAD, plain_model, prompts, tokenizer
 
 DICT = {"return_dict_in_generate": True}
@@ -224,20 +224,20 @@ WRONG = [
 
 
 @over_models([*PROCESSORS, *SAMPLED, *LENGTHS])
-def test_settings_that_shape_the_text(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_settings_that_shape_the_text(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models([*CACHES, *OUTPUTS])
-def test_settings_of_caches_and_outputs(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_settings_of_caches_and_outputs(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(OTHER_WAYS)
-def test_other_ways_to_decode(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_other_ways_to_decode(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(WRONG)
-def test_what_transformers_refuses(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_what_transformers_refuses(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from support.generate_calls import Either, Raises
-from support.generate_cases import NOT_CUSTOM, Case, check, over_models
+from support.generate_cases import NOT_CUSTOM, Case, Ways, check, over_models
 from support.generate_models import EOS, tokenizer
 from support.user_code import (
     AfterTokenProcessor,
@@ -156,15 +156,15 @@ STREAMERS = [
 
 
 @over_models(PROCESSORS)
-def test_processors(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_processors(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(CRITERIA)
-def test_criteria(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_criteria(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)
 
 
 @over_models(STREAMERS)
-def test_streamers(case: Case, name: str, face: str, rows: int) -> None:
-    check(case, name, face, rows)
+def test_streamers(case: Case, name: str, ways: Ways) -> None:
+    check(case, name, ways)

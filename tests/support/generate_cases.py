@@ -18,6 +18,9 @@ FACES = ("racer.generate", "attached", "custom")
 NOT_CUSTOM = ("racer.generate", "attached")
 """For what transformers keeps from a callable: streamers, tokenizers, assistants."""
 
+Ways = tuple[tuple[str, int], ...]
+"""Faces, each with a number of rows."""
+
 
 @attrs.define(frozen=True)
 class Case:
@@ -48,8 +51,16 @@ def attached_model(name: str) -> Any:
 _plain: dict[tuple[str, str, int], Outcome] = {}
 
 
-def check(case: Case, name: str, face: str, rows: int) -> None:
-    """The case on a model, beside transformers."""
+def check(case: Case, name: str, ways: Ways) -> None:
+    """The case on a model, beside transformers.
+
+    :param ways: faces, each with a number of rows.
+    """
+    for face, rows in ways:
+        _check(case, name, face, rows)
+
+
+def _check(case: Case, name: str, face: str, rows: int) -> None:
     model = plain_model(name)
     how = case.arguments(model, rows)
     args = case.args(how)
@@ -68,18 +79,23 @@ def _without_drafts(model: Any, how: dict[str, Any], args: tuple[Any, ...]) -> O
 
 
 def over_models(cases: Iterable[Case]) -> pytest.MarkDecorator:
-    """Parametrizes a test by ``case, name, face, rows``.
+    """Parametrizes a test by ``case, name, ways``, where a way is a face and a number of rows.
 
-    Every case runs on Llama through ``racer.generate`` and one face in turn, and on one other model; the rest is slow.
+    Every case runs on Llama through ``racer.generate``, and in turn through another face with another number of rows
+    and on another model; all that is left is slow.
     """
     chosen = []
     for place, case in enumerate(cases):
         first, *others = case.models
-        usual = {(first, case.faces[0], rows) for rows in case.rows}
-        usual.add((first, case.faces[1 + place % (len(case.faces) - 1)], case.rows[0]))
+        usual = {
+            (first, case.faces[0], case.rows[0]),
+            (first, case.faces[1 + place % (len(case.faces) - 1)], case.rows[-1]),
+        }
         if others:
             usual.add((others[place % len(others)], case.faces[place % len(case.faces)], case.rows[0]))
-        for one in itertools.product(case.models, case.faces, case.rows):
-            marks = () if one in usual else (pytest.mark.slow,)
-            chosen.append(pytest.param(case, *one, id="-".join(map(str, (case.name, *one))), marks=marks))
-    return pytest.mark.parametrize(("case", "name", "face", "rows"), chosen)
+        for name, face, rows in sorted(usual):
+            chosen.append(pytest.param(case, name, ((face, rows),), id=f"{case.name}-{name}-{face}-{rows}"))
+        ways = tuple(itertools.product(case.faces, case.rows))
+        slow = pytest.mark.slow
+        chosen += [pytest.param(case, name, ways, id=f"{case.name}-{name}", marks=slow) for name in case.models]
+    return pytest.mark.parametrize(("case", "name", "ways"), chosen)
