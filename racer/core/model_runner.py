@@ -51,6 +51,16 @@ class ForwardPlan:
     """Of :data:`CACHE_ARGUMENTS`."""
     groups: bool = False
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped_attention`."""
+    positions: int | None = None
+    """Positions that the model's own table of them has; None if it has none."""
+    tried: int | None = None
+    """Slots of the cache up to which the model is known to take trees; None if no window may end somewhere."""
+
+    def room(self, nodes: int, end: int) -> int:
+        """How many of ``nodes`` a tree may have whose root comes to slot ``end``: its deepest path must stay within the
+        table of positions, and its slots within what was tried. One node does as plain decoding does."""
+        ends = [limit for limit in (self.positions, self.tried) if limit is not None]
+        return max(1, min(nodes, min(ends, default=end + nodes) - end))
 
 
 @attrs.frozen(eq=False)

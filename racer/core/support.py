@@ -1,36 +1,36 @@
 """What a model can do, found out by trying: no flag in a configuration is trusted.
 
-A small random tree is scored through the model runner and compared with the plain run of every path. Models with
-recurrent state, position biases that ignore ``position_ids`` or layers that cannot be masked fail, and are decoded
-plainly.
+A few tokens are scored as RACER would score them and compared with transformers' own decoding loop
+(:mod:`racer.core.trial`). Models with recurrent state, position biases that ignore ``position_ids``, layers that cannot
+be masked, or inputs that are prepared in some way of their own fail, and are decoded plainly.
 """
 
 from __future__ import annotations
 
 import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from transformers import GenerationMixin
 
 from racer.core.grouped_attention import PLAIN, implementation, reads_names
-from racer.core.kv_cache import Block, CacheLayout
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
-from racer.errors import UnsupportedModel
-from racer.step.draft_tree import DraftTree
+from racer.core.subject import foreign_loop, replaced_methods, subject_of
+from racer.core.trial import Trial
+from racer.core.windows import beyond, windows_of
 
 TREE_ATTENTION = ("sdpa", "eager")
 LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 """They rotate by the longest position of a forward pass: a tree, or a piece of prompt, would change the angles."""
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Root mean square error of a tree's logits against the plain run, in standard deviations of the logits, that may be
-rounding (many models compute their softmax in float32 whatever their dtype). SmolLM2-135M has 0.07 in bf16; with nodes
-that see their siblings it has 0.56."""
+MAX_KEPT = 8
+"""States of a model, and windows within them, that are remembered; the least recently used one makes room."""
 
 
 @attrs.frozen(eq=False)
@@ -41,79 +41,139 @@ class Support:
     """None if the model cannot be verified with trees."""
     reason: str
     """Why not; empty if it can."""
-    vocab_size: int
+    vocab_size: int = 0
+    padding_reason: str = ""
+    """Why left-padded rows cannot be, although others can; empty if they can."""
+    prepared: bool = True
+    """False: the model's user can mend the reason by loading or preparing it otherwise."""
+    windows: tuple[int, ...] = ()
+    """Lengths that its configuration names and that it may attend otherwise beyond, ascending."""
 
 
-@attrs.define(eq=False)
-class _LastProbe:
-    """What was found out about a model, kept until its attention, dtype or device changes."""
+class _Probes:
+    """What was found out about a model in each of its latest states."""
 
-    found: tuple[tuple[Any, ...], Support] | None = None
-    """What was probed, and what came of it: one value, as threads may probe at once."""
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[Hashable, Support] = OrderedDict()
+
+    def of(self, subject: Hashable, examine: Callable[[], Support]) -> Support:
+        """What was found out about ``subject``, or is now; threads may examine at once."""
+        with self._lock:
+            if subject in self._found:
+                self._found.move_to_end(subject)
+                return self._found[subject]
+        support = examine()
+        with self._lock:
+            self._found[subject] = support
+            while len(self._found) > MAX_KEPT:
+                self._found.popitem(last=False)
+        return support
 
 
-def probe(model: Any) -> Support:
-    """What ``model`` can do, by a few short forward passes; remembered until its attention, dtype or device changes.
+def probe(model: Any, reach: int = 0) -> Support:
+    """What ``model`` can do, by a few short forward passes; remembered until something of it changes.
 
-    :raises UnsupportedModel: it must be loaded or prepared otherwise; the message says how.
+    :param reach: slots that a call's prompt and new tokens take. The model is also tried beyond every window that its
+        configuration names below; for more slots a plan's trees must keep within what was tried.
     """
+    if mend := _unprepared(model):
+        return Support(None, mend, prepared=False)
+    try:
+        subject = subject_of(model)
+    except Exception as failure:  # nothing that transformers would know
+        return Support(None, f"it cannot be examined ({type(failure).__name__}: {failure})")
+    known = state_of(model).part(_Probes)
+    first = known.of(subject, lambda: _quietly(model, lambda: _examine(model)))
+    if first.plan is None or not first.windows:
+        return first
+    tried = next((window for window in first.windows if window >= reach), None)
+    return known.of((subject, tried), lambda: _quietly(model, lambda: _examine_beyond(model, first, tried)))
+
+
+def _unprepared(model: Any) -> str:
+    """Why the model must be loaded or prepared otherwise; empty if it need not."""
+    if model.config.is_encoder_decoder:
+        return "encoder-decoder models are not supported: RACER decodes causal language models"
+    if model.training:
+        return "the model is in training mode, so its output is random: call model.eval()"
     attention = implementation(model.config.get_text_config())
     if attention not in TREE_ATTENTION:
-        raise UnsupportedModel(
+        return (
             f"attention implementation {attention!r} cannot take a tree mask: load the model with "
             "attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')"
         )
-    if model.training:
-        raise UnsupportedModel("the model is in training mode, so its output is random: call model.eval()")
-    if model.config.is_encoder_decoder:
-        raise UnsupportedModel("encoder-decoder models are not supported: RACER decodes causal language models")
-    subject = (attention, model.dtype, model.device, _vocab_size(model), torch.is_autocast_enabled(model.device.type))
-    last = state_of(model).part(_LastProbe)
-    found = last.found
-    if found is None or found[0] != subject:
-        found = last.found = subject, _probe(model)
-    return found[1]
+    if model.device.type == "meta":
+        return "its first weights are on the meta device, or on disk: load them into memory"
+    return ""
 
 
-@torch.no_grad()
-def _probe(model: Any) -> Support:
-    config = model.config.get_text_config()
+def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
+    """Examine without gradients; a model that draws random numbers has not drawn any."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    before = torch.random.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    with torch.no_grad():
+        support = examine()
+    if support.plan is None or support.padding_reason:  # other threads may have drawn: that is not undone without need
+        torch.random.set_rng_state(before[0])
+        for device, state in zip(devices, before[1], strict=True):
+            torch.cuda.set_rng_state(state, device)
+    return support
+
+
+def _examine(model: Any) -> Support:
+    """What a few tokens show."""
     vocab_size = _vocab_size(model)
+    masks = MaskPlan.of(model.config)
+    reason = masks if isinstance(masks, str) else _obstacle(model)
+    if reason or isinstance(masks, str):
+        return Support(None, reason, vocab_size)
     accepted = inspect.signature(model.forward).parameters
-    masks = MaskPlan.of(config)
-    if isinstance(masks, str):
-        return Support(None, masks, vocab_size)
-    if stretched := sorted(_rope_types(config) & LENGTH_DEPENDENT_ROPE):
-        return Support(None, f"its {stretched[0]!r} rotary embedding depends on the length of the sequence", vocab_size)
-    if "position_ids" not in accepted:
-        return Support(None, "its forward takes no position_ids", vocab_size)
-    cache_argument = next((name for name in CACHE_ARGUMENTS if name in accepted), None)
-    if cache_argument is None:
-        return Support(None, f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}", vocab_size)
     try:
-        plan = ForwardPlan(
-            _layout(model, vocab_size, cache_argument), masks, "logits_to_keep" in accepted, cache_argument
-        )
+        trial = Trial.of(model, vocab_size)
     except Exception as failure:
         return Support(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
-    # elsewhere it has not been measured
-    if model.device.type == "cpu" and implementation(config) == PLAIN and not reads_names(model):
-        faster = attrs.evolve(plan, groups=True)
-        if not _fault(ModelRunner(model, faster), vocab_size):
-            return Support(faster, "", vocab_size)
-    reason = _fault(ModelRunner(model, plan), vocab_size)
-    return Support(None if reason else plan, reason, vocab_size)
+    cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
+    plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument)
+    attention = implementation(model.config.get_text_config())
+    if model.device.type == "cpu" and attention == PLAIN and not reads_names(model):  # elsewhere it is not measured
+        faster = _tried(trial, attrs.evolve(plan, groups=True), vocab_size)
+        if faster.plan is not None and not faster.padding_reason:
+            return faster
+    return _tried(trial, plan, vocab_size)
 
 
-def _fault(runner: ModelRunner, vocab_size: int) -> str:
-    """What a trial tree shows to be wrong; empty if nothing is."""
-    try:
-        error = _tree_error(runner, vocab_size)
-    except Exception as failure:  # any failure of a trial run means: not with trees
-        return f"a trial tree failed with {type(failure).__name__}: {failure}"
-    if error <= TOLERANCE.get(runner.model.dtype, 0.1):
-        return ""
-    return f"a trial tree's logits differ from the plain run's by {error:.2g} standard deviations"
+def _tried(trial: Trial, plan: ForwardPlan, vocab_size: int) -> Support:
+    reason, padded, positions = trial.faults(ModelRunner(trial.model, plan))
+    plan, windows = attrs.evolve(plan, positions=positions), windows_of(trial.model.config.get_text_config())
+    return Support(None if reason else plan, reason, vocab_size, padded, windows=windows)
+
+
+def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
+    """What a trial beyond all windows, or all before ``tried``, shows of a model that takes trees before them."""
+    assert first.plan is not None
+    windows = [window for window in first.windows if tried is None or window < tried]
+    plan = attrs.evolve(first.plan, tried=tried)
+    reason, padded = beyond(ModelRunner(model, plan), first.vocab_size, windows) if windows else ("", "")
+    return attrs.evolve(
+        first, plan=None if reason else plan, reason=reason, padding_reason=first.padding_reason or padded
+    )
+
+
+def _obstacle(model: Any) -> str:
+    """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
+    if not isinstance(model, GenerationMixin) or foreign_loop(model):
+        return "its class has another decoding loop than transformers'"
+    if replaced := replaced_methods(model):
+        return f"its {replaced[0]} has been replaced, as for prompt tuning"
+    if stretched := sorted(_rope_types(model.config.get_text_config()) & LENGTH_DEPENDENT_ROPE):
+        return f"its {stretched[0]!r} rotary embedding depends on the length of the sequence"
+    accepted = inspect.signature(model.forward).parameters
+    if "position_ids" not in accepted:
+        return "its forward takes no position_ids"
+    if not any(name in accepted for name in CACHE_ARGUMENTS):
+        return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
+    return ""
 
 
 def _vocab_size(model: Any) -> int:
@@ -130,41 +190,3 @@ def _rope_types(config: Any) -> set[str]:
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [given, *(part for part in given.values() if isinstance(part, dict))]
     return {str(part.get("rope_type", part.get("type", ""))) for part in nested}
-
-
-def _random_tokens(count: int, vocab_size: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(vocab_size, (1, count), generator=generator).to(device)
-
-
-def _layout(model: Any, vocab_size: int, cache_argument: str) -> CacheLayout:
-    """What each layer stores, from one run with transformers' own cache."""
-    cache = DynamicCache(config=model.config)
-    model(input_ids=_random_tokens(3, vocab_size, model.device), use_cache=True, **{cache_argument: cache})
-    return CacheLayout(
-        keys=tuple(Block.of(layer.keys) for layer in cache.layers),
-        values=tuple(Block.of(layer.values) for layer in cache.layers),
-    )
-
-
-def _tree_error(runner: ModelRunner, vocab_size: int) -> float:
-    """Score a tree after a prompt, keep one path, score another tree, and compare all paths with plain runs."""
-    model, device = runner.model, runner.model.device
-    ids = _random_tokens(12, vocab_size, device)
-    prompt, tokens = ids[:, :5], ids[:, 5:]
-    parent = torch.tensor([[-1, 0, 0, 1, 1, 2, 4]], device=device)  # 0 -> (1 -> (3, 4 -> 6), 2 -> 5)
-    tree = DraftTree(tokens, parent, torch.tensor([7], device=device))
-    cache = runner.open([0], 64)
-    list(runner.prefill(prompt, cache, chunk=3, keep=prompt.shape[1]))
-    first = runner.forward(tree, cache, 10**6)[0]
-    cache.commit(torch.tensor([[0, 1, 4, 6]], device=device), [4])
-    committed = torch.cat([prompt, tokens[:, [0, 1, 4, 6]]], dim=1)
-    second = runner.forward(tree, cache, 10**6)[0]
-    errors = []
-    for before, logits in ((prompt, first), (committed, second)):
-        for path in ([0, 1, 3], [0, 1, 4, 6], [0, 2, 5]):
-            plain = model(input_ids=torch.cat([before, tokens[:, path]], dim=1), use_cache=False).logits[
-                0, -len(path) :
-            ]
-            errors.append((logits[path] - plain).double().square().mean().sqrt() / plain.double().std().clamp(min=1e-9))
-    return float(torch.stack(errors).max())

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 
-from racer.config import DecodeConfig
+from racer.config import MAX_BUDGET, DecodeConfig
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import state_of
 from racer.core.packed_weights import pack
-from racer.core.support import probe
+from racer.core.support import Support, probe
 from racer.engine.batch import BatchSpec, BatchState
 from racer.engine.executor import DynamicExecutor, StepOutcome
 from racer.engine.prompt import prefill
 from racer.engine.static.executor import StaticExecutor
 from racer.engine.static.pool import DevicePool, step_mode
+from racer.engine.static.shapes import slots_bucket
 from racer.engine.strategy_set import StrategySet
-from racer.errors import UnsupportedModel
+from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.kernels import vocab_search
 from racer.kernels.float_bits import BITS
 from racer.step.cost_curve import CostCurve, CostCurves
@@ -50,20 +51,17 @@ class BatchDecoder:
     ) -> None:
         self.model = model
         self.config = config or DecodeConfig()
-        self.support = probe(model)
-        if self.support.plan is None:
-            raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {self.support.reason}")
-        self._plan = self.support.plan
-        self.mode = step_mode(self.config.compile, model.device)
-        compiled = self.mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
-        self._pack = False if compiled else self.config.pack
+        support = probe(model)
+        if support.plan is None:
+            raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {support.reason}")
+        step_mode(self.config.compile, model.device)
         self.strategies = strategies or StrategySet(self.config)
-        if self.strategies.drafts and model.device.type == "cpu" and model.dtype in BITS:
-            from racer.kernels import accept_path, kv_move  # with numba, which plain decoding does without
+        self._make_ready()
 
-            vocab_search.make_ready(model.dtype)
-            kv_move.make_ready()
-            accept_path.make_ready()
+    @property
+    def mode(self) -> str:
+        """How steps run where the model is now; see :func:`racer.engine.static.pool.step_mode`."""
+        return step_mode(self.config.compile, self.model.device)
 
     def step(self, batch: BatchState) -> None:
         """Guess a tree, score it in one forward pass, keep the longest right path, and learn from all of it."""
@@ -81,16 +79,25 @@ class BatchDecoder:
     def decode(self, spec: BatchSpec) -> DecodeStats:
         """Decode all requests to their ends; the tokens are in ``request.tokens``.
 
+        The model is looked at anew: it may have been converted, resized or set otherwise since.
+
         :raises ConfigError: the configured verifier contradicts ``spec.do_sample``.
+        :raises UnsupportedGeneration: the model cannot be verified with trees, or not for so many tokens, or not with
+            left-padded rows; nobody was asked or told anything yet.
         """
         verifier, name = self.strategies.verifier_for(spec.do_sample)
+        mode, support = self.mode, self._supported(spec)
+        assert support.plan is not None
+        self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()
-        runner = ModelRunner(self.model, self._plan, pack(self.model, self._pack))
+        compiled = mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
+        packed = pack(self.model, False if compiled else self.config.pack)
+        runner = ModelRunner(self.model, support.plan, packed)
         try:
             for request in spec.requests:
                 self.strategies.request_opened(request)
-            batch = self._open(runner, spec, verifier, stats)
+            batch = self._open(runner, spec, verifier, stats, mode, support.vocab_size)
             self._begin(batch)
             stats.first_token_seconds = time.perf_counter() - started
             stats.add(batch.watch.lap())
@@ -109,20 +116,47 @@ class BatchDecoder:
                 self.strategies.request_closed(request, stats)
         return stats
 
-    def _open(self, runner: ModelRunner, spec: BatchSpec, verifier: Verifier, stats: DecodeStats) -> BatchState:
+    def _supported(self, spec: BatchSpec) -> Support:
+        """What the model can do in this call.
+
+        :raises UnsupportedGeneration: it cannot take trees.
+        """
+        slots = max(len(request.padding) + len(request.prompt) + request.limit for request in spec.requests)
+        if self.mode != "off":  # whose shapes are larger
+            slots = slots_bucket(slots + MAX_BUDGET)
+        support = probe(self.model, slots)
+        padded = any(request.padding for request in spec.requests)
+        if reason := support.reason or (support.padding_reason if padded else ""):
+            rows = " with left-padded rows" if not support.reason else ""
+            raise UnsupportedGeneration(f"{type(self.model).__name__} cannot be verified with trees{rows}: {reason}")
+        return support
+
+    def _make_ready(self) -> None:
+        """Compile what searches on a CPU need, before any step is timed."""
+        model = self.model
+        if self.strategies.drafts and model.device.type == "cpu" and model.dtype in BITS:
+            from racer.kernels import accept_path, kv_move  # with numba, which plain decoding does without
+
+            vocab_search.make_ready(model.dtype)
+            kv_move.make_ready()
+            accept_path.make_ready()
+
+    def _open(
+        self, runner: ModelRunner, spec: BatchSpec, verifier: Verifier, stats: DecodeStats, mode: str, vocab_size: int
+    ) -> BatchState:
         padding = [len(request.padding) for request in spec.requests]
         width = padding[0] + len(spec.requests[0].prompt)
         limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
         pool = state_of(self.model).part(DevicePool)
-        pooled = pool.acquire(runner, self.mode, padding, capacity) if self.mode != "off" else None
+        pooled = pool.acquire(runner, mode, padding, capacity) if mode != "off" else None
         cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
         watch = Stopwatch(self.model.device)
         return BatchState(
             spec=spec,
             runner=runner,
             verifier=verifier,
-            vocab_size=self.support.vocab_size,
+            vocab_size=vocab_size,
             rows=tuple(range(len(padding))),
             pipeline=spec.pipeline,
             seeds=signed_seeds(spec.requests, self.model.device),
@@ -152,7 +186,8 @@ class BatchDecoder:
 
     def _step_cost(self, batch: BatchState) -> CostCurve:
         """What steps of these rows cost by now."""
-        return step_cost(self.model, len(batch.rows), self.mode, batch.runner.packed is not None, batch.length)
+        mode = self.mode
+        return step_cost(self.model, len(batch.rows), mode, batch.runner.packed is not None, batch.length)
 
     def _observe(self, batch: BatchState, view: StepView, outcome: StepOutcome, emitted: tuple[int, ...]) -> None:
         """Write the statistics, and let everybody observe."""

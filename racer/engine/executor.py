@@ -74,7 +74,7 @@ class DynamicExecutor:
     def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
         phase = self.watch.phase
         with phase("draft"):
-            budget = strategies.nodes(view)
+            budget = self.runner.plan.room(strategies.nodes(view), self.cache.end)
             tree, faults = strategies.draft(view, budget, to_model_device)
         with phase("forward"):
             logits = self.runner.forward(tree, self.cache, self.last_position)

@@ -9,6 +9,7 @@ from racer.config import DecodeConfig
 from racer.core.model_state import StatePart, state_of
 from racer.core.support import probe
 from racer.engine.kept_strategies import StrategySets
+from racer.errors import UnsupportedModel
 from racer.hf.generate import generate
 
 
@@ -23,7 +24,8 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     :raises UnknownStrategy: the configuration names something that nobody registered.
     """
     attached, model = model, getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    probe(model)
+    if not (support := probe(model)).prepared:
+        raise UnsupportedModel(support.reason)
     state = state_of(model)
     state.part(StrategySets).of(config or DecodeConfig())
 

@@ -145,11 +145,11 @@ class _Loop:
         settings = generation_config or model.generation_config
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
-        if (support := probe(model)).plan is None:
-            raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1:
-            refuse_for_batches(processors, self.streamer)
+            refuse_for_batches(model, processors, self.streamer)
+        if (support := probe(model)).plan is None:
+            raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")

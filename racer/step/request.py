@@ -50,8 +50,8 @@ def row_seed(seed: int, row: int) -> int:
     """The seed of one row of a call, ``0 <= row < 2**20``.
 
     No two rows of calls whose seeds are less than ``2**40`` apart share one: multiples of the golden ratio keep their
-    distance (those of n successive numbers ``2**64 / (n * sqrt(5))`` at least, about). With ``seed + row``, row 1 of one
-    call was row 0 of the next.
+    distance (those of n successive numbers about ``2**64 / (n * sqrt(5))`` at least). With ``seed + row``, row 1 of one
+    call would be row 0 of the next.
     """
     return (seed * _GOLDEN + row) % 2**64
 

@@ -1,4 +1,4 @@
-"""Every field of the installed transformers' ``GenerationConfig`` has its place in the code's table and in the docs'."""
+"""Every field of the installed transformers' ``GenerationConfig`` is in the code's table, and in that of the docs."""
 
 from __future__ import annotations
 

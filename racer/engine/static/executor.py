@@ -70,7 +70,7 @@ class StaticExecutor:
     def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
         phase, alone = self.watch.phase, strategies.verifies_alone
         with phase("draft"):
-            budget = strategies.nodes(view)
+            budget = self.runner.plan.room(strategies.nodes(view), self.batch.cache.end)
             draft = self._within_the_step(view, strategies, budget) or self._from_the_host(view, strategies, budget)
         with phase("forward"):  # and, as far as they are part of the step, drafting, verifying and committing
             step, draft, steady = self._prepare(view, draft, alone)

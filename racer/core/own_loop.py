@@ -1,0 +1,83 @@
+"""A few tokens of transformers' own decoding loop: what a model's trial is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import MaxLengthCriteria
+
+
+class _TrialSettings(GenerationConfig):  # type: ignore[misc]  # transformers is untyped here
+    """Settings that take nothing over from the model's own, where stop strings or a static cache may stand."""
+
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **settings: Any) -> Any:
+        if allow_custom_entries:  # how generate takes them over
+            return {}
+        return super().update(defaults_only=defaults_only, **settings)
+
+
+class _Forced(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
+    """Lets given tokens win, whatever the model thinks of them."""
+
+    def __init__(self, tokens: Tensor, start: int) -> None:
+        self._tokens, self._start = tokens, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        column = input_ids.shape[1] - self._start
+        if column == self._tokens.shape[1]:
+            return scores
+        return torch.full_like(scores, -torch.inf).scatter(1, self._tokens[:, column : column + 1], 0.0)
+
+
+def own_logits(
+    model: Any, input_ids: Tensor, padding: list[int], forced: Tensor, cache: Any = None
+) -> tuple[Tensor, Any]:
+    """Logits ``[B, T + 1, V]`` after the prompt and after each of ``T`` tokens that are given, and the cache.
+
+    ``generate`` prepares the call and its loop runs it, with whatever a model has overridden of both; the model's own
+    generation settings do not count.
+
+    :param input_ids: ``[B, P]``, left-padded.
+    :param padding: masked columns of each row.
+    :param forced: ``[B, T]``
+    :param cache: what has been seen of the prompt, all but at least its last token.
+    """
+    width, steps, seen = input_ids.shape[1], forced.shape[1], cache
+
+    def loop(
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: Any = None,
+        **inputs: Any,
+    ) -> Any:
+        nonlocal seen
+        seen = next((inputs[name] for name in ("cache", "past_key_values") if inputs.get(name) is not None), None)
+        return model._sample(
+            input_ids,
+            logits_processor=LogitsProcessorList([_Forced(forced, width)]),
+            stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(width + steps + 1)]),
+            generation_config=generation_config,
+            **inputs,
+        )
+
+    settings = _TrialSettings(
+        max_length=width + steps + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    settings.disable_compile = True
+    columns = torch.arange(width, device=input_ids.device)
+    mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
+    given = {} if cache is None else {"past_key_values": cache}
+    output = GenerationMixin.generate(
+        model,
+        input_ids=input_ids,
+        attention_mask=mask,
+        generation_config=settings,
+        custom_generate=loop,
+        **given,
+    )
+    return torch.stack(output.logits, dim=1), seen

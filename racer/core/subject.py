@@ -1,0 +1,101 @@
+"""What of a model decides how it can be decoded, as one value: it differs as soon as the model must be tried anew."""
+
+from __future__ import annotations
+
+import json
+import types
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from transformers import GenerationMixin
+
+from racer.core.grouped_attention import implementation
+
+LOOP = (
+    "_sample",
+    "_prefill",
+    "_update_model_kwargs_for_generation",
+    "_prepare_position_ids_for_generation",
+    "prepare_inputs_for_generation",
+)
+"""Methods of a model that transformers' loop calls between two tokens."""
+
+
+def subject_of(model: Any) -> Hashable:
+    """All that a probe's result depends on, contents of weights aside; about 1 ms for 400 modules.
+
+    Two values are equal if attention, dtype, device, vocabulary, autocast, every setting of the configuration, types
+    and names of all modules, and the methods of the generation loop are. Hooks do not count: whoever listens to a model
+    would hear another trial.
+    """
+    kind, device = type(model), model.device.type
+    autocast = torch.get_autocast_dtype(device) if autocasts(model) else None
+    return (
+        implementation(model.config.get_text_config()),
+        model.dtype,
+        model.device,
+        tuple(_rows(end) for end in (model.get_input_embeddings, model.get_output_embeddings)),
+        autocast,
+        json.dumps(model.config.to_dict(), default=str),
+        _structure(model),
+        tuple(_reference(getattr(kind, name, None)) for name in LOOP),
+        replaced_methods(model),
+    )
+
+
+def autocasts(model: Any) -> bool:
+    """Whether the caller's autocast applies to the model's device."""
+    device = model.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def replaced_methods(model: Any) -> tuple[str, ...]:
+    """Methods of the generation loop that stand on the instance in place of its class's, as PEFT puts them there while
+    a prompt-tuned model generates."""
+    own = vars(model)
+    return tuple(name for name in LOOP if name in own and not _is_own_method(model, name))
+
+
+def foreign_loop(model: Any) -> bool:
+    """Whether the model's class has a decoding loop of its own."""
+    return getattr(type(model), "_sample", None) is not GenerationMixin._sample
+
+
+def _is_own_method(model: Any, name: str) -> bool:
+    """Whether the instance holds its class's method: PEFT leaves it there when it is done."""
+    held = vars(model)[name]
+    method = isinstance(held, types.MethodType) and held.__self__ is model
+    return method and held.__func__ is getattr(type(model), name, None)
+
+
+def _rows(end: Callable[[], Any]) -> Hashable:
+    """Shape of an embedding or a head, as far as there is one."""
+    try:
+        return tuple(end().weight.shape)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _reference(function: Any) -> Hashable:
+    """Equal for the same function as long as it lives, without keeping it alive."""
+    return None if function is None else weakref.ref(function)
+
+
+def _structure(model: Any) -> int:
+    """A hash of the types, names and replaced forwards of all modules."""
+    found, stack = [], [model]
+    while stack:
+        module = stack.pop()
+        parts = module._modules
+        found.append((type(module), tuple(parts), _replaced_forward(module)))
+        stack += [part for part in parts.values() if part is not None]
+    return hash(tuple(found))
+
+
+def _replaced_forward(module: Any) -> int:
+    """Which forward somebody has put in place of the class's; 0 for none, or one of ours."""
+    forward = module.__dict__.get("forward")
+    ours = getattr(getattr(forward, "__func__", forward), "__module__", None) or ""
+    return 0 if forward is None or ours.startswith("racer.") else id(forward)

@@ -1,0 +1,129 @@
+"""Lengths at which a model may begin to attend otherwise, and a trial beyond them that needs no long prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from racer.core.kv_cache import Block, TreeCache
+from racer.core.logit_error import fault_of, logit_error
+from racer.core.model_runner import ModelRunner
+from racer.core.own_loop import own_logits
+from racer.core.trial import PARENTS, trial_tree
+
+_LENGTHS = re.compile(
+    r"window|chunk|block|local|sink|keep|stride|span|segment|mem_len|look|compress|topk|recent|sparse"
+)
+_COUNTS = re.compile(r"expert|layer|head|pattern|group|logits|num_|n_|interval|rope|moe|conv|mamba")
+"""Names that speak of lengths, and words in them that speak of something else."""
+SHORTEST = 4
+"""Shorter ones are outgrown by every trial."""
+MARGIN = 8
+"""Slots of a trial beyond a window: more than a tree's nodes or the trial's padding."""
+
+
+def windows_of(config: Any) -> tuple[int, ...]:
+    """Every number in a text configuration that may be a window, a chunk, or how many keys are kept; ascending."""
+    return tuple(sorted({number for number in _numbers(config.to_dict()) if number > SHORTEST}))
+
+
+def _numbers(part: Any, named: bool = False) -> Iterator[int]:
+    if isinstance(part, dict):
+        for name, value in part.items():
+            lengths = bool(_LENGTHS.search(str(name))) and not _COUNTS.search(str(name))
+            yield from _numbers(value, lengths or (named and isinstance(value, (int, list, tuple))))
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            yield from _numbers(value, named)
+    elif named and isinstance(part, int) and not isinstance(part, bool):
+        yield part
+
+
+def beyond(runner: ModelRunner, vocab_size: int, windows: list[int]) -> tuple[str, str]:
+    """What is wrong beyond these windows with a row without padding, and what with a padded one; empty: nothing.
+
+    Each side takes the memory of one row as long as the longest of them.
+    """
+    table, room = runner.plan.positions, len(PARENTS) + 1
+    length = max(windows) + MARGIN
+    if table is not None and length > table - room:
+        length = table - room
+        windows = [window for window in windows if window < length]
+        if not windows:
+            return "", ""  # no text gets so far
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(vocab_size, (1, len(PARENTS)), generator=generator).to(runner.model.device)
+    trial = _LongTrial(runner, tokens, windows, length)
+    return trial.fault(0), trial.fault(3)
+
+
+@attrs.frozen(eq=False)
+class _LongTrial:
+    """One row whose cache is filled with made-up keys and values: any length for the price of a few tokens.
+
+    Both sides read the same ones, so they need not be what the model would have written.
+    """
+
+    runner: ModelRunner
+    tokens: Tensor
+    """``[1, 5]`` nodes of a tree."""
+    windows: list[int]
+    length: int
+    """Slots that are filled."""
+
+    def fault(self, padding: int) -> str:
+        """What is wrong with a row that has so many masked slots at its left."""
+        where = f" beyond its window of {self.windows[-1]}"
+        try:
+            error = max(logit_error(ours, theirs) for ours, theirs in self._compared(padding))
+        except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
+            return f"a trial{where} failed with {type(failure).__name__}: {failure}"
+        return fault_of(self.runner.model, error, where)
+
+    def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
+        model, path = self.runner.model, self.tokens[:, ::2]
+        prompt = self.tokens[:, :1].expand(-1, self.length + 1)
+        theirs, _ = own_logits(model, prompt, [padding], path[:, 1:], cache=self._their_cache())
+        cache = self._our_cache(padding)
+        yield self.runner.forward(trial_tree(self.tokens), cache, 2**40)[:, ::2], theirs
+        columns = torch.arange(self.length + path.shape[1], device=path.device)
+        mask = (columns >= padding).long()[None] if padding else None
+        position = columns[None, self.length :] - padding
+        yield self.runner.run(path, mask, position, cache, path.shape[1]), theirs
+
+    def _their_cache(self) -> DynamicCache:
+        cache = DynamicCache(config=self.runner.model.config.get_text_config(decoder=True))
+        for layer, (keys, values) in enumerate(self._states()):
+            cache.update(keys, values, layer)
+        return cache
+
+    def _our_cache(self, padding: int) -> TreeCache:
+        cache = self.runner.open([padding], self.length + self.tokens.shape[1])
+        for layer, (keys, values) in enumerate(self._states()):
+            for place, states in zip(cache.layer(layer), (keys, values), strict=True):
+                place[:, :, : self.length] = states
+        cache.append(self.length)
+        return cache
+
+    def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer. Small keys are attended to evenly, and large values lie where windows end, so
+        that one key more or less shows in a long window too."""
+        layout = self.runner.plan.layout
+        generator = torch.Generator(layout.keys[0].device).manual_seed(1)
+        for keys, values in zip(layout.keys, layout.values, strict=True):
+            filled = self._random(values, generator)
+            for window in self.windows:
+                ends = slice(max(self.length - window - MARGIN, 0), max(self.length - window + MARGIN, 0))
+                filled[:, :, ends] *= min(max(window / 4, 1), 4000)
+            yield self._random(keys, generator) * 0.02, filled
+
+    def _random(self, block: Block, generator: torch.Generator) -> Tensor:
+        shape = (1, block.heads, self.length, block.head_dim)
+        return torch.randn(shape, generator=generator, device=generator.device).to(block.device, block.dtype)
