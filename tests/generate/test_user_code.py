@@ -30,6 +30,7 @@ from support.user_code import (
     CountsSteps,
     EndsAll,
     EndsAt,
+    EndsByCount,
     Favours,
     LimitsByRow,
     MixesRows,
@@ -39,6 +40,8 @@ from support.user_code import (
     ReadsPrefix,
     ReadsRow,
     ReadsScores,
+    SharedCount,
+    TracksRows,
     WritesInPlace,
     allowed,
 )
@@ -50,6 +53,11 @@ def _processors(*steps: Any, **how: Any) -> dict[str, Any]:
 
 def _criteria(*steps: Any, **how: Any) -> dict[str, Any]:
     return {"stopping_criteria": StoppingCriteriaList(steps), **how}
+
+
+def _shared() -> dict[str, Any]:
+    count = SharedCount()
+    return _processors(count) | _criteria(EndsByCount(count))
 
 
 OWN = "processor"
@@ -114,6 +122,10 @@ CRITERIA = [
     Case("limits by row, with eos", _criteria(LimitsByRow(), eos_token_id=EOS), Either(ENDS)),
     Case("ends at a length", _criteria(EndsAt(30), eos_token_id=EOS), Either(ENDS)),
     Case("ends at once", _criteria(EndsAt(0)), Either(ENDS)),
+    Case("tracks its rows", lambda m, r: _criteria(TracksRows(r, *range(30, 90, 2))), Either(ENDS)),
+    Case("tracks its rows, with eos", lambda m, r: _criteria(TracksRows(r, *range(30, 90, 2)), eos_token_id=EOS),
+         Either(ENDS)),
+    Case("shares its memory with a processor", lambda m, r: _shared(), Either(f"{OWN}|{ENDS}")),
     Case("a criterion raises", _criteria(RaisesAt(29)), Raises(KeyError)),
     Case("a criterion raises at once", _criteria(RaisesAt(0)), Raises(KeyError)),
     Case("reads scores", _criteria(ReadsScores(), output_scores=True, return_dict_in_generate=True), Either()),

@@ -149,6 +149,37 @@ class LimitsByRow(StoppingCriteria):
         return input_ids.shape[1] - self.start >= 3 + 2 * torch.arange(len(input_ids))
 
 
+class TracksRows(StoppingCriteria):
+    """As evaluation harnesses have it: remembers which of its rows wrote a token, and ends when all did."""
+
+    def __init__(self, rows: int, *tokens: int) -> None:
+        self.got, self.tokens = [False] * rows, tokens
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> bool:
+        for row, done in enumerate(self.got):
+            self.got[row] = done or int(input_ids[row, -1]) in self.tokens
+        return all(self.got)
+
+
+class SharedCount(LogitsProcessor):
+    """A processor whose memory a criterion reads, too."""
+
+    def __init__(self) -> None:
+        self.got = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.got += 1
+        return scores + 50 * (torch.arange(scores.shape[1]) == self.got * 3 % scores.shape[1])
+
+
+class EndsByCount(StoppingCriteria):
+    def __init__(self, count: SharedCount) -> None:
+        self.count = count
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.count.got >= 6)
+
+
 class EndsAt(StoppingCriteria):
     """Stateless: ends all rows at a length."""
 
