@@ -198,7 +198,7 @@ COPIES = {
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
 @pytest.mark.parametrize("way", COPIES)
 def test_copies_of_an_attached_model(way: str, used: bool) -> None:
-    plain, attached = pair()
+    plain, attached = pair(build("llama").float())
     if used:
         same(plain, attached)
     copied = COPIES[way](attached)
