@@ -180,7 +180,8 @@ class DecodeConfig:
     )
     """Nodes per step, the root included; ``auto`` spends what pays on this machine."""
     seed: int | None = attrs.field(default=None, validator=_check_seed)
-    """Row ``b`` samples with the noise of ``seed + b``; None draws a seed from torch's global generator."""
+    """Each row samples with noise of its own, made from the seed and the row's number; None draws a seed from torch's
+    global generator."""
     prefill_chunk: int = attrs.field(default=512, validator=_check_chunk)
     """Prompt tokens a forward pass, all rows together; bounds the logits held at once to ``[prefill_chunk, V]``.
     Sixteen times as many where no drafter looks at them, as then they are not made."""

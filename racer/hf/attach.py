@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import types
-import warnings
 from typing import Any
 
 from racer.config import DecodeConfig
 from racer.core.model_state import StatePart, state_of
 from racer.core.support import probe
 from racer.engine.kept_strategies import StrategySets
-from racer.errors import UnsupportedGeneration, UnsupportedModel
-from racer.hf.generate import PlainDecodingWarning, generate
+from racer.errors import UnsupportedModel
+from racer.hf.generate import generate
 
 
 def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     """Make ``model.generate(...)`` decode with RACER; :func:`detach` undoes it.
 
-    Calls that RACER cannot take (beam search, another assistant, ...) go to transformers as before, with one warning.
+    Calls that RACER cannot decode rightly (beam search, another assistant, ...) go to transformers as before, with one
+    warning.
 
     :return: the model.
     :raises UnsupportedModel: it must be loaded otherwise; the message says how.
@@ -31,14 +30,7 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     state.part(StrategySets).of(config or DecodeConfig())
 
     def racer_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = type(self).generate
-        names = list(inspect.signature(plain).parameters)[1:]  # the first is self
-        given = dict(zip(names, args, strict=False)) | kwargs
-        try:
-            return generate(self, config=config, **given)
-        except UnsupportedGeneration as error:
-            warnings.warn(f"decoding without RACER: {error}", PlainDecodingWarning, stacklevel=2)
-            return plain(self, **given)
+        return generate(self, *args, config=config, **kwargs)
 
     racer_generate.__name__ = "generate"  # pickle looks bound methods up by their name
     model.generate = types.MethodType(racer_generate, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import Tensor
@@ -14,63 +13,74 @@ from racer.core.model_state import state_of
 from racer.core.support import probe
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
-from racer.errors import ConfigError, UnsupportedGeneration
-from racer.hf.batch_spec import batch_spec, sequences_of
-from racer.hf.stop_strings import move_stop_strings, without_stop_strings
+from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
+from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
+from racer.hf.caches import CACHE_FIELD, outside_cache
+from racer.hf.call import Call
+from racer.hf.outputs import score_tuples
+from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
+from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import refuse_arguments, refuse_for_batches, refuse_settings
+from racer.hf.unsupported import refuse_arguments, refuse_for_batches
 from racer.step.stats import DecodeStats
 
-
-class PlainDecodingWarning(UserWarning):
-    """RACER cannot speed this call up; transformers decodes it plainly."""
+__all__ = ["Decoder", "GenerateOutput", "PlainDecodingWarning", "custom_generate", "generate"]
 
 
 class GenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # transformers is untyped here
     """What ``return_dict_in_generate=True`` gives: transformers' own output, with :attr:`racer_stats`."""
 
     racer_stats: DecodeStats | None = None
+    """None where the call was decoded plainly."""
 
 
 class Decoder(BatchDecoder):
     """A model, a configuration, and what its drafters have learned; see :class:`racer.engine.decoder.BatchDecoder`."""
 
-    def generate(self, **kwargs: Any) -> Any:
-        """``model.generate(**kwargs)``, decoded by this decoder; see :func:`racer.generate`."""
-        return generate(self, **kwargs)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``model.generate(...)``, decoded by this decoder; see :func:`racer.generate`."""
+        return generate(self, *args, **kwargs)
 
 
-def generate(model: Any, *, config: DecodeConfig | None = None, **kwargs: Any) -> Any:
-    """Decode as ``model.generate(**kwargs)`` would, with the same result, faster.
+def generate(model: Any, *args: Any, config: DecodeConfig | None = None, **kwargs: Any) -> Any:
+    """Decode as ``model.generate(*args, **kwargs)`` would, with the same result, faster.
+
+    What RACER cannot decode rightly (beams, embeddings as input, a model that takes no trees, ...) transformers decodes
+    plainly, with one :class:`PlainDecodingWarning` that says why. docs/generation_config.md goes through all settings.
 
     :param model: a Hugging Face causal LM, or a :class:`racer.Decoder`.
     :param config: how to decode; the default if None. Drafters keep what they learn for this model and configuration.
-    :param kwargs: everything that ``model.generate`` takes.
-    :return: ``[B, P + new]`` token ids, or with ``return_dict_in_generate=True`` an output that has ``racer_stats``.
-    :raises UnsupportedGeneration: beams, ``inputs_embeds``, per-step scores and the like.
-    :raises ConfigError: ``config`` beside a decoder, which has its own.
-    :raises UnsupportedModel: the model must be loaded otherwise; the message says how.
+    :param args, kwargs: everything that ``model.generate`` takes.
+    :return: ``[B, P + new]`` token ids, or with ``return_dict_in_generate=True`` an output that has ``racer_stats``
+        (None if it was decoded plainly).
+    :raises ConfigError: ``config`` beside a decoder, which has its own; or a verifier that contradicts the call.
     """
     decoder = model if isinstance(model, BatchDecoder) else None
     if decoder and config is not None:
         raise ConfigError("a Decoder has its own configuration: make another Decoder, or pass the model itself")
     model = decoder.model if decoder else getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate"):
-        if kwargs.get(name) is not None:
-            raise UnsupportedGeneration(f"{name} is another decoding method; it cannot be combined with RACER")
-    move_stop_strings(model, kwargs)
-    # transformers shows the prompt to the streamer and then forgets it for callables, so it goes both ways
-    if kwargs.get("streamer") is not None:
-        kwargs["streamer"] = HeldStreamer(kwargs["streamer"])
-    with without_stop_strings(model):
-        return type(model).generate(
-            model,
-            **kwargs,
-            custom_generate=custom_generate,
-            racer_config=config,
-            racer_decoder=decoder,
-            racer_streamer=kwargs.get("streamer"),
-        )
+    config = decoder.config if decoder else config or DecodeConfig()
+    call = Call.of(model, args, kwargs)
+    loop = _Loop(config, decoder)
+    try:
+        call.refuse()
+        given, loop.streamer = call.for_callable()
+        output = type(model).generate(model, **given, custom_generate=loop)
+    except (UnsupportedGeneration, UnsupportedModel) as refusal:
+        warn_of_plain(refusal)
+        return decode_plainly(call, config.seed)
+    except Exception as failure:
+        if loop.reached:
+            raise
+        output = decode_plainly(call, config.seed)  # fails in the same way, if it is the call that is wrong
+        warn_of_plain(f"preparing it failed with {type(failure).__name__}: {failure}")
+        return output
+    if not loop.reached:
+        warn_of_plain(f"{type(model).__name__} has a generate of its own, which goes another way")
+        if loop.streamer is not None:
+            loop.streamer.release()
+        return without_stats(output)
+    return output
 
 
 def custom_generate(
@@ -80,67 +90,86 @@ def custom_generate(
     stopping_criteria: Any = None,
     generation_config: GenerationConfig | None = None,
     racer_config: DecodeConfig | None = None,
-    racer_decoder: BatchDecoder | None = None,
     racer_streamer: Any = None,
     **model_kwargs: Any,
 ) -> Any:
     """For ``model.generate(..., custom_generate=racer.custom_generate, racer_config=cfg)``.
 
     transformers drops ``streamer`` and ``tokenizer`` for callables: pass the streamer as ``racer_streamer`` too, and
-    stop strings as ``StopStringCriteria`` (or use :func:`generate`, which does both).
+    stop strings as ``StopStringCriteria`` (or use :func:`generate`, which does both). What RACER cannot decode rightly
+    goes to the method that transformers has for it, with a :class:`PlainDecodingWarning`.
 
-    :raises UnsupportedGeneration: see :func:`generate`.
+    :raises UnsupportedGeneration: a method that transformers does not run behind a callable either.
     """
-    if racer_streamer is not None and not isinstance(racer_streamer, HeldStreamer):
-        racer_streamer = HeldStreamer(racer_streamer)
-    settings = generation_config or model.generation_config
-    processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
-    refuse_settings(settings)
-    support = probe(model)
-    if support.plan is None:
-        text = f"{type(model).__name__} is decoded plainly: {support.reason}"
-        warnings.warn(text, PlainDecodingWarning, stacklevel=1)  # our caller is transformers
-        return _plain(model, input_ids, logits_processor, stopping_criteria, settings, racer_streamer, model_kwargs)
-    refuse_arguments(input_ids, model_kwargs)
-    if len(input_ids) > 1:
-        refuse_for_batches(processors, racer_streamer)
-    if racer_streamer is not None:
-        racer_streamer.release()
     config = racer_config or DecodeConfig()
-    decoder = racer_decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
-    mask, seed = model_kwargs.get("attention_mask"), decoder.config.seed
-    spec = batch_spec(input_ids, mask, settings, processors, criteria, racer_streamer, seed)
-    stats = decoder.decode(spec)
-    if racer_streamer is not None:
-        racer_streamer.end()
-    sequences = sequences_of(input_ids, spec, settings)
-    if not settings.return_dict_in_generate:
-        return sequences
-    output = GenerateOutput(sequences=sequences)
-    output.racer_stats = stats
-    return output
-
-
-def _plain(
-    model: Any,
-    input_ids: Tensor,
-    logits_processor: Any,
-    stopping_criteria: Any,
-    settings: GenerationConfig,
-    streamer: HeldStreamer | None,
-    model_kwargs: dict[str, Any],
-) -> Any:
-    """What transformers makes of the call."""
-    if streamer is not None:
-        streamer.release()
-    output = model._sample(
-        input_ids,
+    held = None if racer_streamer is None else HeldStreamer(racer_streamer)
+    settings = generation_config or model.generation_config
+    prepared = dict(
+        input_ids=input_ids,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,
         generation_config=settings,
-        streamer=streamer,
         **model_kwargs,
     )
-    if not isinstance(output, Tensor):
-        output.racer_stats = None
-    return output
+    try:
+        return _Loop(config, streamer=held)(model, **prepared)
+    except (UnsupportedGeneration, UnsupportedModel) as refusal:
+        warn_of_plain(refusal)
+        return run_method(model, prepared, racer_streamer, config.seed)
+
+
+class _Loop:
+    """What transformers calls in place of its own loop."""
+
+    def __init__(
+        self, config: DecodeConfig, decoder: BatchDecoder | None = None, streamer: HeldStreamer | None = None
+    ) -> None:
+        self.streamer = streamer
+        self.reached = False
+        """Whether transformers has called it."""
+        self._config = config
+        self._decoder = decoder
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: GenerationConfig | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """The answer, as ``generate`` gives it.
+
+        :raises UnsupportedGeneration, UnsupportedModel: before anything has been decoded, shown or drawn.
+        """
+        self.reached = True
+        settings = generation_config or model.generation_config
+        processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
+        refuse_settings(settings)
+        if len(input_ids) > 1:
+            refuse_for_batches(model, processors, self.streamer)
+        if (support := probe(model)).plan is None:
+            raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
+        outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
+        refuse_arguments(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
+        config = self._config
+        decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
+        mask = model_kwargs.get("attention_mask")
+        spec = batch_spec(
+            *(input_ids, mask, outside, settings, processors, criteria, self.streamer),
+            seed=config.seed,
+            admit=decoder.supported,
+        )
+        if self.streamer is not None:
+            self.streamer.release()
+        stats = decoder.decode(spec)
+        if self.streamer is not None:
+            self.streamer.end()
+        sequences = sequences_of(input_ids, spec, settings)
+        if not settings.return_dict_in_generate:
+            return sequences
+        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record)}
+        output = GenerateOutput(sequences=sequences, **kept)
+        output.racer_stats = stats
+        return output

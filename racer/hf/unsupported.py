@@ -1,4 +1,4 @@
-"""What generate can be asked for and has no meaning in speculative decoding: said, never ignored.
+"""Arguments of ``generate`` that RACER cannot decode with: said, never ignored. See also :mod:`racer.hf.settings`.
 
 Every function raises :class:`racer.errors.UnsupportedGeneration`.
 """
@@ -7,34 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import GenerationConfig
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.errors import UnsupportedGeneration
 
-_CARRIED = {"attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"}
-"""Model arguments that the loop makes itself."""
+_CARRIED = {
+    *("attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", "logits_to_keep", "cache_position"),
+    *("output_attentions", "output_hidden_states"),  # judged with the settings: unless returned they change nothing
+}
+"""Model arguments that the loop makes itself, or has no use for."""
 
 
-def refuse_settings(settings: GenerationConfig) -> None:
-    """Say no to settings that have no meaning here, instead of ignoring them."""
-    if (settings.num_beams or 1) > 1:
-        raise UnsupportedGeneration(
-            f"num_beams={settings.num_beams}: RACER decodes greedily or by sampling, without beams"
-        )
-    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(settings, name, None) and settings.return_dict_in_generate:
-            raise UnsupportedGeneration(f"{name}=True is not supported: a step scores a tree, not one token")
-    for name in ("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens"):
-        if getattr(settings, name, None):
-            raise UnsupportedGeneration(f"{name} selects another decoding method; it cannot be combined with RACER")
+def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: int = 0) -> None:
+    """Say no to model arguments that the loop would not pass on.
 
-
-def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
-    """Say no to model arguments that the loop would not pass on."""
+    :param unseen: slots of a given cache whose tokens are not in ``input_ids``.
+    """
+    if not input_ids.numel():
+        raise UnsupportedGeneration("the prompt has no token: RACER decodes text prompts in input_ids")
     for name, value in model_kwargs.items():
         empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
         if name not in _CARRIED and not empty:
@@ -43,31 +35,34 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
             )
     given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
     if given is not None:
-        kept = torch.ones_like(input_ids) if mask is None else mask
+        kept = input_ids.new_ones(len(input_ids), unseen + input_ids.shape[1]) if mask is None else mask
         usual = kept.cumsum(-1) - 1
         if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
 
 
-def refuse_for_batches(processors: list[Any], streamer: Any) -> None:
-    """Say no to what cannot be right when rows advance at different speeds."""
+def refuse_for_batches(model: Any, processors: list[Any], streamer: Any) -> None:
+    """Say no to what cannot be right when rows advance at different speeds, and leave when they end."""
+    if any(part._forward_pre_hooks for part in model.modules()):
+        raise UnsupportedGeneration("its modules have hooks that may count rows: decode one prompt at a time")
     if streamer is not None:
         raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
     if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
         raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")
 
 
-def left_padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+def left_padding(input_ids: Tensor, attention_mask: Tensor | None, slots: int) -> list[int]:
     """Masked columns at the left of each row.
 
+    :param slots: columns that the mask has to have: those of ``input_ids``, and of a cache whose tokens these lack.
     :raises UnsupportedGeneration: a mask with holes or right padding.
     """
     if attention_mask is None:
         return [0] * len(input_ids)
-    if attention_mask.shape != input_ids.shape:
+    if attention_mask.shape != (len(input_ids), slots):
         raise UnsupportedGeneration(
             f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the "
-            "whole prompt and its mask (continuing from a cache is not supported)"
+            "whole prompt and its mask"
         )
     kept = attention_mask.bool()
     if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):

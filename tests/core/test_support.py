@@ -49,7 +49,7 @@ def test_models_that_cannot_take_trees_are_decoded_plainly() -> None:
         eos_token_id=None,
     )  # fmt: skip
     model = FalconForCausalLM(config).double().eval()
-    with pytest.warns(UserWarning, match="decoded plainly"):
+    with pytest.warns(UserWarning, match="takes no trees"):
         got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False)
     assert torch.equal(got, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
     with pytest.raises(racer.RacerError, match="cannot be verified with trees"):
@@ -75,7 +75,7 @@ def test_stateful_models_are_decoded_plainly() -> None:
             vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=None
         )
     ).eval()
-    with pytest.warns(PlainDecodingWarning, match="decoded plainly"):
+    with pytest.warns(PlainDecodingWarning, match="takes no trees"):
         got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False)
     assert torch.equal(got, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
 

@@ -10,6 +10,7 @@ import torch
 
 import racer
 from racer import DecodeConfig
+from support.seeds import as_row
 
 PROMPTS = [
     "Write a short poem about a lighthouse in winter.",
@@ -83,7 +84,7 @@ def differing(loaded: Any, prompts: list[str], new: int, drafters: tuple[str, ..
         if not do_sample and new_tokens(model.generate(**alone, **how), alone, eos) != [expected]:
             wrong.append(f"none, not as model.generate: {prompt}")
         for name in drafters:
-            config = DecodeConfig(drafter=name, seed=1 + row if do_sample else 1, budget=16)
+            config = as_row(DecodeConfig(drafter=name, seed=1, budget=16), row)
             if new_tokens(racer.generate(model, config=config, **alone, **how), alone, eos) != [expected]:
                 wrong.append(f"{name}: {prompt}")
     return wrong

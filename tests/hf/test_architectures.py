@@ -10,6 +10,7 @@ import racer
 from racer import DecodeConfig
 from racer.core.support import probe
 from racer.testing import HostileDrafter
+from support.seeds import as_row
 from support.tiny_models import BUILD, SMALL, VOCAB, alone, batch, tiny
 
 ALL = list(BUILD)
@@ -47,7 +48,7 @@ def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, draf
     plain = racer.generate(model, config=DecodeConfig(drafter="none", seed=11), **batch(), **how)
     assert torch.equal(together, plain)
     for row in range(3):
-        config = DecodeConfig(drafter=drafter, seed=11 + row, budget=24)
+        config = as_row(DecodeConfig(drafter=drafter, seed=11, budget=24), row)
         assert torch.equal(racer.generate(model, config=config, **alone(row), **how)[0, -30:], together[row, -30:])
 
 
