@@ -92,10 +92,8 @@ class _LongTrial:
         theirs, _ = own_logits(model, prompt, [padding], path[:, 1:], fill=self._fill)
         cache = self._our_cache(padding)
         yield self.runner.forward(trial_tree(self.tokens), cache, 2**40)[:, ::2], theirs
-        columns = torch.arange(self.length + path.shape[1], device=path.device)
-        mask = (columns >= padding).long()[None] if padding else None
-        position = columns[None, self.length :] - padding
-        yield self.runner.run(path, mask, position, cache, path.shape[1]), theirs
+        piece = next(self.runner.prefill(path, cache, chunk=path.shape[1], keep=path.shape[1]))
+        yield piece.logits, theirs
 
     def _fill(self, cache: Any) -> None:
         for layer, (keys, values) in enumerate(self._states()):
