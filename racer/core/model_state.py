@@ -64,10 +64,21 @@ def release(model: Any) -> None:
     and :func:`racer.attach` is undone; the next call starts anew. Calls that are running go on with what they hold, and
     a :class:`racer.Decoder` keeps what its own drafters have learned.
 
-    :param model: a Hugging Face causal LM, attached or not, or what ``torch.compile`` made of it.
+    :param model: a Hugging Face causal LM, attached or not, or what ``torch.compile`` or PEFT made of it.
     """
-    model = getattr(model, "_orig_mod", model)
-    with _lock:
-        state = _states.pop(model, None)
-    if state is not None:
-        state.release(model)
+    model = uncompiled(model)
+    for part in dict.fromkeys((model, base_of(model))):
+        with _lock:
+            state = _states.pop(part, None)
+        if state is not None:
+            state.release(part)
+
+
+def uncompiled(model: Any) -> Any:
+    """The model that ``torch.compile`` wraps; any other is what it is."""
+    return getattr(model, "_orig_mod", model)
+
+
+def base_of(model: Any) -> Any:
+    """The model whose decoding loop transformers runs: what PEFT wraps; any other is what it is."""
+    return model.get_base_model() if hasattr(type(model), "get_base_model") else model

@@ -57,9 +57,16 @@ def replaced_methods(model: Any) -> tuple[str, ...]:
     return tuple(name for name in LOOP if name in own and not _is_own_method(model, name))
 
 
-def foreign_loop(model: Any) -> bool:
-    """Whether the model's class has a decoding loop of its own."""
-    return getattr(type(model), "_sample", None) is not GenerationMixin._sample
+def foreign_loop(model: Any) -> str:
+    """Which part of the decoding loop the model's class has of its own, and not from transformers; empty if none.
+
+    What transformers' own models do there, a trial shows. Somebody else's may wait for a certain token.
+    """
+    kind = type(model)
+    if getattr(kind, "_sample", None) is not GenerationMixin._sample:
+        return "_sample"
+    homes = ((name, getattr(getattr(kind, name, None), "__module__", "")) for name in LOOP)
+    return next((name for name, home in homes if home and not home.startswith(("transformers.", "racer."))), "")
 
 
 def _is_own_method(model: Any, name: str) -> bool:

@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationMixin
 
 from racer.core.grouped_attention import PLAIN, implementation, reads_names
+from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
@@ -80,6 +81,8 @@ def probe(model: Any, reach: int = 0) -> Support:
     try:
         if mend := _unprepared(model):
             return Support(None, mend, prepared=False)
+        if hook := foreign_hook(model):  # not even to be tried: hooks may count
+            return Support(None, f"{hook} would see trees, not text: remove it, or decode without RACER")
         subject = subject_of(model)
     except Exception as failure:  # transformers raises many kinds: for several texts in one configuration, say
         return Support(None, f"it cannot be examined ({type(failure).__name__}: {failure})")
@@ -162,8 +165,10 @@ def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
 
 def _obstacle(model: Any) -> str:
     """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
-    if not isinstance(model, GenerationMixin) or foreign_loop(model):
+    if not isinstance(model, GenerationMixin):
         return "its class has another decoding loop than transformers'"
+    if part := foreign_loop(model):
+        return f"its class has a {part} of its own in the decoding loop, which is not transformers'"
     if replaced := replaced_methods(model):
         return f"its {replaced[0]} has been replaced, as for prompt tuning"
     if stretched := sorted(_rope_types(model.config.get_text_config()) & LENGTH_DEPENDENT_ROPE):

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from typing import Any
 
 from racer.config import DecodeConfig
-from racer.core.model_state import StatePart, state_of
+from racer.core.model_state import StatePart, base_of, state_of, uncompiled
 from racer.core.support import probe
 from racer.engine.kept_strategies import StrategySets
 from racer.errors import UnsupportedModel
+from racer.hf.call import Call, is_attached, replaced_generate
 from racer.hf.generate import generate
+from racer.hf.plain import warn_of_plain
 
 
 def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     """Make ``model.generate(...)`` decode with RACER; :func:`detach` undoes it.
 
     Calls that RACER cannot decode rightly (beam search, another assistant, ...) go to transformers as before, with one
-    warning.
+    warning. A model whose ``generate`` somebody has replaced is left as it is, with a warning.
 
+    :param model: a Hugging Face causal LM, or what ``torch.compile`` or PEFT made of it.
     :return: the model.
     :raises UnsupportedModel: it must be loaded otherwise; the message says how.
     :raises UnknownStrategy: the configuration names something that nobody registered.
     """
-    attached, model = model, getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    if not (support := probe(model)).prepared:
+    face = uncompiled(model)
+    if replaced_generate(face) is not None:
+        warn_of_plain("its generate has been replaced, and RACER would go past that")
+        return model
+    base = base_of(face)
+    if not (support := probe(base)).prepared:
         raise UnsupportedModel(support.reason)
-    state = state_of(model)
-    state.part(StrategySets).of(config or DecodeConfig())
+    state_of(base).part(StrategySets).of(config or DecodeConfig())
 
     def racer_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(self, args, kwargs)
+        if call.setting("is_assistant"):  # a part of another model's decoding, which nobody need hear of
+            return call.plain()
         return generate(self, *args, config=config, **kwargs)
 
     racer_generate.__name__ = "generate"  # pickle looks bound methods up by their name
-    model.generate = types.MethodType(racer_generate, model)
-    state.part(_Attachment)
-    return attached
+    racer_generate.__doc__ = type(face).generate.__doc__
+    racer_generate.__signature__ = inspect.signature(type(face).generate)  # type: ignore[attr-defined]
+    face.generate = types.MethodType(racer_generate, face)
+    state_of(face).part(_Attachment)
+    return model
 
 
 def detach(model: Any) -> Any:
@@ -43,9 +55,8 @@ def detach(model: Any) -> Any:
 
     :return: the model.
     """
-    own = vars(getattr(model, "_orig_mod", model))
-    function = getattr(own.get("generate"), "__func__", None)
-    if getattr(function, "__module__", None) == __name__:  # by where it was made: copies of the model have it too
+    own = vars(uncompiled(model))
+    if is_attached(own.get("generate")):
         del own["generate"]
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -54,11 +54,18 @@ class Call:
         own = getattr(self.arguments.get("generation_config"), name, None)
         return getattr(getattr(self.model, "generation_config", None), name, None) if own is None else own
 
+    def plain(self) -> Any:
+        """What ``model.generate`` makes of the call without RACER."""
+        own = replaced_generate(self.model)
+        return own(**self.arguments) if own else type(self.model).generate(self.model, **self.arguments)
+
     def refuse(self) -> None:
         """Say no to what transformers would do, or lose, before anybody else is asked.
 
         :raises UnsupportedGeneration: the call is not for RACER.
         """
+        if replaced_generate(self.model) is not None:
+            raise UnsupportedGeneration("its generate has been replaced, and RACER would go past that")
         for name in OTHER_METHODS:
             if self.arguments.get(name) is not None:
                 raise UnsupportedGeneration(f"{name} is another decoding method; it cannot be combined with RACER")
@@ -95,6 +102,17 @@ class Call:
         if self.streamer is not None:
             held = given["streamer"] = HeldStreamer(self.streamer)
         return given, held
+
+
+def replaced_generate(model: Any) -> Callable[..., Any] | None:
+    """The ``generate`` that somebody, but not :func:`racer.attach`, has put on this very model; None if nobody has."""
+    own: Any = vars(model).get("generate")
+    return None if is_attached(own) else own
+
+
+def is_attached(function: Any) -> bool:
+    """Whether a ``generate`` is RACER's, told by where it was made: copies of a model have one of their own."""
+    return getattr(getattr(function, "__func__", None), "__module__", None) == "racer.hf.attach"
 
 
 def _positional(function: Any) -> list[str]:

@@ -9,10 +9,11 @@ from transformers import GenerationConfig
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from racer.config import DecodeConfig
-from racer.core.model_state import state_of
+from racer.core.model_state import base_of, state_of, uncompiled
 from racer.core.support import probe
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
+from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
 from racer.hf.caches import CACHE_FIELD, outside_cache
@@ -21,7 +22,7 @@ from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import refuse_arguments, refuse_for_batches
+from racer.hf.unsupported import refuse_arguments, refuse_for_batches, refuse_positions
 from racer.step.stats import DecodeStats
 
 __all__ = ["Decoder", "GenerateOutput", "PlainDecodingWarning", "custom_generate", "generate"]
@@ -35,7 +36,17 @@ class GenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # transf
 
 
 class Decoder(BatchDecoder):
-    """A model, a configuration, and what its drafters have learned; see :class:`racer.engine.decoder.BatchDecoder`."""
+    """A model, a configuration, and what its drafters have learned; see :class:`racer.engine.decoder.BatchDecoder`.
+
+    :param model: a Hugging Face causal LM, or what ``torch.compile`` or PEFT made of it.
+    """
+
+    def __init__(
+        self, model: Any, config: DecodeConfig | None = None, *, strategies: StrategySet | None = None
+    ) -> None:
+        self.face = uncompiled(model)
+        """Whose ``generate`` is called."""
+        super().__init__(base_of(self.face), config, strategies=strategies)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """``model.generate(...)``, decoded by this decoder; see :func:`racer.generate`."""
@@ -55,10 +66,10 @@ def generate(model: Any, *args: Any, config: DecodeConfig | None = None, **kwarg
         (None if it was decoded plainly).
     :raises ConfigError: ``config`` beside a decoder, which has its own; or a verifier that contradicts the call.
     """
-    decoder = model if isinstance(model, BatchDecoder) else None
+    decoder = model if isinstance(model, Decoder) else None
     if decoder and config is not None:
         raise ConfigError("a Decoder has its own configuration: make another Decoder, or pass the model itself")
-    model = decoder.model if decoder else getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = decoder.face if decoder else uncompiled(model)
     config = decoder.config if decoder else config or DecodeConfig()
     call = Call.of(model, args, kwargs)
     loop = _Loop(config, decoder)
@@ -147,12 +158,13 @@ class _Loop:
         settings = generation_config or model.generation_config
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
+        refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1:
-            refuse_for_batches(model, processors, self.streamer)
+            refuse_for_batches(processors, self.streamer)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
-        refuse_arguments(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
+        refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")

@@ -46,7 +46,7 @@ def decode_plainly(call: Call, seed: int | None) -> Any:
     :param seed: of torch's noise, where the call samples; None takes it from torch's global generators.
     """
     with _seeded(seed, call.model):
-        return without_stats(type(call.model).generate(call.model, **call.arguments))
+        return without_stats(call.plain())
 
 
 def run_method(model: Any, prepared: dict[str, Any], streamer: Any, seed: int | None) -> Any:

@@ -20,11 +20,8 @@ _CARRIED = {
 """Model arguments that the loop makes itself, or has no use for."""
 
 
-def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: int = 0) -> None:
-    """Say no to model arguments that the loop would not pass on.
-
-    :param unseen: slots of a given cache whose tokens are not in ``input_ids``.
-    """
+def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Say no to model arguments that the loop would not pass on."""
     if not input_ids.numel():
         raise UnsupportedGeneration("the prompt has no token: RACER decodes text prompts in input_ids")
     for name, value in model_kwargs.items():
@@ -33,6 +30,13 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: in
             raise UnsupportedGeneration(
                 f"model argument {name!r} is not supported: RACER decodes text prompts in input_ids; leave it out"
             )
+
+
+def refuse_positions(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: int) -> None:
+    """Say no to positions that do not count up behind the padding.
+
+    :param unseen: slots of a given cache whose tokens are not in ``input_ids``.
+    """
     given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
     if given is not None:
         kept = input_ids.new_ones(len(input_ids), unseen + input_ids.shape[1]) if mask is None else mask
@@ -41,10 +45,8 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: in
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
 
 
-def refuse_for_batches(model: Any, processors: list[Any], streamer: Any) -> None:
+def refuse_for_batches(processors: list[Any], streamer: Any) -> None:
     """Say no to what cannot be right when rows advance at different speeds, and leave when they end."""
-    if any(part._forward_pre_hooks for part in model.modules()):
-        raise UnsupportedGeneration("its modules have hooks that may count rows: decode one prompt at a time")
     if streamer is not None:
         raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
     if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):

@@ -90,7 +90,7 @@ def test_rows_with_adapters_of_their_own() -> None:
     same(model, "adapter_names", **how)
     plain = model.generate(**how, **HOW)
     for _ in range(2):  # before and after its trial
-        with said("hooks"):
+        with said("forward hook"):
             assert torch.equal(
                 model.generate(**how, **HOW, custom_generate=racer.custom_generate, racer_config=CONFIG), plain
             )
