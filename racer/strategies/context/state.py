@@ -36,6 +36,8 @@ def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
     :raises OSError: the file cannot be written.
     """
     path, arrays = Path(path), _arrays(memory)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file, which a new one could take the place of")
     about = {
         "format": FORMAT,
         "version": VERSION,

@@ -158,3 +158,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        Racer(**SIZES).save(tmp_path / "pipe", "a model")
+    assert (tmp_path / "pipe").is_fifo()
