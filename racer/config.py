@@ -11,6 +11,7 @@ import attrs
 import tomli_w
 
 from racer.errors import ConfigError
+from racer.files import write_whole
 
 if TYPE_CHECKING:
     from racer.budgets.base import Budget
@@ -223,7 +224,7 @@ class DecodeConfig:
 
     def to_toml(self, path: str | Path) -> None:
         """Write the settings that differ from the defaults."""
-        Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+        write_whole(path, tomli_w.dumps(self.to_dict()))
 
     @classmethod
     def from_toml(cls, path: str | Path) -> DecodeConfig:

@@ -14,6 +14,7 @@ from racer.bench.converter import line
 from racer.bench.questions import Question
 from racer.bench.run.journal import Journal
 from racer.bench.trials import Trial
+from racer.files import write_whole
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +99,7 @@ def write_answers(folder: Path, journal: Journal, questions: Sequence[Question],
     for method in methods:
         whole = gather(journal, questions, method)
         lines = [line(_record(questions[row], method, answer)) for row, answer in whole.items()]
-        (folder / file_name(method)).write_text("".join(lines), encoding="utf-8")
+        write_whole(folder / file_name(method), "".join(lines))
 
 
 def _record(question: Question, method: str, answer: Answer) -> AnswerRecord:

@@ -17,6 +17,7 @@ from racer.bench.run.journal import Journal
 from racer.bench.run.setup import Setup
 from racer.bench.summary import summarise
 from racer.errors import ConfigError
+from racer.files import write_whole
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +71,7 @@ class Folder:
         found = summarise(journal, questions, setup.methods, sample=sample, score=state.score)
         results = {"setup": plain(setup) | plain(state), **found}
         text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-        (self.path / "results.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(self.path / "results.json", text + "\n")
         write_answers(self.path / "answers", journal, questions, setup.methods)
         write_report(results, self.path)
         return results

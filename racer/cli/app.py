@@ -6,18 +6,17 @@ must be told at once.
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 import racer
+from racer.cli import streams
 from racer.cli.bench import bench
 from racer.cli.generate import generate
 from racer.cli.plugins import plugins
@@ -30,16 +29,27 @@ BROKEN_PIPE = 141
 class QuietGroup(click.Group):
     """Ends quietly where click would add a line or choose an exit code of its own."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _quietly():  # --help and --version write here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
+        with _quietly():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    try:
         try:
-            result = super().invoke(ctx)
+            yield
+        finally:  # also where click ends with an exception, after --help
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader has seen enough; the interpreter must not try again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(BROKEN_PIPE) from None
-        return result
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has seen enough
+        streams.drop_output()
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 @click.group(
@@ -71,10 +81,8 @@ app.add_command(plugins)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; wrong input is told in one line on standard error."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no emoji must not end the run
-            stream.reconfigure(errors="replace")
     try:
+        streams.prepare()
         with _told_warnings():
             code = app.main(argv if argv is None else list(argv), prog_name="racer", standalone_mode=False)
     except RacerError as error:
@@ -83,12 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.format_message())
     except click.exceptions.Abort:
         return INTERRUPTED
+    except OSError as error:  # a full disk, mostly
+        streams.drop_what_cannot_be_written()
+        return _fail(f"{error.strerror or error}{'' if error.filename is None else f': {error.filename}'}")
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str) -> int:
     text = " ".join(message.split())
-    click.echo(f"racer: error: {text[:1].lower() if text[1:2].islower() else text[:1]}{text[1:]}", err=True)
+    with suppress(OSError):  # standard error may be full too
+        click.echo(f"racer: error: {text[:1].lower() if text[1:2].islower() else text[:1]}{text[1:]}", err=True)
     return 2
 
 

@@ -108,7 +108,7 @@ class BenchOptions:
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=checked.Place(file_okay=False, path_type=Path),
     metavar="DIR",
     default="bench-results",
     show_default=True,

@@ -59,6 +59,7 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
             render.note(f"there is no run in {folder.path} to go on with: this is a new one")
         setup = begin(folder.setup, setup, begun=folder.begun, resume=options.resume)
         journal = Journal.open(folder.trials)
+        journal.check_rows(len(questions))
         bench = Bench(loaded, methods, questions, settings, journal)
         try:
             with _shown(bench, journal):

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from racer.cli import options as checked
+from racer.cli import streams
 from racer.cli.options import Options
 from racer.loading import models
 
 if TYPE_CHECKING:
+    from racer.cli.decoding import Outcome, Session
     from racer.cli.streaming import Streamer
 
 
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--state",
     callback=checked.state,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=checked.Place(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Draft by what was learned in earlier runs, and keep what is learned in this one. FILE is made if it is not "
     "there, and belongs to one model.",
@@ -103,14 +105,18 @@ def _read(prompt: str | None) -> str:
     """The prompt; bytes that are no text are replaced, as no tokenizer takes them."""
     if prompt is None:
         raise click.UsageError("no PROMPT: give one, or - to read it from standard input")
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+    text = streams.read_input().removesuffix("\n") if prompt == "-" else prompt
+    try:
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character that stands for no byte
+        data = text.encode(errors="replace")
+    return data.decode(errors="replace")
 
 
 def _run(options: Options) -> None:
     from racer.cli import render
     from racer.cli.decoding import Plan, Session
-    from racer.cli.streaming import Streamer, decode
+    from racer.cli.streaming import Streamer
 
     plan = Plan.of(options)
     with render.progress_bar() as progress:
@@ -133,12 +139,23 @@ def _run(options: Options) -> None:
             session.keep()
             raise
         _finish(streamer, options)
-        session.keep()
-        comparison = session.compare(outcome) if options.compare else None
+        try:
+            _tell(session, outcome, options)
+        finally:  # after the answer: what cannot be kept must not cost it
+            session.keep()
+
+
+def _tell(session: Session, outcome: Outcome, options: Options) -> None:
+    from racer.cli import render
+    from racer.cli.streaming import decode
+
+    comparison = session.compare(outcome) if options.compare else None
     if options.json:
-        render.print_json(render.report(session, outcome, comparison, decode(loaded.tokenizer, outcome.tokens)))
+        text = decode(session.loaded.tokenizer, outcome.tokens)
+        render.print_json(render.report(session, outcome, comparison, text))
     else:
         render.summary(session, outcome, comparison)
+    sys.stdout.flush()
 
 
 def _finish(streamer: Streamer, options: Options) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import secrets
 import tomllib
 from collections.abc import Callable
@@ -30,10 +30,10 @@ def number(kind: type[int] | type[float], accepts: Callable[[Any], bool], words:
         if typed is None:
             return None
         try:
-            value = kind(typed)
+            value: int | float | None = kind(typed)
         except ValueError:
-            value = math.nan
-        if math.isnan(value) or not accepts(value):
+            value = None
+        if value is None or value != value or not accepts(value):
             raise click.BadParameter(f"expected {words}, not {typed!r}", ctx, param)
         return value
 
@@ -78,12 +78,32 @@ def state(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path
     """A file that is there or can be made: nobody wants to hear of it after the answer."""
     if path is not None and not path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}: make it first", ctx, param)
+    if path is not None and path.exists() and not path.is_file():
+        raise click.BadParameter(f"{path} is no regular file", ctx, param)
     return path
 
 
-count = number(int, lambda n: n >= 1, "a whole number from 1")
+class Place(click.Path):
+    """A path that the system can have at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = os.fspath(value)
+        if not text:
+            self.fail("expected a path, not an empty text", param, ctx)
+        try:
+            text = os.fspath(Path(text).expanduser())
+            os.stat(text)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, half a character; the home of nobody
+            reason = error.strerror if isinstance(error, OSError) else "it cannot be a path"
+            self.fail(f"{text!r}: {reason}", param, ctx)
+        return super().convert(text, param, ctx)
+
+
+count = number(int, lambda n: 1 <= n < 2**31, "a whole number from 1 to 2**31 - 1")
 seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
-temperature = number(float, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) up")
+temperature = number(float, lambda t: t == 0 or 1e-6 <= t <= 1e6, "0 (greedy) or a number from 1e-6 to 1e6")
 top_k = number(int, lambda k: k >= 0, "a whole number from 1, or 0 for no limit")
 top_p = number(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 min_p = number(float, lambda p: 0 <= p <= 1, "a number from 0 to 1")

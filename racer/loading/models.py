@@ -6,7 +6,7 @@ torch and transformers are imported where they are used, so that a wrong name is
 from __future__ import annotations
 
 import io
-import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -20,6 +20,7 @@ from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder
 from racer.loading.extras import require
 from racer.loading.loaded_model import LoadedModel
 
+_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
 
 
@@ -70,16 +71,35 @@ def find(name: str) -> Source:
     :raises ModelNotFound: the path does not exist, or has no model.
     :raises ConfigError: it is a GGUF file, and what reads these is not installed.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except PermissionError as error:
+        raise ModelNotFound(f"the model {name} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError, RuntimeError):  # also: too long, a NUL within, the home of nobody
+        return _on_the_hub(name)
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
-    if path.is_file():
-        raise ModelNotFound(f"{name} is not a model: give a folder, a .gguf file or a hub id")
     if path.is_dir() and name:
         return _in_folder(name, path)
-    if not name.strip() or name[0] in "./~" or name.count(os.sep) > 1 or name.endswith(".gguf"):
-        raise ModelNotFound(f"no such model folder or file: {name or '(empty name)'}")
+    if not name:
+        return _on_the_hub(name)
+    raise ModelNotFound(f"{name} is not a model: give a folder, a .gguf file or a hub id")
+
+
+def _on_the_hub(name: str) -> Source:
+    """Nothing here has this name.
+
+    :raises ModelNotFound: nothing there can have it.
+    """
+    if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+        raise ModelNotFound(f"no such model folder or file: {_shown(name)}")
     return Source(name, hub=True)
+
+
+def _shown(name: str) -> str:
+    short = name if len(name) <= 100 else f"{name[:60]}...{name[-30:]}"
+    return (short if short.isprintable() else repr(short)) or "(empty name)"
 
 
 @contextmanager

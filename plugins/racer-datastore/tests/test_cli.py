@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,46 @@ main(["build", "--help"], standalone_mode=False)
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+ABSURD = ["", "a\0b", "\udcff\ud800", "~nobody-at-all/x", "/dev/null/x", "x" * 5000]
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=ascii)
+def test_absurd_values_end_with_2_and_no_traceback(value: str, tmp_path: Path, tokenizer_folder: Path) -> None:
+    good, output = tmp_path / "x.txt", tmp_path / "x.idx"
+    good.write_text("the cat")
+    for arguments in (
+        ("build", value, "--tokenizer", tokenizer_folder, "--output", output),
+        ("build", good, "--tokenizer", value, "--output", output),
+        ("build", good, "--tokenizer", tokenizer_folder, "--output", value),
+        ("build", good, "--tokenizer", tokenizer_folder, "--output", output, "--depth", value),
+        ("info", value),
+        ("info", good, "--tokenizer", value),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, (arguments, result.output, result.exception)
+        assert "Traceback" not in result.stderr
+
+
+def test_a_corpus_with_a_byte_order_mark(tmp_path: Path, tokenizer_folder: Path) -> None:
+    output = tmp_path / "x.idx"
+    for name, text in (("x.txt", "the cat"), ("x.jsonl", json.dumps({"text": "the cat"}) + "\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        built = run("build", tmp_path / name, "--tokenizer", tokenizer_folder, "--output", output)
+        assert built.exit_code == 0, built.output
+        assert "3 tokens" in built.stdout
+    (tmp_path / "x.txt").write_text("the cat", encoding="utf-16")
+    refused = run("build", tmp_path / "x.txt", "--tokenizer", tokenizer_folder, "--output", output)
+    assert refused.exit_code == 2
+    assert "not UTF-8" in refused.stderr
+
+
+def test_a_device_is_not_replaced_by_an_index(tmp_path: Path, tokenizer_folder: Path) -> None:
+    pipe, text = tmp_path / "pipe", tmp_path / "x.txt"
+    os.mkfifo(pipe)
+    text.write_text("the cat")
+    refused = run("build", text, "--tokenizer", tokenizer_folder, "--output", pipe)
+    assert refused.exit_code == 2
+    assert "no regular file" in refused.stderr
+    assert pipe.is_fifo()

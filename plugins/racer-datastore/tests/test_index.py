@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from racer_datastore import Index, write_index
+from racer_datastore import DatastoreError, Index, write_index
 from racer_datastore.sorting import sort_suffixes
 
 SMALL, WIDE = st.integers(0, 2), st.sampled_from([0, 1, 255, 256, 65534, 65535, 65536, 2**32 - 2])
@@ -95,3 +97,49 @@ def test_tokens_take_two_bytes_where_they_fit(tmp_path: Path, largest: int, widt
     header = write_index(tmp_path / "x.idx", [[0, largest]], bytes(32))
     assert (header.token_bytes, header.max_id, header.tokens) == (width, largest, 3)
     assert Index(tmp_path / "x.idx").tokens.tolist() == [0, largest, header.separator]
+
+
+CUT_OFF = """
+import sys
+from racer_datastore import DatastoreError, Index
+path = sys.argv[1]
+small, mapped = Index(path), Index(path, in_memory=0)
+found, pattern = mapped.find([7, 8]), [7, 8]
+assert len(found) == 1
+with open(path, "r+b") as file:
+    file.truncate(40)
+assert small.find(pattern) == found
+assert small.continuations(found, 2, 1, 1) == [[9]]
+for use in (lambda: mapped.find(pattern), lambda: mapped.longest(pattern, 1, 2),
+            lambda: mapped.continuations(found, 2, 1, 1)):
+    try:
+        use()
+    except DatastoreError as error:
+        assert "cut off while it was in use" in str(error), error
+    else:
+        raise AssertionError("it went on reading")
+"""
+
+
+def test_a_file_that_is_cut_off_while_in_use_does_not_end_the_process(tmp_path: Path) -> None:
+    texts = [[7, 8, 9], *([n, n + 1] for n in range(100, 30_000))]  # many pages
+    write_index(tmp_path / "x.idx", texts, bytes(32))
+    command = [sys.executable, "-c", CUT_OFF, str(tmp_path / "x.idx")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_new_file_in_its_place_leaves_the_old_one_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "x.idx"
+    write_index(path, [[1, 2, 3]], bytes(32))
+    indices = Index(path), Index(path, in_memory=0)
+    write_index(path, [[4]], bytes(32))
+    for index in indices:
+        assert index.continuations(index.find([1, 2]), 2, 1, 1) == [[3]]
+    assert len(Index(path, in_memory=0)) == 2
+
+
+@pytest.mark.parametrize("name", ["a\0b", "/dev/full", "/dev/zero", "/", "x" * 5000])
+def test_what_is_no_file_is_refused(name: str) -> None:
+    with pytest.raises(DatastoreError):
+        Index(name)

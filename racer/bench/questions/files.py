@@ -44,6 +44,8 @@ def _load(source: str, text_group: str | None) -> list[Question]:
         beneath = ", ".join(str(file) for file in sorted(path.rglob("question*.jsonl"))[:3])
         mend = f"name a question file, such as {shown(beneath)}" if beneath else "name a .jsonl or text file"
         raise ConfigError(f"{shown(source)} is a folder: {mend}")
+    if path.is_char_device() or path.is_block_device():  # some of which never end
+        raise ConfigError(f"{shown(source)} is a device: name a .jsonl or text file")
     if source.lower().endswith(".jsonl"):
         # sets of one category are told apart by their folders: human_eval/question.jsonl, mgsm/question.jsonl
         by_folder = path.name.lower() in ("question.jsonl", "questions.jsonl")

@@ -13,6 +13,7 @@ from racer.bench.report.reading import Run, known
 from racer.bench.report.tables import tables
 from racer.bench.report.templating import render
 from racer.bench.report.words import FAILURES_SHOWN
+from racer.files import write_whole
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
@@ -26,7 +27,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     files = {f"plots/{name}.svg": picture for name, picture in pictures.items()}
     files |= {"report.md": text, "report.html": page(text, pictures)}
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        write_whole(folder / name, content)
 
 
 def markdown(results: dict[str, Any]) -> str:

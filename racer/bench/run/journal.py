@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,14 @@ class Journal:
         self._write(Gaps(gaps_of=key, gaps=list(gaps)))
         self.gaps[key] = list(gaps)
 
+    def check_rows(self, questions: int) -> None:
+        """See that all trials are of questions that the run has.
+
+        :raises ConfigError: one is not.
+        """
+        if any(row >= questions for trial in self.trials.values() for row in trial.rows):
+            raise ConfigError(f"{self.path} has answers to questions that this run has not: give another --output")
+
     def _take(self, data: Any) -> None:
         if isinstance(data, dict) and "gaps_of" in data:
             found = structured(data, Gaps)
@@ -89,5 +98,9 @@ def _check(trial: Trial) -> None:
     """
     if trial.measured is None:
         raise ValueError("it has neither an error nor what was measured")
+    if min(trial.number, trial.turn, *trial.rows, 0) < 0:
+        raise ValueError("it counts from a number below zero")
+    if not 0 < trial.measured.seconds < math.inf:
+        raise ValueError(f"it took {trial.measured.seconds} seconds")
     if not len(trial.rows) == len(trial.texts) == len(trial.measured.tokens) == len(trial.measured.accept_lengths):
         raise ValueError(f"its {len(trial.rows)} rows have not an answer each")

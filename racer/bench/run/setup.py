@@ -17,6 +17,7 @@ from racer.bench.questions import Question, digest
 from racer.bench.run.machine import commit, device_name, model_digest, processor, versions
 from racer.bench.settings import Settings
 from racer.errors import ConfigError, first_line
+from racer.files import write_whole
 from racer.loading.loaded_model import LoadedModel
 
 SAME = (
@@ -150,9 +151,7 @@ def _read(path: Path) -> Setup:
 
 
 def _write(path: Path, setup: Setup) -> None:
-    new = path.with_suffix(".part")
-    new.write_text(json.dumps(plain(setup), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_whole(path, json.dumps(plain(setup), indent=2, ensure_ascii=False) + "\n")
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as safetensors_load
 from safetensors.numpy import save_file
 
 from racer.errors import StateError
@@ -34,6 +36,8 @@ def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
     :raises OSError: the file cannot be written.
     """
     path, arrays = Path(path), _arrays(memory)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file, which a new one could take the place of")
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -44,7 +48,10 @@ def save(memory: Memory, path: str | Path, fingerprint: str) -> None:
     handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
     os.close(handle)
     try:
-        save_file(arrays, name, about)
+        try:
+            save_file(arrays, name, about)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
         with open(name, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(name, path)
@@ -60,12 +67,7 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
     :raises StateError: it is no such file, damaged, of another version, model, tokenizer or size, or of other features.
     :raises OSError: it cannot be read.
     """
-    try:
-        with safe_open(Path(path), framework="numpy") as file:
-            about = file.metadata() or {}
-            found: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    except SafetensorError as error:
-        raise StateError(f"{path} is no state of the drafter, or damaged: {error}") from error
+    about, found = _read(Path(path))
     _check_about(about, path, fingerprint)
     kept = _arrays(memory)
     for name, array in kept.items():
@@ -77,6 +79,17 @@ def load(memory: Memory, path: str | Path, fingerprint: str) -> None:
         raise StateError(f"{path} is damaged: delete it and start afresh")
     for name, array in kept.items():
         array[:] = found[name]
+
+
+def _read(path: Path) -> tuple[dict[str, str], Arrays]:
+    """What a file says of itself, and its arrays. Read, not mapped: one that is cut off meanwhile ends no process."""
+    data = path.read_bytes()
+    try:
+        found: Arrays = safetensors_load(data)
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:  # also: of a type that numpy has not
+        raise StateError(f"{path} is no state of the drafter, or damaged: {error}") from error
+    return about, found
 
 
 def _check_about(about: dict[str, str], path: str | Path, fingerprint: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,33 @@ def test_crafted_values_are_refused(
         taught.save(tmp_path / "it", "toy")
     with pytest.raises(StateError, match="damaged"):
         Racer(**SIZES).load(tmp_path / "it", "toy")
+
+
+FULL = """
+import resource, sys
+from racer import Racer
+drafter = Racer(slots=2, history=16)
+drafter.save(sys.argv[1], "a model")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    drafter.save(sys.argv[1], "a model")
+except OSError as error:
+    assert sys.argv[1] in str(error), error
+else:
+    raise AssertionError("it was written")
+drafter.load(sys.argv[1], "a model")
+"""
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / "kept")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        Racer(**SIZES).save(tmp_path / "pipe", "a model")
+    assert (tmp_path / "pipe").is_fifo()

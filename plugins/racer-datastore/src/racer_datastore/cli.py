@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from racer.cli.options import Place
+
 # What imports torch or rich is imported where it is used, so that --help comes at once.
 
 EXAMPLES = """\b
@@ -50,6 +52,9 @@ class Commands(click.Group):
 
             if isinstance(error, RacerError):
                 raise Refusal(" ".join(str(error).split())) from error
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # a full disk, mostly
+                where = "" if error.filename is None else f": {str(error.filename)[:100]}"
+                raise Refusal(f"{error.strerror or error}{where}") from error
             raise
 
 
@@ -60,9 +65,9 @@ def main() -> None:
 
 
 @main.command(epilog=BUILD_EXAMPLES)
-@click.argument("corpus", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("corpus", nargs=-1, required=True, type=Place(path_type=Path))
 @click.option("--tokenizer", required=True, metavar="MODEL", help="Model id, folder or .gguf, or `default`.")
-@click.option("--output", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The index file.")
+@click.option("--output", "-o", required=True, type=Place(dir_okay=False, path_type=Path), help="The index file.")
 @click.option("--field", default="text", show_default=True, help="Field of the objects in .jsonl files.")
 @click.option("--depth", default=16, show_default=True, type=click.IntRange(2, 255), help="Longest context, in tokens.")
 def build(corpus: tuple[Path, ...], tokenizer: str, output: Path, field: str, depth: int) -> None:
@@ -98,7 +103,7 @@ def build(corpus: tuple[Path, ...], tokenizer: str, output: Path, field: str, de
 
 
 @main.command(epilog=INFO_EXAMPLES)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Place(path_type=Path))
 @click.option("--tokenizer", metavar="MODEL", help="Also check that the index belongs to this model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(file: Path, tokenizer: str | None, as_json: bool) -> None:

@@ -40,6 +40,8 @@ def list_files(sources: Sequence[str | Path]) -> list[Path]:
             if not inside:
                 raise DatastoreError(f"folder {source} holds no {', '.join(SUFFIXES)} file")
             files += inside
+        elif source.is_char_device() or source.is_block_device():  # some of which never end
+            raise DatastoreError(f"corpus {source} is a device")
         elif source.exists():
             files.append(source)
         else:
@@ -62,14 +64,14 @@ def read(file: Path, field: str = "text") -> Iterator[Piece]:
 
 
 def _lines(file: Path) -> Iterator[Piece]:
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8-sig") as lines:
         while text := "".join(lines.readlines(PIECE)):
             yield Piece(text, len(text.encode()), ends=False)
     yield Piece("", 0, ends=True)
 
 
 def _objects(file: Path, field: str) -> Iterator[Piece]:
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -83,8 +85,8 @@ def _objects(file: Path, field: str) -> Iterator[Piece]:
 def _texts(line: str, field: str, where: str) -> list[str]:
     try:
         item: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DatastoreError(f"{where}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # also: a number of thousands of digits, brackets a thousand deep
+        raise DatastoreError(f"{where}: not JSON: {getattr(error, 'msg', error)}") from error
     if not isinstance(item, dict) or field not in item:
         raise DatastoreError(f"{where}: no object with a field {field!r}; --field names another")
     value = item[field]

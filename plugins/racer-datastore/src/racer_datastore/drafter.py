@@ -23,8 +23,8 @@ class Datastore(Drafter):
     A node's score is the share of the sampled places that go through it, times ``m / (m + d)`` at depth d, where m
     tokens of context matched: a short match is not believed far. The tree takes the best nodes first.
 
-    Memory: none beyond the operating system's page cache, which holds what lookups touch of ``(w + 4) * n`` bytes
-    (n tokens of w = 2 or 4 bytes). Nothing is learned while decoding.
+    Memory: the file, ``(w + 4) * n`` bytes (n tokens of w = 2 or 4 bytes), up to 256 MiB; of larger ones, which are
+    mapped, only the operating system's page cache, which holds what lookups touch. Nothing is learned while decoding.
 
     :param path: an index file, built by ``racer-datastore build`` with the tokenizer of the model.
     :param tokenizer: if given, the index must have been built with its vocabulary.

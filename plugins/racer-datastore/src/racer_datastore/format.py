@@ -106,8 +106,11 @@ def write_index(path: str | Path, texts: Iterable[Iterable[int]], fingerprint: b
 
     :param fingerprint: 32 bytes, see :func:`racer_datastore.fingerprint`.
     :param depth: longest context that can be looked up, in tokens.
-    :raises DatastoreError: no tokens, too many (``MAX_TOKENS``), an id outside 0 to 2**32 - 2, or a bad depth.
+    :raises DatastoreError: no tokens, too many (``MAX_TOKENS``), an id outside 0 to 2**32 - 2, a bad depth, or
+        ``path`` is no regular file.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DatastoreError(f"{path} is no regular file, which a new one could take the place of")
     if not 2 <= depth <= 255:
         raise DatastoreError(f"depth must be from 2 to 255 tokens, not {depth}")
     ids = array("I")

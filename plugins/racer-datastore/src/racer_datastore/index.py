@@ -1,37 +1,51 @@
-"""Looking up an index file through the page cache: nothing of it is read into memory ahead of need."""
+"""Looking up an index file.
+
+Small ones are read into memory. Larger ones are looked up through the page cache, and nothing of them is read ahead of
+need. Reading a mapped file beyond its end would end the process, and a file can be cut off by anybody at any time. So
+its size is compared before each lookup; the moment between the two cannot be excluded. ``racer-datastore build`` never
+cuts a file off: it puts the new one in the place of the old one, which whoever has it open keeps.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from racer_datastore.format import HEADER_SIZE, DatastoreError, Header
 
+IN_MEMORY = 256 * 2**20
+"""Bytes of the largest file that is read into memory."""
+
 
 class Index:
-    """An index file, memory-mapped.
+    """An index file, in memory or memory-mapped.
 
     :param path: what ``racer-datastore build`` wrote.
     :param verify: compare the checksum, which reads the whole file once. Without it only the header and the size are
         checked; a damaged body then costs acceptance, never a wrong output.
+    :param in_memory: bytes of the largest file that is read into memory.
     :raises DatastoreError: no such file, no index, another version, cut off or damaged.
     """
 
-    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
+    def __init__(self, path: str | Path, *, verify: bool = True, in_memory: int = IN_MEMORY) -> None:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as file:
                 self.header = Header.unpack(file.read(HEADER_SIZE), self.path)
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise DatastoreError(f"cannot read index {self.path}: {error.strerror or error}") from error
+                self._bytes = self._content(file, in_memory)
+        except DatastoreError:
+            raise
+        except (OSError, ValueError) as error:  # also: a NUL in its name
+            reason = getattr(error, "strerror", None) or error
+            raise DatastoreError(f"cannot read index {self.path}: {reason}") from error
         if len(self._bytes) != self.header.file_size:
             size = f"{len(self._bytes)} bytes, not {self.header.file_size}"
             raise DatastoreError(f"{self.path} is damaged: it has {size}; build it again")
@@ -43,6 +57,21 @@ class Index:
         self.order: NDArray[Any] = np.frombuffer(self._bytes, "<u4", count, HEADER_SIZE + count * self._width)
         """``[n]`` positions, sorted by the ``depth`` tokens that start there."""
 
+    def _content(self, file: BinaryIO, in_memory: int) -> bytes | mmap.mmap:
+        size = os.fstat(file.fileno()).st_size
+        if size <= in_memory:
+            file.seek(0)
+            return file.read(self.header.file_size + 1)  # no device without an end
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def check_size(self) -> None:
+        """See that a mapped file is as long as ever.
+
+        :raises DatastoreError: it was cut off.
+        """
+        if isinstance(self._bytes, mmap.mmap) and self._bytes.size() < len(self._bytes):
+            raise DatastoreError(f"{self.path} was cut off while it was in use; build it again, and open it again")
+
     def __len__(self) -> int:
         return self.header.tokens
 
@@ -51,6 +80,7 @@ class Index:
 
         :raises ValueError: the pattern is longer.
         """
+        self.check_size()
         if len(pattern) > self.header.depth:
             raise ValueError(f"a pattern has at most {self.header.depth} tokens, not {len(pattern)}")
         if any(not 0 <= token < self.header.separator for token in pattern):
@@ -88,6 +118,7 @@ class Index:
 
         Each is ``size`` tokens long; where its text ends before that, the separator stands first.
         """
+        self.check_size()
         count = min(samples, len(found))
         picked = found.start + np.arange(count, dtype=np.int64) * len(found) // max(count, 1)
         starts = self.order[picked].astype(np.int64) + skip
@@ -96,6 +127,7 @@ class Index:
         return rows
 
     def _digest(self) -> bytes:
+        self.check_size()
         digest = hashlib.sha256()
         with memoryview(self._bytes) as whole:
             digest.update(whole[HEADER_SIZE:])
