@@ -181,13 +181,15 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""
         self.lengths = [self.end + count] * len(self.lengths)
 
-    def commit(self, path: Tensor, advance: Sequence[int]) -> None:
+    def commit(self, path: Tensor, advance: Sequence[int], *, together: bool = True) -> None:
         """Keep the scratch rows ``path [B, A]`` (int64, on any layer's device) as the next rows of each sequence.
 
         Paths start with the root, column 0. ``advance[b]`` of the ``A`` entries count for row ``b`` (0 for finished
         rows).
+
+        :param together: whether to move all rows of a batch on a CPU at once, for which numba is imported.
         """
-        if len(advance) > 1 and all(block.device.type == "cpu" for block in self._stores):
+        if together and len(advance) > 1 and all(block.device.type == "cpu" for block in self._stores):
             self._move_together(path, advance)
         else:
             self._move_each(path, advance)

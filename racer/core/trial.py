@@ -81,7 +81,7 @@ class Trial:
         with watch:
             logits = runner.forward(trial_tree(self.tokens), cache, 2**40)
         yield logits[:, ::2], theirs[:, 1:]
-        cache.commit(torch.tensor([[0, 2]] * 2, device=device), [2, 2])
+        cache.commit(torch.tensor([[0, 2]] * 2, device=device), [2, 2], together=False)
         nodes = self.tokens[:, [4, 1]]
         yield runner.forward(trial_tree(nodes, (-1, 0)), cache, 2**40)[:, :1], theirs[:, 3:]
 
