@@ -65,7 +65,12 @@ class PackedLinear:
 
     def forward(self, rows: Tensor) -> Tensor:
         """What the layer's own forward gives."""
-        if not worth_packing(rows) or rows.dtype != self.sample.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        if (
+            not worth_packing(rows)
+            or rows.dtype != self.sample.dtype
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+        ):
             return F.linear(rows, self.layer.weight, self.layer.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.layer.bias, "none", [], "")
         return product
