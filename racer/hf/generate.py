@@ -148,7 +148,7 @@ class _Loop:
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
         if len(input_ids) > 1:
-            refuse_for_batches(model, processors, self.streamer)
+            refuse_for_batches(model, processors)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))

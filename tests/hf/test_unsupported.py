@@ -71,7 +71,6 @@ CACHE = {"cache_implementation": "static"}
         ({"token_healing": True}, "token_healing"),
         ({"is_assistant": True}, "is_assistant"),
         ({"guidance_scale": 1.5}, "one prompt at a time"),
-        ({"streamer": Collects()}, "one prompt at a time"),
         ({"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])}, "padding_side='left'"),
         ({"attention_mask": torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1]])}, "padding_side='left'"),
         ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "no token"),
