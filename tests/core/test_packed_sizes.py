@@ -56,10 +56,10 @@ def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
 def test_resident_memory_stays_flat_over_a_thousand_mixed_requests() -> None:
-    """Before, each request took 1.5 to 2 MiB, up to oneDNN's own limit of 1,024 pieces of code."""
+    """Each took 1.5 to 2 MiB, up to oneDNN's own limit of 1,024 pieces of code; now there are few to be made."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, str(MIXED), "1000"], capture_output=True, text=True, check=True, env=environment
     )
     sizes = [float(line) for line in ran.stdout.split()]  # MiB, every hundred requests
-    assert max(sizes[2:]) - sizes[1] < 64, sizes
+    assert max(sizes[2:]) - sizes[1] < 128, sizes

@@ -11,7 +11,7 @@ from transformers import TextStreamer
 import racer
 from racer import DecodeConfig
 from racer.hf.streamer import InStep
-from racer.step.request import Request
+from racer.step.request import Request, add_tokens, end
 from support.tiny_models import batch, tiny
 from support.toy_batch import Collects
 
@@ -41,10 +41,9 @@ def test_a_text_streamer_refuses_batches_as_before() -> None:
 def test_a_row_that_ends_is_padded_only_when_all_its_tokens_have_come() -> None:
     streamer, requests = Collects(), [Request(prompt=(1,)), Request(prompt=(2,))]
     show = InStep(streamer, requests, pad=0).add
-    requests[0].tokens += [7, 8]
-    requests[0].done = True  # and its second token is still on its way
-    requests[1].tokens += [4, 5, 6]
-    requests[1].done = True
+    for request, tokens in zip(requests, ([7, 8], [4, 5, 6]), strict=True):
+        add_tokens(request, tokens)
+        end(request)  # and the first row's tokens are still on their way
     for token in (4, 5, 6):
         show(1, token)
     assert streamer.got == []

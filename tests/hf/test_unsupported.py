@@ -16,7 +16,7 @@ from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.plain import PlainDecodingWarning
 from racer.hf.settings import FIELDS, refuse_settings
 from racer.testing import toy_model
-from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, Collects, same
+from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, same
 
 
 def plain_instead(reason: str, **how: Any) -> None:
