@@ -169,7 +169,7 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record)}
+        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record, spec.requests)}
         output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats
         return output
