@@ -16,6 +16,7 @@ from racer.errors import UnsupportedGeneration
 from racer.hf.caches import GivenCache
 from racer.hf.outputs import score_record
 from racer.hf.processors import ProcessorPipeline
+from racer.hf.streamer import InStep
 from racer.hf.unsupported import left_padding
 from racer.step.request import Request, row_seed
 
@@ -69,7 +70,7 @@ def batch_spec(
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
         stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
-        emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
+        emit=None if streamer is None else InStep(streamer, requests, pad_token(settings)).add,
     )
 
 

@@ -160,7 +160,7 @@ class _Loop:
         refuse_settings(settings)
         refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1:
-            refuse_for_batches(processors, self.streamer)
+            refuse_for_batches(processors)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
@@ -181,7 +181,7 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record)}
+        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record, spec.requests)}
         output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats
         return output

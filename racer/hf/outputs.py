@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from racer.engine.recording import ScoreRecord
+from racer.step.request import Request
 
 
 def score_record(settings: GenerationConfig, rows: int) -> ScoreRecord | None:
@@ -19,7 +20,7 @@ def score_record(settings: GenerationConfig, rows: int) -> ScoreRecord | None:
     return ScoreRecord(rows, keeps_logits=logits, keeps_scores=scores)
 
 
-def score_tuples(record: ScoreRecord | None) -> dict[str, tuple[Tensor, ...]]:
+def score_tuples(record: ScoreRecord | None, requests: Sequence[Request]) -> dict[str, tuple[Tensor, ...]]:
     """``scores`` and ``logits``, as far as they were kept: one ``[B, V]`` in float32 for each new token.
 
     Where a row has ended before the longest, zeros; transformers has there what the model says after pad tokens.
@@ -29,7 +30,10 @@ def score_tuples(record: ScoreRecord | None) -> dict[str, tuple[Tensor, ...]]:
     kept = {"scores": record.scores} if record.keeps_scores else {}
     if record.keeps_logits:
         kept["logits"] = record.logits
-    return {name: _by_token(rows) for name, rows in kept.items()}
+    counts = [len(request.emitted) for request in requests]  # a row's last tokens may have been taken back
+    return {
+        name: _by_token([row[:count] for row, count in zip(rows, counts, strict=True)]) for name, rows in kept.items()
+    }
 
 
 def _by_token(rows: Sequence[list[Tensor]]) -> tuple[Tensor, ...]:

@@ -45,10 +45,8 @@ def refuse_positions(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: in
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
 
 
-def refuse_for_batches(processors: list[Any], streamer: Any) -> None:
+def refuse_for_batches(processors: list[Any]) -> None:
     """Say no to what cannot be right when rows advance at different speeds, and leave when they end."""
-    if streamer is not None:
-        raise UnsupportedGeneration("a streamer cannot tell rows apart: stream one prompt at a time")
     if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
         raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")
 

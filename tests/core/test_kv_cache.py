@@ -111,6 +111,24 @@ def test_storage_grows_in_buckets_and_not_with_every_step() -> None:
     assert cache.capacity % GROWTH == 0
 
 
+@pytest.mark.parametrize("full", [GROWTH - 1, GROWTH, 2 * GROWTH])
+def test_a_full_cache_keeps_its_last_slot_when_it_grows(full: int) -> None:
+    """Storage that is used up to its end is moved up to its end."""
+    cache = TreeCache(LAYOUT, [0, 0], capacity=full)
+    numbers = torch.arange(1, full + 1).expand(2, -1)[:, None, :, None]
+    for index, (keys, values) in enumerate(zip(LAYOUT.keys, LAYOUT.values, strict=True)):
+        states = [numbers.expand(-1, block.heads, -1, block.head_dim).to(block.dtype) for block in (keys, values)]
+        cache.update(*states, index)
+    cache.append(full)
+    assert cache.has_room(1) == (full % GROWTH != 0)
+    cache.reserve(2)
+    assert cache.moves == 1
+    for index in range(len(LAYOUT.keys)):
+        for part in cache.layer(index):
+            assert torch.equal(part[1, -1, :full, 0].long(), torch.arange(1, full + 1))
+            assert not part[:, :, full:].any()
+
+
 @pytest.mark.parametrize("path", [[0, 2, 1], [0, 400, 401], [-1, 0, 1], [1, 1, 2]])
 def test_what_is_no_path_moves_nothing(path: list[int]) -> None:
     """Machine code would read and write wherever it points."""

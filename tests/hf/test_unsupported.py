@@ -16,7 +16,7 @@ from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.plain import PlainDecodingWarning
 from racer.hf.settings import FIELDS, refuse_settings
 from racer.testing import toy_model
-from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, Collects, same
+from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, same
 
 
 def plain_instead(reason: str, **how: Any) -> None:
@@ -71,7 +71,6 @@ CACHE = {"cache_implementation": "static"}
         ({"token_healing": True}, "token_healing"),
         ({"is_assistant": True}, "is_assistant"),
         ({"guidance_scale": 1.5}, "one prompt at a time"),
-        ({"streamer": Collects()}, "one prompt at a time"),
         ({"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])}, "padding_side='left'"),
         ({"attention_mask": torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1]])}, "padding_side='left'"),
         ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "no token"),

@@ -1,0 +1,65 @@
+"""oneDNN keeps code for every number of rows that packed weights are used for: there must be few."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import racer
+from racer import DecodeConfig
+from racer.core import packed_weights
+from racer.core.packed_sizes import worth_packing
+from support.tiny_models import VOCAB, tiny
+
+MIXED = Path(__file__).parents[1] / "support" / "mixed_requests.py"
+
+
+def admitted(most: int) -> list[int]:
+    return [count for count in range(1, most) if worth_packing(torch.empty(1, count, 2, device="meta"))]
+
+
+def test_few_numbers_of_rows_are_used() -> None:
+    sizes = admitted(5000)
+    assert len(sizes) == 76
+    assert sizes[:64] == list(range(1, 65)), "trees of one text"
+    assert {128, 192, 256} < set(sizes), "trees of batches"
+    assert worth_packing(torch.empty(4, 8, 2)) is worth_packing(torch.empty(32, 2)) is True
+
+
+def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of all lengths go past the packed weights, with the same tokens."""
+    seen: set[int] = set()
+
+    def noted(rows: torch.Tensor) -> bool:
+        answer = worth_packing(rows)
+        if answer:
+            seen.add(rows.numel() // rows.shape[-1])
+        return answer
+
+    monkeypatch.setattr(packed_weights, "worth_packing", noted)
+    model = copy.deepcopy(tiny("llama")).float()
+    for length in (3, 65, 70, 100):
+        ids = torch.randint(2, VOCAB, (1, length), generator=torch.Generator().manual_seed(length))
+        how = {"input_ids": ids, "do_sample": False, "max_new_tokens": 12}
+        got = racer.generate(model, config=DecodeConfig(budget=8, pack=True), **how)
+        assert torch.equal(got, model.generate(**how))
+    assert seen
+    assert not seen & {65, 70, 100}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
+def test_resident_memory_stays_flat_over_a_thousand_mixed_requests() -> None:
+    """Each took 1.5 to 2 MiB, up to oneDNN's own limit of 1,024 pieces of code; now there are few to be made."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, str(MIXED), "1000"], capture_output=True, text=True, check=True, env=environment
+    )
+    sizes = [float(line) for line in ran.stdout.split()]  # MiB, every hundred requests
+    assert max(sizes[2:]) - sizes[1] < 128, sizes
