@@ -10,15 +10,17 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from racer.core.model_state import state_of
+from racer.core.twin import Configs, Twin, TwinClasses, share
 
 GROUPED, PLAIN = "racer_grouped", "sdpa"
 """Names of attention implementations: ours, and the one that it stands in for."""
@@ -60,16 +62,10 @@ AttentionInterface.register(GROUPED, grouped)
 AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 
-def implementation(config: Any) -> str | None:
-    """The attention implementation that the user chose, whoever may be using :func:`grouped_attention` just now."""
-    name: str | None = config._attn_implementation
-    return PLAIN if name == GROUPED else name
-
-
 def reads_names(model: Any) -> bool:
     """Whether the code of a model, or of a part of it, asks for the name of its attention implementation.
 
-    It might then do something else under our name, in a tree's forward pass or in another thread's.
+    It might then do something else under our name.
     """
     for name in {type(part).__module__ for part in model.modules()}:
         if name.startswith("torch."):
@@ -83,17 +79,32 @@ def reads_names(model: Any) -> bool:
     return False
 
 
-@contextmanager
-def grouped_attention(config: Any) -> Iterator[None]:
-    """Inside, a model with this text configuration attends with :func:`grouped`, if it does with ``sdpa`` outside.
+class _GroupedConfig(Twin):
+    """The twin of a configuration, which may name another attention implementation than its original does."""
 
-    Other threads that run the model meanwhile get the same results, so nothing is locked.
-    """
-    if implementation(config) != PLAIN:
-        yield
-        return
-    config._attn_implementation = GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = PLAIN
+    __slots__ = ("_racer_switch",)
+    _racer_switch: GroupedAttention
+
+    @property
+    def _attn_implementation(self) -> Any:
+        name = super()._attn_implementation  # type: ignore[misc]  # the original's class has it
+        return GROUPED if name == PLAIN and self._racer_switch.on else name
+
+
+@attrs.define(eq=False)
+class GroupedAttention:
+    """Lets one call's twin of a model attend with :func:`grouped` where the model does with ``sdpa``."""
+
+    on: bool = False
+    """Whether it does so now."""
+
+    def configs(self, model: Any) -> Configs | None:
+        """What the twin's modules see in the place of the text configuration; None if there can be nothing."""
+        config = model.config.get_text_config()
+        classes = state_of(model).part(TwinClasses)
+        try:
+            twin = share(config, object.__new__(classes.of(_GroupedConfig, type(config))))
+        except TypeError:
+            return None
+        twin._racer_switch = self
+        return Configs(config, twin)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.core.grouped_attention import PLAIN, implementation, reads_names
+from racer.core.grouped_attention import PLAIN, reads_names
 from racer.core.kv_cache import Block, CacheLayout
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
@@ -57,7 +57,7 @@ def probe(model: Any) -> Support:
 
     :raises UnsupportedModel: it must be loaded or prepared otherwise; the message says how.
     """
-    attention = implementation(model.config.get_text_config())
+    attention = model.config.get_text_config()._attn_implementation
     if attention not in TREE_ATTENTION:
         raise UnsupportedModel(
             f"attention implementation {attention!r} cannot take a tree mask: load the model with "
@@ -97,10 +97,10 @@ def _probe(model: Any) -> Support:
     except Exception as failure:
         return Support(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
     # elsewhere it has not been measured
-    if model.device.type == "cpu" and implementation(config) == PLAIN and not reads_names(model):
-        faster = attrs.evolve(plan, groups=True)
-        if not _fault(ModelRunner(model, faster), vocab_size):
-            return Support(faster, "", vocab_size)
+    if model.device.type == "cpu" and config._attn_implementation == PLAIN and not reads_names(model):
+        runner = ModelRunner(model, attrs.evolve(plan, groups=True))
+        if not _fault(runner, vocab_size) and runner.twin is not None:
+            return Support(runner.plan, "", vocab_size)
     reason = _fault(ModelRunner(model, plan), vocab_size)
     return Support(None if reason else plan, reason, vocab_size)
 

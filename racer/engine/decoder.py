@@ -86,7 +86,8 @@ class BatchDecoder:
         verifier, name = self.strategies.verifier_for(spec.do_sample)
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()
-        runner = ModelRunner(self.model, self._plan, pack(self.model, self._pack))
+        limit = max(request.limit for request in spec.requests)
+        runner = ModelRunner(self.model, self._plan, pack(self.model, self._pack, limit))
         try:
             for request in spec.requests:
                 self.strategies.request_opened(request)
