@@ -12,7 +12,6 @@ import re
 import sys
 from typing import Any
 
-import attrs
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -79,32 +78,25 @@ def reads_names(model: Any) -> bool:
     return False
 
 
-class _GroupedConfig(Twin):
-    """The twin of a configuration, which may name another attention implementation than its original does."""
+class GroupedConfig(Twin):
+    """The twin of a configuration, which names :func:`grouped` where its original names what that stands in for."""
 
-    __slots__ = ("_racer_switch",)
-    _racer_switch: GroupedAttention
+    __slots__ = ()
 
     @property
     def _attn_implementation(self) -> Any:
         name = super()._attn_implementation  # type: ignore[misc]  # the original's class has it
-        return GROUPED if name == PLAIN and self._racer_switch.on else name
+        return GROUPED if name == PLAIN else name
 
 
-@attrs.define(eq=False)
-class GroupedAttention:
-    """Lets one call's twin of a model attend with :func:`grouped` where the model does with ``sdpa``."""
+def grouped_configs(model: Any) -> Configs | None:
+    """What a twin's modules see in the place of the text configuration, so that they attend with :func:`grouped`.
 
-    on: bool = False
-    """Whether it does so now."""
-
-    def configs(self, model: Any) -> Configs | None:
-        """What the twin's modules see in the place of the text configuration; None if there can be nothing."""
-        config = model.config.get_text_config()
-        classes = state_of(model).part(TwinClasses)
-        try:
-            twin = share(config, object.__new__(classes.of(_GroupedConfig, type(config))))
-        except TypeError:
-            return None
-        twin._racer_switch = self
-        return Configs(config, twin)
+    :return: None if the configuration is of a class that no other can be derived from.
+    """
+    config = model.config.get_text_config()
+    try:
+        kind = state_of(model).part(TwinClasses).of(GroupedConfig, type(config))
+        return Configs(config, share(config, object.__new__(kind)))
+    except TypeError:
+        return None

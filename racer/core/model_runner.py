@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from racer.core.grouped_attention import GroupedAttention
+from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import CacheLayout, TreeCache
 from racer.core.masks import MaskPlan
-from racer.core.packed_weights import PackedModel
+from racer.core.packed_weights import Looks, PackedModel
 from racer.core.twin import intercepted, twin_of
 from racer.errors import first_line
 from racer.step.draft_tree import DraftTree
@@ -65,12 +66,18 @@ class ModelRunner:
     packed: PackedModel | None = None
     """The weights that it multiplies with in its place, if any (:func:`racer.core.packed_weights.pack`)."""
     twin: Any = attrs.field(init=False)
-    """What is run in the model's place (:mod:`racer.core.twin`); None: the model itself."""
-    _grouping: GroupedAttention = attrs.field(init=False, factory=GroupedAttention)
+    """What scores trees in the model's place (:mod:`racer.core.twin`); None: the model itself."""
+    _looks: Looks = attrs.field(init=False, factory=Looks)
 
     def __attrs_post_init__(self) -> None:
-        configs = self._grouping.configs(self.model) if self.plan.groups else None
-        self.twin = twin_of(self.model, None if self.packed is None else self.packed.twin, configs)
+        configs = grouped_configs(self.model) if self.plan.groups else None
+        leaf = None if self.packed is None else partial(self.packed.twin, self._looks)
+        self.twin = twin_of(self.model, leaf, configs)
+
+    @property
+    def looks(self) -> int:
+        """How many weights it has looked at so far; a forward pass in which it looks at some takes longer."""
+        return self._looks.count
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -91,7 +98,8 @@ class ModelRunner:
             tokens = input_ids[:, start:stop]
             cache.reserve(stop - start)
             seen = None if mask is None else mask[:, :stop]
-            logits = self.run(tokens, seen, position[:, start:stop], cache, max(scored, 1))
+            inputs = self._inputs(tokens, seen, position[:, start:stop], cache, max(scored, 1))
+            logits = call_model(self.model, **inputs).logits
             cache.append(stop - start)
             if scored:
                 yield PromptPiece(stop - scored, tokens[:, -scored:], logits[:, -scored:])
@@ -111,20 +119,21 @@ class ModelRunner:
         seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
-        self._grouping.on = True
-        try:
-            return self.run(tree.tokens, mask, position, cache, 0)
-        finally:
-            self._grouping.on = False
+        return self.run(tree.tokens, mask, position, cache)
 
     def run(
-        self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int, call: Callable[..., Any] = call_model
+        self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, call: Callable[..., Any] = call_model
     ) -> Tensor:
-        """Logits of ``tokens [B, N]``: of the last ``keep`` columns, or of all with 0.
+        """Logits ``[B, N, V]`` of a tree's ``tokens [B, N]``.
 
         :param cache: where transformers' layers put keys and values.
         :param call: who calls the model: ``call(model, **inputs)``.
         """
+        logits: Tensor = self._output(call, self._inputs(tokens, mask, position, cache, 0)).logits
+        return logits
+
+    def _inputs(self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int) -> dict[str, Any]:
+        """Of the model's forward, to give the logits of the last ``keep`` columns, or of all with 0."""
         inputs: dict[str, Any] = {
             "input_ids": tokens,
             "attention_mask": mask,
@@ -135,8 +144,7 @@ class ModelRunner:
         }
         if self.plan.takes_logits_to_keep:
             inputs["logits_to_keep"] = keep
-        logits: Tensor = self._output(call, inputs).logits
-        return logits
+        return inputs
 
     def _output(self, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
         if call is not call_model or self.twin is None or intercepted():

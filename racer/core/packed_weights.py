@@ -6,10 +6,11 @@ less time (``benchmarks/forward_ways.py`` measures it); with hundreds of rows, a
 part anyway. The weights then take their memory twice: what the model holds stays untouched, for everybody else who
 runs it.
 
-**A copy is used only while it is one.** The first product of a layer in each call, which is the prompt's, is made with
-the layer's own weight; then all bytes of that weight, which now lie in the processor's caches, are hashed. If they are
-those that were packed, wherever and by whomever they were written, later products of the call use the copy; else it is
-made anew. What changes a weight during a call is noticed by torch's count of changes, and by the weight's place.
+**A copy is used only while it is one.** Prompts are scored with the model's own weights, and so is the first tree of a
+call: after a layer's product all bytes of its weight are hashed. If they are those that were packed, wherever and by
+whomever they were written, later products of the call use the copy; else it is made anew. What changes a weight within
+a call is noticed by torch's count of changes and by the weight's place. (Of what is written past torch *within* a call,
+through ``.data`` or numpy, nothing tells until the next call.)
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ ROWS = 24
 DTYPES = (torch.bfloat16, torch.float32)
 SMALL = 2**30
 """Bytes of a model's packable weights up to which ``auto`` packs them."""
-WORTH = 8
-"""New tokens from which on a call gains more by the copy than it pays for looking at the weights."""
+WORTH = 16
+"""New tokens from which on a call gains more by the copies than it pays for looking at the weights: that takes as long
+as three or four trees gain."""
 
 
 class PackingWarning(UserWarning):
@@ -81,6 +83,8 @@ class PackedModel:
 
     def current(self, layer: nn.Linear) -> Tensor | None:
         """The layer's weight as it is now, packed; None if there is no memory for it."""
+        if self.failure:
+            return None
         weight = layer.weight.detach()
         contents, held = _contents(weight), self._packed.get(layer)
         if held is None or held.contents != contents:
@@ -103,54 +107,63 @@ class PackedModel:
             self.failure = reason
             _warn(self._model_name, reason)
 
-    def twin(self, module: nn.Module) -> Any | None:
+    def twin(self, looks: Looks, module: nn.Module) -> Any | None:
         """The twin that multiplies with the packed weight of a linear layer; None of what is none, or cannot."""
-        return PackedLinear.of(module, self) if _packable(module) else None
+        return PackedLinear.of(module, self, looks) if _packable(module) else None
+
+
+@attrs.define(eq=False)
+class Looks:
+    """How many weights one call has looked at."""
+
+    count: int = 0
 
 
 class PackedLinear(Twin, nn.Linear):
-    """A linear layer's twin."""
+    """A linear layer's twin, for one call."""
 
-    __slots__ = ("_racer_product",)
-    _racer_product: _Product
+    __slots__ = ("_racer_copy", "_racer_layer", "_racer_looks", "_racer_store")
+    _racer_layer: nn.Linear
+    _racer_store: PackedModel
+    _racer_looks: Looks
+    _racer_copy: _Copy | None
+    """None before the weight was looked at."""
 
     @classmethod
-    def of(cls, layer: nn.Linear, store: PackedModel) -> PackedLinear:
-        twin: PackedLinear = share(layer, object.__new__(cls))
-        twin._racer_product = _Product(layer, store)
+    def of(cls, layer: nn.Linear, store: PackedModel, looks: Looks) -> PackedLinear:
+        own = {"_racer_layer": layer, "_racer_store": store, "_racer_looks": looks, "_racer_copy": None}
+        twin: PackedLinear = share(layer, object.__new__(cls), **own)
         return twin
 
     def forward(self, input: Tensor) -> Tensor:
         """What the layer's own forward gives."""
-        return self._racer_product(input, self._parameters["weight"], self._parameters["bias"])
-
-
-@attrs.define(eq=False)
-class _Product:
-    """How one layer multiplies during one call."""
-
-    layer: nn.Linear
-    store: PackedModel
-    mark: Hashable = None
-    """Of the weight that was looked at in this call."""
-    packed: Tensor | None = None
-    """Its packed copy."""
-
-    def __call__(self, rows: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        parameters = self._parameters
+        weight, bias, copy = parameters["weight"], parameters["bias"], self._racer_copy
         assert weight is not None
-        if self.packed is not None and _mark(weight) == self.mark and _suits(rows, weight):
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, bias, "none", [], "")
+        if copy is not None and copy.packed is not None and copy.is_of(weight) and _suits(input, weight):
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(input, copy.packed, bias, "none", [], "")
             return product
-        product = F.linear(rows, weight, bias)
-        if self.mark is None and _suits(rows, weight) and _packable(self.layer) and not self.store.failure:
-            self.mark = _mark(weight)  # first, so that what is written meanwhile is noticed
-            self.packed = self.store.current(self.layer)
+        product = F.linear(input, weight, bias)
+        if copy is None and _suits(input, weight) and _packable(self._racer_layer):
+            self._racer_looks.count += 1
+            copy = _Copy(weight)  # before the look, so that what is written meanwhile is noticed
+            copy.packed = self._racer_store.current(self._racer_layer)
+            object.__setattr__(self, "_racer_copy", copy)
         return product
 
 
-def _mark(weight: Tensor) -> Hashable:
-    """What changes when another weight is put in place of one, or numbers are written to it, if torch is told."""
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+class _Copy:
+    """A weight that was looked at, and its packed copy, if there is one."""
+
+    __slots__ = ("packed", "place", "version", "weight")
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.version, self.place = weight, weight._version, weight.data_ptr()
+        self.packed: Tensor | None = None
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether ``weight`` is still the one, and nothing was written to it that torch was told of."""
+        return weight is self.weight and weight._version == self.version and weight.data_ptr() == self.place
 
 
 def _contents(weight: Tensor) -> Contents:
@@ -160,8 +173,16 @@ def _contents(weight: Tensor) -> Contents:
 
 
 def _suits(rows: Tensor, weight: Tensor) -> bool:
-    plain = type(rows) is Tensor and rows.dtype == weight.dtype and rows.dim() > 1 and rows.numel() > 0
-    return plain and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    """Whether the packed weight would multiply these rows, and faster. In float32 it does not do so for one."""
+    shape = rows.shape
+    return (
+        type(rows) is Tensor
+        and rows.dtype == weight.dtype
+        and len(shape) > 1
+        and rows.numel() > (shape[-1] if weight.dtype == torch.float32 else 0)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -175,6 +196,7 @@ def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
         and weight.dtype in DTYPES
         and weight.is_contiguous()
         and weight.numel() > 0
+        and not weight.is_inference()  # changes of it are not counted
         and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.dtype == weight.dtype))
     )
 

@@ -125,9 +125,11 @@ class TwinClasses:
         return made
 
 
-def share(original: Any, twin: Any) -> Any:
-    """``twin``, made by ``object.__new__``, with the state of ``original``."""
-    object.__setattr__(twin, "__dict__", vars(original))
+def share(original: Any, twin: Any, **own: Any) -> Any:
+    """``twin``, made by ``object.__new__``, with the state of ``original``, and with ``own`` in its slots."""
+    own["__dict__"] = vars(original)
+    for name, value in own.items():
+        object.__setattr__(twin, name, value)  # past nn.Module's, which would make a child of a module
     return twin
 
 
@@ -172,15 +174,14 @@ def _visit(
     configured = configs is not None and vars(module).get("config") is configs.own
     if not (any(below) or configured):
         return False
-    kind = ConfiguredTwin if configured else ModuleTwin
+    kind: type[ModuleTwin] = ConfiguredTwin if configured else ModuleTwin
+    parts: dict[str, Any] = {"_racer_children": Children(children, twins)}
+    if configured:
+        parts["_racer_configs"] = configs
     try:
-        twin = share(module, object.__new__(classes.of(kind, type(module))))
+        twins[module] = share(module, object.__new__(classes.of(kind, type(module))), **parts)
     except TypeError:  # slots, say
         return False
-    twin._racer_children = Children(children, twins)
-    if configured:
-        twin._racer_configs = configs
-    twins[module] = twin
     return True
 
 

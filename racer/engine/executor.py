@@ -76,6 +76,7 @@ class DynamicExecutor:
         with phase("draft"):
             budget = strategies.nodes(view)
             tree, faults = strategies.draft(view, budget, to_model_device)
+        looks = self.runner.looks
         with phase("forward"):
             logits = self.runner.forward(tree, self.cache, self.last_position)
         with phase("verify"):
@@ -85,7 +86,7 @@ class DynamicExecutor:
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
         with phase("commit"):
             self.cache.commit(verdict.path, advances(host, view))
-        return StepOutcome(tree, verdict, budget)
+        return StepOutcome(tree, verdict, budget, steady=self.runner.looks == looks)
 
 
 def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:

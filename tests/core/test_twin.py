@@ -19,11 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import racer
 from racer import DecodeConfig, Decoder
-from racer.core.grouped_attention import GroupedAttention
+from racer.core.grouped_attention import grouped_configs
 from racer.core.model_runner import ModelRunner
 from racer.core.packed_weights import PackingWarning, pack, packed_model
 from racer.core.support import probe
-from racer.core.twin import Configs, intercepted, obstacle, twin_of
+from racer.core.twin import intercepted, obstacle, twin_of
 from racer.testing import HostileDrafter, decode, decode_plainly
 from support.tiny_models import BUILD, SMALL, VOCAB, tiny
 
@@ -42,9 +42,12 @@ def a_decoder(model: Any) -> Decoder:
     return Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True))
 
 
+def an_attached_model() -> Any:
+    return racer.attach(a_model(), DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=4, pack=True))
+
+
 def a_twin(model: Any) -> Any:
-    switch, packed = GroupedAttention(on=True), pack(model)
-    return twin_of(model, None if packed is None else packed.twin, switch.configs(model))
+    return ModelRunner(model, probe(model).plan, pack(model)).twin  # type: ignore[arg-type]
 
 
 def state(model: Any) -> Any:
@@ -83,8 +86,8 @@ class _Interrupt(BaseException):
 def test_an_interrupt_anywhere_leaves_the_model_as_it_was(part: int) -> None:
     """Raised from a line of ours, one after the other, as a signal's handler would."""
     model = a_model()
-    decoder, plain = a_decoder(model), decode_plainly(model, PROMPTS, 12)
-    decode(decoder, PROMPTS, 12)
+    decoder, plain = a_decoder(model), decode_plainly(model, PROMPTS, 20)
+    decode(decoder, PROMPTS, 20)
     before = state(model)
     for count in range(part, 400, 12):
         left = [count]
@@ -99,20 +102,20 @@ def test_an_interrupt_anywhere_leaves_the_model_as_it_was(part: int) -> None:
 
         sys.settrace(trace)
         try:
-            decode(decoder, PROMPTS, 12)
+            decode(decoder, PROMPTS, 20)
         except _Interrupt:
             pass
         finally:
             sys.settrace(None)
         assert left[0] <= 0
         assert state(model) == before
-    assert decode_plainly(model, PROMPTS, 12) == plain
-    assert decode(decoder, PROMPTS, 12)[0] == plain
+    assert decode_plainly(model, PROMPTS, 20) == plain
+    assert decode(decoder, PROMPTS, 20)[0] == plain
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), "save"])
 def test_a_model_may_be_copied_while_a_thread_decodes(way: Any) -> None:
-    model = racer.attach(a_model(), DecodeConfig(drafter="none", pack=True))
+    model = an_attached_model()
     ids, stop, failures = torch.tensor([[1, 2, 3]]), threading.Event(), []
     plain = type(model).generate(model, ids, max_new_tokens=16, do_sample=False)
 
@@ -149,7 +152,6 @@ def test_a_twin_does_what_its_model_does(name: str, dtype: torch.dtype) -> None:
     model = copy.deepcopy(tiny(name)).to(dtype)
     twin, ids = a_twin(model), torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     assert twin is not None
-    assert twin is not model
     assert isinstance(twin, type(model))
     assert twin.__class__ is type(model)
     expected = model(ids, use_cache=False).logits
@@ -184,7 +186,7 @@ def test_what_a_forward_notes_is_the_models() -> None:
     model = a_model(kind=_Counting)
     decoder = a_decoder(model)
     model.calls, model.total = 0, torch.zeros(())
-    _, stats = decode(decoder, PROMPTS, 12)
+    _, stats = decode(decoder, PROMPTS, 20)
     assert model.calls == int(model.total) == stats.steps + 1
     assert model.last.shape[0] <= 2
     twin = a_twin(model)
@@ -223,9 +225,9 @@ def test_a_model_whose_twin_fails_is_run_itself() -> None:
     decoder = a_decoder(model)
     assert not decoder.support.plan.groups  # type: ignore[union-attr]
     with pytest.warns(PackingWarning, match="its twin fails with KeyError"):
-        got, _ = decode(decoder, PROMPTS, 12)
-    assert got == decode_plainly(model, PROMPTS, 12)
-    assert decode(decoder, PROMPTS, 12)[0] == got, "and nobody is warned twice"
+        got, _ = decode(decoder, PROMPTS, 20)
+    assert got == decode_plainly(model, PROMPTS, 20)
+    assert decode(decoder, PROMPTS, 20)[0] == got, "and nobody is warned twice"
     assert packed_model(model) is None
 
 
@@ -240,13 +242,13 @@ class _Failing(LlamaForCausalLM):
 def test_the_models_own_errors_are_its_own() -> None:
     model = a_model(kind=_Failing)
     decoder = a_decoder(model)
-    decode(decoder, PROMPTS, 12)
+    decode(decoder, PROMPTS, 20)
     model.fails = True
     with pytest.raises(RuntimeError, match="out of memory") as error:
-        decode(decoder, PROMPTS, 12)
+        decode(decoder, PROMPTS, 20)
     assert error.value.__context__ is None
     model.fails = False
-    assert decode(decoder, PROMPTS, 12)[0] == decode_plainly(model, PROMPTS, 12)
+    assert decode(decoder, PROMPTS, 20)[0] == decode_plainly(model, PROMPTS, 20)
     assert packed_model(model)
 
 
@@ -311,10 +313,10 @@ def test_who_watches_a_model_sees_the_model(watched: tuple[Any, list[Any]]) -> N
     decoder = a_decoder(model)
     seen.clear()
     with pytest.warns(PackingWarning, match="hooks|was replaced"):
-        got, stats = decode(decoder, PROMPTS, 12)
+        got, stats = decode(decoder, PROMPTS, 20)
     assert len(seen) == stats.steps + 1
     assert set(seen) == {model.model.layers[0]}
-    assert got == decode_plainly(model, PROMPTS, 12)
+    assert got == decode_plainly(model, PROMPTS, 20)
 
 
 def test_transformers_own_hooks_do_no_harm() -> None:
@@ -323,7 +325,7 @@ def test_transformers_own_hooks_do_no_harm() -> None:
     model(ids, output_hidden_states=True)
     assert any(layer._forward_hooks for layer in model.modules()), "they stay"
     assert not obstacle(model)
-    assert decode(a_decoder(model), PROMPTS, 12)[0] == decode_plainly(model, PROMPTS, 12)
+    assert decode(a_decoder(model), PROMPTS, 20)[0] == decode_plainly(model, PROMPTS, 20)
     assert packed_model(model)
     with torch.no_grad():
         expected, got = model(ids, output_hidden_states=True), a_twin(model)(ids, output_hidden_states=True)
@@ -341,18 +343,18 @@ class _Doubling(TorchFunctionMode):
 def test_a_mode_of_torchs_sees_the_models_operations() -> None:
     model = a_model()
     decoder = a_decoder(model)
-    plain = decode_plainly(model, PROMPTS, 12)
-    assert decode(decoder, PROMPTS, 12)[0] == plain
+    plain = decode_plainly(model, PROMPTS, 20)
+    assert decode(decoder, PROMPTS, 20)[0] == plain
     with _Doubling():
         assert intercepted()
-        assert decode(decoder, PROMPTS, 12)[0] == decode_plainly(model, PROMPTS, 12) != plain
+        assert decode(decoder, PROMPTS, 20)[0] == decode_plainly(model, PROMPTS, 20) != plain
     with torch.device("cpu"):
         assert not intercepted()
 
 
 def test_a_float32_model_under_autocast() -> None:
     model = a_model()
-    decode(a_decoder(model), PROMPTS, 12)
+    decode(a_decoder(model), PROMPTS, 20)
     ids = torch.tensor([[1, 2, 3, 4]])
     twin = a_twin(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -367,8 +369,8 @@ def test_nothing_that_is_kept_holds_the_model() -> None:
     import gc
     import weakref
 
-    model = racer.attach(a_model(), DecodeConfig(drafter="none", pack=True))  # its dict holds a method that holds it
-    model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=12, do_sample=False)
+    model = an_attached_model()  # its dict holds a method that holds it
+    model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=20, do_sample=False)
     runner = ModelRunner(model, probe(model).plan, pack(model))  # type: ignore[arg-type]
     alive = weakref.ref(model)
     del model, runner
@@ -378,17 +380,16 @@ def test_nothing_that_is_kept_holds_the_model() -> None:
 
 def test_a_configuration_that_is_exchanged_is_the_models() -> None:
     model = a_model()
-    switch = GroupedAttention()
-    configs = switch.configs(model)
+    configs = grouped_configs(model)
     assert configs is not None
-    assert configs.twin._attn_implementation == "sdpa"
-    switch.on = True
     assert configs.twin._attn_implementation == "racer_grouped"
     assert configs.twin.hidden_size == 32
+    assert isinstance(configs.twin, LlamaConfig)
     model.config.hidden_size, model.config._attn_implementation = 33, "eager"
     assert configs.twin.hidden_size == 33
     assert configs.twin._attn_implementation == "eager"
-    twin = twin_of(model, None, Configs(model.config, configs.twin))
+    twin = twin_of(model, None, configs)
+    assert twin is not None
     assert twin.config is configs.twin
     twin.config = other = copy.copy(model.config)
     assert model.config is twin.config is other
