@@ -8,7 +8,9 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,3 +395,19 @@ def test_a_configuration_that_is_exchanged_is_the_models() -> None:
     assert twin.config is configs.twin
     twin.config = other = copy.copy(model.config)
     assert model.config is twin.config is other
+
+
+def test_weights_that_are_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    """accelerate keeps them on the disk, and brings them in by a forward of its own."""
+    from accelerate import disk_offload
+
+    model = a_model()
+    ids = torch.tensor([[1, 2, 3]])
+    expected = model(ids).logits
+    disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+    assert model.lm_head.weight.is_meta
+    for choice in ("auto", True):
+        with nullcontext() if choice == "auto" else pytest.warns(PackingWarning, match="was replaced"):
+            assert pack(model, choice) is None
+    assert twin_of(model, lambda _: nn.Identity()) is None
+    torch.testing.assert_close(model(ids).logits, expected)
