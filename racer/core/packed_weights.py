@@ -24,11 +24,11 @@ from typing import Any, TypeGuard
 import attrs
 import torch
 import torch.nn.functional as F
-import xxhash
 from torch import Tensor, nn
 
 from racer.core.model_state import find_state, state_of
 from racer.core.twin import Twin, obstacle, share
+from racer.core.weight_contents import Contents, WeightCopy, contents_of
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
@@ -42,10 +42,6 @@ as three or four trees gain."""
 
 class PackingWarning(UserWarning):
     """Weights could not be packed; decoding goes on without."""
-
-
-Contents = tuple[torch.dtype, torch.Size, bytes]
-"""What tells whether a weight holds the same numbers."""
 
 
 @attrs.frozen(eq=False)
@@ -86,7 +82,7 @@ class PackedModel:
         if self.failure:
             return None
         weight = layer.weight.detach()
-        contents, held = _contents(weight), self._packed.get(layer)
+        contents, held = contents_of(weight), self._packed.get(layer)
         if held is None or held.contents != contents:
             held = None
             self._packed.pop(layer, None)  # before there is a new one, so that no weight is held three times
@@ -95,7 +91,7 @@ class PackedModel:
             except RuntimeError as failure:
                 self.give_up(str(failure).splitlines()[0])
                 return None
-            if _contents(weight) != contents:  # another thread is writing
+            if contents_of(weight) != contents:  # another thread is writing
                 return None
             self._packed[layer] = held = PackedWeight(packed, contents)
         return held.weight
@@ -126,7 +122,7 @@ class PackedLinear(Twin, nn.Linear):
     _racer_layer: nn.Linear
     _racer_store: PackedModel
     _racer_looks: Looks
-    _racer_copy: _Copy | None
+    _racer_copy: WeightCopy | None
     """None before the weight was looked at."""
 
     @classmethod
@@ -146,30 +142,10 @@ class PackedLinear(Twin, nn.Linear):
         product = F.linear(input, weight, bias)
         if copy is None and _suits(input, weight) and _packable(self._racer_layer):
             self._racer_looks.count += 1
-            copy = _Copy(weight)  # before the look, so that what is written meanwhile is noticed
+            copy = WeightCopy(weight)  # before the look, so that what is written meanwhile is noticed
             copy.packed = self._racer_store.current(self._racer_layer)
             object.__setattr__(self, "_racer_copy", copy)
         return product
-
-
-class _Copy:
-    """A weight that was looked at, and its packed copy, if there is one."""
-
-    __slots__ = ("packed", "place", "version", "weight")
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight, self.version, self.place = weight, weight._version, weight.data_ptr()
-        self.packed: Tensor | None = None
-
-    def is_of(self, weight: Tensor) -> bool:
-        """Whether ``weight`` is still the one, and nothing was written to it that torch was told of."""
-        return weight is self.weight and weight._version == self.version and weight.data_ptr() == self.place
-
-
-def _contents(weight: Tensor) -> Contents:
-    """With a hash of every byte."""
-    numbers: Any = weight.view(-1).view(torch.uint8).numpy()
-    return weight.dtype, weight.shape, xxhash.xxh3_128_digest(numbers)
 
 
 def _suits(rows: Tensor, weight: Tensor) -> bool:
