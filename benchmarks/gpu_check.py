@@ -110,7 +110,7 @@ def forward_alone(subject: Subject, nodes: int, way: Way) -> Callable[[], Any]:
     backend, key = Graphs(device) if way.compile == "graphs" else Eager(), Key(nodes, window.length, "forward")
 
     def body() -> Any:
-        return runner.run(tree.tokens, mask, placed.position, window, 0)
+        return runner.run(tree.tokens, mask, placed.position, window)
 
     with torch.no_grad():
         backend.prepare(key, body, check=True)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -19,6 +17,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from racer.core.model_state import state_of
+from racer.core.twin import Configs, Twin, TwinClasses, share
 
 GROUPED, PLAIN = "racer_grouped", "sdpa"
 """Names of attention implementations: ours, and the one that it stands in for."""
@@ -60,16 +61,10 @@ AttentionInterface.register(GROUPED, grouped)
 AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 
-def implementation(config: Any) -> str | None:
-    """The attention implementation that the user chose, whoever may be using :func:`grouped_attention` just now."""
-    name: str | None = config._attn_implementation
-    return PLAIN if name == GROUPED else name
-
-
 def reads_names(model: Any) -> bool:
     """Whether the code of a model, or of a part of it, asks for the name of its attention implementation.
 
-    It might then do something else under our name, in a tree's forward pass or in another thread's.
+    It might then do something else under our name.
     """
     for name in {type(part).__module__ for part in model.modules()}:
         if name.startswith("torch."):
@@ -83,17 +78,25 @@ def reads_names(model: Any) -> bool:
     return False
 
 
-@contextmanager
-def grouped_attention(config: Any) -> Iterator[None]:
-    """Inside, a model with this text configuration attends with :func:`grouped`, if it does with ``sdpa`` outside.
+class GroupedConfig(Twin):
+    """The twin of a configuration, which names :func:`grouped` where its original names what that stands in for."""
 
-    Other threads that run the model meanwhile get the same results, so nothing is locked.
+    __slots__ = ()
+
+    @property
+    def _attn_implementation(self) -> Any:
+        name = super()._attn_implementation  # type: ignore[misc]  # the original's class has it
+        return GROUPED if name == PLAIN else name
+
+
+def grouped_configs(model: Any) -> Configs | None:
+    """What a twin's modules see in the place of the text configuration, so that they attend with :func:`grouped`.
+
+    :return: None if the configuration is of a class that no other can be derived from.
     """
-    if implementation(config) != PLAIN:
-        yield
-        return
-    config._attn_implementation = GROUPED
+    config = model.config.get_text_config()
     try:
-        yield
-    finally:
-        config._attn_implementation = PLAIN
+        kind = state_of(model).part(TwinClasses).of(GroupedConfig, type(config))
+        return Configs(config, share(config, object.__new__(kind)))
+    except TypeError:
+        return None

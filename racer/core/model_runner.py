@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from racer.core.grouped_attention import grouped_attention
+from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import CacheLayout, TreeCache
 from racer.core.masks import MaskPlan
-from racer.core.packed_weights import PackedModel
+from racer.core.packed_weights import Looks, PackedModel
+from racer.core.twin import intercepted, twin_of
+from racer.errors import first_line
 from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -50,7 +52,7 @@ class ForwardPlan:
     cache_argument: str
     """Of :data:`CACHE_ARGUMENTS`."""
     groups: bool = False
-    """Whether trees are scored with :func:`racer.core.grouped_attention.grouped_attention`."""
+    """Whether trees are scored with :func:`racer.core.grouped_attention.grouped`."""
     positions: int | None = None
     """Positions that the model's own table of them has; None if it has none."""
     tried: int | None = None
@@ -63,9 +65,9 @@ class ForwardPlan:
         return max(1, min(nodes, min(ends, default=end + nodes) - end))
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class ModelRunner:
-    """Runs a model over prompts and trees. It knows no strategy."""
+    """Runs a model over prompts and trees, for one call. It knows no strategy, and touches nothing of the model."""
 
     model: Any
     """A Hugging Face causal LM."""
@@ -73,6 +75,19 @@ class ModelRunner:
     """How it takes trees, from :func:`racer.core.support.probe`."""
     packed: PackedModel | None = None
     """The weights that it multiplies with in its place, if any (:func:`racer.core.packed_weights.pack`)."""
+    twin: Any = attrs.field(init=False)
+    """What scores trees in the model's place (:mod:`racer.core.twin`); None: the model itself."""
+    _looks: Looks = attrs.field(init=False, factory=Looks)
+
+    def __attrs_post_init__(self) -> None:
+        configs = grouped_configs(self.model) if self.plan.groups else None
+        leaf = None if self.packed is None else partial(self.packed.twin, self._looks)
+        self.twin = twin_of(self.model, leaf, configs)
+
+    @property
+    def looks(self) -> int:
+        """How many weights it has looked at so far; a forward pass in which it looks at some takes longer."""
+        return self._looks.count
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -96,7 +111,8 @@ class ModelRunner:
             tokens = input_ids[:, start:stop]
             cache.reserve(stop - start)
             seen = None if mask is None else mask[:, : past + stop]
-            logits = self.run(tokens, seen, position[:, past + start : past + stop], cache, max(scored, 1))
+            inputs = self._inputs(tokens, seen, position[:, past + start : past + stop], cache, max(scored, 1))
+            logits = call_model(self.model, **inputs).logits
             cache.append(stop - start)
             if scored:
                 yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:])
@@ -118,32 +134,52 @@ class ModelRunner:
         seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
-        with grouped_attention(self.model.config.get_text_config()) if self.plan.groups else nullcontext():
-            return self.run(tree.tokens, mask, position, cache, keep)
+        return self.run(tree.tokens, mask, position, cache, keep)
 
     def run(
-        self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int, call: Callable[..., Any] = call_model
+        self,
+        tokens: Tensor,
+        mask: Any,
+        position: Tensor,
+        cache: Any,
+        keep: int = 0,
+        *,
+        call: Callable[..., Any] = call_model,
     ) -> Tensor:
-        """Logits of ``tokens [B, N]``: of the last ``keep`` columns, or of all with 0.
+        """Logits ``[B, N, V]`` of a tree's ``tokens [B, N]``; with ``keep``, of the last so many columns at least.
 
         :param cache: where transformers' layers put keys and values.
         :param call: who calls the model: ``call(model, **inputs)``.
         """
-        extra: dict[str, Any] = {self.plan.cache_argument: cache}
-        if self.plan.takes_logits_to_keep:
-            extra["logits_to_keep"] = keep
-        with self.packed.used() if self.packed is not None and call is call_model else nullcontext():
-            output = call(
-                self.model,
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=position,
-                use_cache=True,
-                return_dict=True,
-                **extra,
-            )
-        logits: Tensor = output.logits
+        logits: Tensor = self._output(call, self._inputs(tokens, mask, position, cache, keep)).logits
         return logits
+
+    def _inputs(self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int) -> dict[str, Any]:
+        """Of the model's forward, to give the logits of the last ``keep`` columns, or of all with 0."""
+        inputs: dict[str, Any] = {
+            "input_ids": tokens,
+            "attention_mask": mask,
+            "position_ids": position,
+            "use_cache": True,
+            "return_dict": True,
+            self.plan.cache_argument: cache,
+        }
+        if self.plan.takes_logits_to_keep:
+            inputs["logits_to_keep"] = keep
+        return inputs
+
+    def _output(self, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        if call is not call_model or self.twin is None or intercepted():
+            return call(self.model, **inputs)
+        try:
+            return call(self.twin, **inputs)
+        except Exception as error:
+            failure = f"its twin fails with {type(error).__name__}: {first_line(error)}"
+        self.twin = None
+        output = call(self.model, **inputs)  # raises what is the model's own
+        if self.packed is not None:
+            self.packed.give_up(failure)
+        return output
 
 
 def _pieces(width: int, chunk: int, wide: int, keep: int) -> Iterator[tuple[int, int, int]]:

@@ -5,6 +5,12 @@ caches. Sorted once and kept, the same kernels give the same numbers (bit by bit
 less time (``benchmarks/forward_ways.py`` measures it); with hundreds of rows, as in a prompt, the sorting is a small
 part anyway. The weights then take their memory twice: what the model holds stays untouched, for everybody else who
 runs it.
+
+**A copy is used only while it is one.** Prompts are scored with the model's own weights, and so is the first tree of a
+call: after a layer's product all bytes of its weight are hashed. If they are those that were packed, wherever and by
+whomever they were written, later products of the call use the copy; else it is made anew. What changes a weight within
+a call is noticed by torch's count of changes and by the weight's place. (Of what is written past torch *within* a call,
+through ``.data`` or numpy, nothing tells until the next call.)
 """
 
 from __future__ import annotations
@@ -12,8 +18,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable
 from typing import Any, TypeGuard
 
 import attrs
@@ -23,97 +28,155 @@ from torch import Tensor, nn
 
 from racer.core.model_state import find_state, state_of
 from racer.core.packed_sizes import worth_packing
+from racer.core.twin import Twin, obstacle, share
+from racer.core.weight_contents import Contents, WeightCopy, contents_of
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
 DTYPES = (torch.bfloat16, torch.float32)
 SMALL = 2**30
 """Bytes of a model's packable weights up to which ``auto`` packs them."""
+WORTH = 16
+"""New tokens from which on a call gains more by the copies than it pays for looking at the weights: that takes as long
+as three or four trees gain."""
 
 
 class PackingWarning(UserWarning):
     """Weights could not be packed; decoding goes on without."""
 
 
-@attrs.define(eq=False)
-class PackedLinear:
+@attrs.frozen(eq=False)
+class PackedWeight:
     """One layer's packed weight, and what it was made from."""
 
-    layer: nn.Linear
     weight: Tensor
     """Opaque, in oneDNN's blocks."""
-    place: int
-    version: int
-    sample: Tensor
-
-    @classmethod
-    def of(cls, layer: nn.Linear) -> PackedLinear:
-        weight = layer.weight.detach()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        return cls(layer, packed, weight.data_ptr(), layer.weight._version, _sample(weight).clone())
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the layer's weight is still the one that was packed.
-
-        Changes that torch does not count (through ``.data``, as adapters are merged) show in the sample if they change
-        a whole row, as of a token, or column: after an edit of single numbers, :func:`unpack` the model.
-        """
-        weight = self.layer.weight
-        same = weight.data_ptr() == self.place and weight._version == self.version
-        return same and torch.equal(_sample(weight.detach()), self.sample)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """What the layer's own forward gives."""
-        if (
-            not worth_packing(rows)
-            or rows.dtype != self.sample.dtype
-            or torch.is_grad_enabled()
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return F.linear(rows, self.layer.weight, self.layer.bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.layer.bias, "none", [], "")
-        return product
+    contents: Contents
 
 
 class PackedModel:
-    """The packed weights of one model's linear layers."""
+    """The packed weights of one model's linear layers. Calls in several threads may use them at once."""
 
-    def __init__(self) -> None:
-        self._packed: dict[nn.Linear, PackedLinear] = {}
+    def __init__(self, model_name: str, kind: Hashable = None) -> None:
+        self._model_name = model_name
+        self.kind = kind
+        """The dtype and device that the model had."""
+        self._packed: dict[nn.Linear, PackedWeight] = {}
+        self.failure = ""
+        """Why there will be no more, if so."""
 
     def __len__(self) -> int:
         """How many layers."""
         return len(self._packed)
 
-    def refresh(self, model: nn.Module) -> None:
-        """Pack what is new or has changed since, and forget what is gone."""
-        layers = [module for module in model.modules() if _packable(module)]
-        self._keep(layers)  # before there are new ones, so that no weight is held three times
-        self._packed = self._packed | {layer: PackedLinear.of(layer) for layer in layers if layer not in self._packed}
-
-    def forget_stale(self) -> None:
-        """Drop the copies of weights that have changed, or lie elsewhere now."""
-        self._keep([layer for layer in self._packed if _packable(layer)])
-
-    def _keep(self, layers: Sequence[nn.Linear]) -> None:
+    def keep(self, layers: Iterable[nn.Linear]) -> None:
+        """Forget all other layers, and those that are of another dtype or shape by now."""
         held = ((layer, self._packed.get(layer)) for layer in layers)
-        self._packed = {layer: packed for layer, packed in held if packed is not None and packed.fresh}
+        self._packed = {
+            layer: packed
+            for layer, packed in held
+            if packed is not None and packed.contents[:2] == (layer.weight.dtype, layer.weight.shape)
+        }
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Inside, the layers multiply with their packed weights.
+    def current(self, layer: nn.Linear) -> Tensor | None:
+        """The layer's weight as it is now, packed; None if there is no memory for it."""
+        if self.failure:
+            return None
+        weight = layer.weight.detach()
+        contents, held = contents_of(weight), self._packed.get(layer)
+        if held is None or held.contents != contents:
+            held = None
+            self._packed.pop(layer, None)  # before there is a new one, so that no weight is held three times
+            try:
+                packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            except RuntimeError as failure:
+                self.give_up(str(failure).splitlines()[0])
+                return None
+            if contents_of(weight) != contents:  # another thread is writing
+                return None
+            self._packed[layer] = held = PackedWeight(packed, contents)
+        return held.weight
 
-        Another thread that runs the model meanwhile may get either kind, which are equal.
-        """
-        packed = self._packed
-        for layer, stand_in in packed.items():
-            layer.__dict__["forward"] = stand_in.forward  # past Module.__setattr__, which takes ten times as long
-        try:
-            yield
-        finally:
-            for layer in packed:
-                layer.__dict__.pop("forward", None)
+    def give_up(self, reason: str) -> None:
+        """Pack nothing more, and say so, once."""
+        self._packed.clear()
+        if not self.failure:
+            self.failure = reason
+            _warn(self._model_name, reason)
+
+    def twin(self, looks: Looks, module: nn.Module) -> Any | None:
+        """The twin that multiplies with the packed weight of a linear layer; None of what is none, or cannot."""
+        return PackedLinear.of(module, self, looks) if _packable(module) else None
+
+
+@attrs.define(eq=False)
+class Looks:
+    """How many weights one call has looked at."""
+
+    count: int = 0
+
+
+class PackedLinear(Twin, nn.Linear):
+    """A linear layer's twin, for one call."""
+
+    __slots__ = ("_racer_copy", "_racer_layer", "_racer_looks", "_racer_store")
+    _racer_layer: nn.Linear
+    _racer_store: PackedModel
+    _racer_looks: Looks
+    _racer_copy: WeightCopy | None
+    """None before the weight was looked at."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear, store: PackedModel, looks: Looks) -> PackedLinear:
+        own = {"_racer_layer": layer, "_racer_store": store, "_racer_looks": looks, "_racer_copy": None}
+        twin: PackedLinear = share(layer, object.__new__(cls), **own)
+        return twin
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What the layer's own forward gives."""
+        parameters = self._parameters
+        weight, bias, copy = parameters["weight"], parameters["bias"], self._racer_copy
+        assert weight is not None
+        if copy is not None and copy.packed is not None and copy.is_of(weight) and _suits(input, weight):
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(input, copy.packed, bias, "none", [], "")
+            return product
+        product = F.linear(input, weight, bias)
+        if copy is None and _suits(input, weight) and _packable(self._racer_layer):
+            self._racer_looks.count += 1
+            copy = WeightCopy(weight)  # before the look, so that what is written meanwhile is noticed
+            copy.packed = self._racer_store.current(self._racer_layer)
+            object.__setattr__(self, "_racer_copy", copy)
+        return product
+
+
+def _suits(rows: Tensor, weight: Tensor) -> bool:
+    """Whether the packed weight would multiply these rows, and faster. In float32 it does not do so for one."""
+    shape = rows.shape
+    return (
+        type(rows) is Tensor
+        and rows.dtype == weight.dtype
+        and len(shape) > 1
+        and rows.numel() > (shape[-1] if weight.dtype == torch.float32 else 0)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and worth_packing(rows)
+    )
+
+
+def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    if type(module) is not nn.Linear:  # a subclass does something else
+        return False
+    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
+    return (
+        weight is not None
+        and type(weight) in (Tensor, nn.Parameter)  # not what holds quantised numbers
+        and weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and weight.is_contiguous()
+        and weight.numel() > 0
+        and not weight.is_inference()  # changes of it are not counted
+        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.dtype == weight.dtype))
+    )
 
 
 @attrs.define(eq=False)
@@ -122,40 +185,37 @@ class _Packing:
 
     packed: PackedModel | None = None
     judged: dict[Hashable, bool] = attrs.field(factory=dict)
-    """Whether it is packed, by its type and device, and by what is asked for."""
+    """Whether it is packed, by its type and device, by what is asked for, and by what stands in the way."""
 
 
 _lock = threading.Lock()
 
 
-def pack(model: Any, choice: bool | str = True) -> PackedModel | None:
-    """Pack the weights of ``model``, or what has changed of them; what it is to be run with now, None for its own.
+def pack(model: Any, choice: bool | str = True, new_tokens: int = sys.maxsize) -> PackedModel | None:
+    """The packed weights that ``model`` is to be run with now, filled as it runs; None for its own.
 
     :param choice: ``DecodeConfig.pack``. With True, a model that cannot be packed here is warned of, once; with
         ``auto``, models that are not small are left as they are too.
+    :param new_tokens: how long the call may become.
     """
-    if not choice:
+    if not choice or new_tokens < WORTH:
         return None
     with _lock:
-        subject, packing = (model.dtype, model.device, choice), state_of(model).part(_Packing)
+        packing, between = state_of(model).part(_Packing), obstacle(model)
+        kind = model.dtype, model.device
+        subject = *kind, choice, between
         if subject not in packing.judged:
-            reason = _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize)
+            reason = between or _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize)
             packing.judged[subject] = not reason
             if reason and choice != "auto":
-                _warn(model, reason)
+                _warn(type(model).__name__, reason)
+        if packing.packed is not None:  # of the device that the model was on, say
+            packing.packed.keep(layer for layer in model.modules() if _packable(layer))
         if not packing.judged[subject]:
-            if packing.packed is not None:
-                packing.packed.forget_stale()  # of the device that the model was on, say
             return None
-        if packing.packed is None:  # an empty one may be in use, and is filled again
-            packing.packed = PackedModel()
-        try:
-            packing.packed.refresh(model)
-        except RuntimeError as failure:  # out of memory
-            packing.judged[subject], packing.packed = False, None
-            _warn(model, str(failure).splitlines()[0])
-            return None
-        return packing.packed if len(packing.packed) else None
+        if packing.packed is None or (packing.packed.failure and packing.packed.kind != kind):
+            packing.packed = PackedModel(type(model).__name__, kind)
+        return None if packing.packed.failure else packing.packed
 
 
 def packed_model(model: Any) -> PackedModel | None:
@@ -164,38 +224,8 @@ def packed_model(model: Any) -> PackedModel | None:
     return packing.packed if packing is not None and packing.packed is not None and len(packing.packed) else None
 
 
-def unpack(model: Any) -> None:
-    """Drop the packed weights of ``model``; calls that are running keep theirs."""
-    with _lock:
-        if (packing := find_state(model).find(_Packing)) is not None:
-            packing.packed = None
-
-
-def _warn(model: Any, reason: str) -> None:
-    text = f"{type(model).__name__} is decoded without packed weights: {reason}"
-    warnings.warn(text, PackingWarning, stacklevel=3)
-
-
-def is_stand_in(forward: Any) -> bool:
-    """Whether a layer's replaced ``forward`` is that of its packed weight."""
-    return getattr(forward, "__func__", None) is PackedLinear.forward
-
-
-def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
-    # a subclass, or a layer whose forward somebody has replaced, does something else
-    replaced = module.__dict__.get("forward")
-    return (
-        type(module) is nn.Linear
-        and (replaced is None or is_stand_in(replaced))
-        and module.weight.device.type == "cpu"
-        and module.weight.dtype in DTYPES
-        and module.weight.is_contiguous()
-    )
-
-
-def _sample(weight: Tensor) -> Tensor:
-    """Some number of every row of a weight ``[out, in]``, each in the column before the last one's; a view."""
-    return weight.view(-1)[:: max(1, weight.shape[1] - 1)]
+def _warn(model_name: str, reason: str) -> None:
+    warnings.warn(f"{model_name} is decoded without packed weights: {reason}", PackingWarning, stacklevel=3)
 
 
 def _obstacle(model: Any, most: int) -> str:
@@ -212,9 +242,9 @@ def _obstacle(model: Any, most: int) -> str:
     layer = min(layers, key=lambda layer: layer.weight.numel())
     rows = torch.linspace(-1, 1, 3 * layer.in_features, dtype=layer.weight.dtype).view(3, -1)
     try:
-        with torch.no_grad():
-            error = (PackedLinear.of(layer).forward(rows) - layer(rows)).abs().max()
-            scale = layer(rows).abs().max()
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            plain, weight = layer(rows), torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+            error = torch.ops.mkldnn._linear_pointwise(rows, weight, layer.bias, "none", [], "") - plain
     except (AttributeError, RuntimeError) as failure:  # torch without oneDNN, or a CPU that it has no kernels for
         return f"torch cannot do it here ({str(failure).splitlines()[0]})"
-    return "" if error <= 0.02 * scale else "a product with a packed weight is wrong"
+    return "" if error.abs().max() <= 0.02 * plain.abs().max() else "a product with a packed weight is wrong"

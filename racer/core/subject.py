@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
-from racer.core.grouped_attention import implementation
-
 LOOP = (
     "_sample",
     "_prefill",
@@ -32,7 +30,7 @@ def subject_of(model: Any) -> Hashable:
     kind, device = type(model), model.device.type
     autocast = torch.get_autocast_dtype(device) if autocasts(model) else None
     return (
-        implementation(model.config.get_text_config()),
+        model.config.get_text_config()._attn_implementation,
         model.dtype,
         model.device,
         tuple(_rows(end) for end in (model.get_input_embeddings, model.get_output_embeddings)),

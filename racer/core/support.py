@@ -18,7 +18,7 @@ import attrs
 import torch
 from transformers import GenerationMixin
 
-from racer.core.grouped_attention import PLAIN, implementation, reads_names
+from racer.core.grouped_attention import PLAIN, reads_names
 from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
@@ -100,7 +100,7 @@ def _unprepared(model: Any) -> str:
         return "encoder-decoder models are not supported: RACER decodes causal language models"
     if model.training:
         return "the model is in training mode, so its output is random: call model.eval()"
-    attention = implementation(model.config.get_text_config())
+    attention = model.config.get_text_config()._attn_implementation
     if attention not in TREE_ATTENTION:
         return (
             f"attention implementation {attention!r} cannot take a tree mask: load the model with "
@@ -138,17 +138,18 @@ def _examine(model: Any) -> Support:
     trial = Trial.of(model, vocab_size)
     cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
     plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument)
-    attention = implementation(model.config.get_text_config())
+    attention = model.config.get_text_config()._attn_implementation
     if model.device.type == "cpu" and attention == PLAIN and not reads_names(model):  # elsewhere it is not measured
-        faster = _tried(trial, attrs.evolve(plan, groups=True), vocab_size)
-        if faster.plan is not None and not faster.padding_reason:
+        runner = ModelRunner(model, attrs.evolve(plan, groups=True))
+        faster = _tried(trial, runner, vocab_size)
+        if faster.plan is not None and not faster.padding_reason and runner.twin is not None:
             return faster
-    return _tried(trial, plan, vocab_size)
+    return _tried(trial, ModelRunner(model, plan), vocab_size)
 
 
-def _tried(trial: Trial, plan: ForwardPlan, vocab_size: int) -> Support:
-    reason, padded, positions = trial.faults(ModelRunner(trial.model, plan))
-    plan, windows = attrs.evolve(plan, positions=positions), windows_of(trial.model.config.get_text_config())
+def _tried(trial: Trial, runner: ModelRunner, vocab_size: int) -> Support:
+    reason, padded, positions = trial.faults(runner)
+    plan, windows = attrs.evolve(runner.plan, positions=positions), windows_of(trial.model.config.get_text_config())
     return Support(None if reason else plan, reason, vocab_size, padded, windows=windows)
 
 

@@ -93,7 +93,7 @@ class BatchDecoder:
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()
         compiled = mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
-        packed = pack(self.model, False if compiled else self.config.pack)
+        packed = pack(self.model, False if compiled else self.config.pack, max(r.limit for r in spec.requests))
         runner = ModelRunner(self.model, support.plan, packed)
         try:
             for request in spec.requests:

@@ -80,6 +80,7 @@ class DynamicExecutor:
         with phase("draft"):
             budget = self.runner.plan.room(strategies.nodes(view), self.cache.end)
             tree, faults = strategies.draft(view, budget, to_model_device)
+        looks = self.runner.looks
         with phase("forward"):
             logits = self.runner.forward(tree, self.cache, self.last_position)
         with phase("verify"):
@@ -89,7 +90,8 @@ class DynamicExecutor:
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
         with phase("commit"):
             self.cache.commit(verdict.path, advances(host, view))
-        return StepOutcome(tree, verdict, budget, logits=logits if self.keeps_logits else None)
+        steady = self.runner.looks == looks
+        return StepOutcome(tree, verdict, budget, steady=steady, logits=logits if self.keeps_logits else None)
 
 
 def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:

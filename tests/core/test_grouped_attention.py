@@ -15,7 +15,7 @@ from transformers import AttentionInterface, FalconConfig, FalconForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from racer import DecodeConfig, Decoder
-from racer.core.grouped_attention import GROUPED, grouped, grouped_attention, implementation, reads_names
+from racer.core.grouped_attention import GROUPED, grouped, reads_names
 from racer.core.support import probe
 from racer.testing import HostileDrafter, decode, decode_plainly
 from support.tiny_models import SMALL, VOCAB, tiny
@@ -89,32 +89,43 @@ def test_trees_are_scored_with_it_and_the_model_is_left_as_it_was(model: Any, ca
 
 def test_an_error_leaves_the_model_as_it_was(model: Any) -> None:
     decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7))
+    seen: list[str] = []
 
-    def fails(*_: Any) -> None:
-        assert model.config._attn_implementation == GROUPED or not trees
-        if trees:
-            raise RuntimeError("out of memory")
-        trees.append(1)  # the prefill
+    def fails(*_: Any, **__: Any) -> Any:
+        seen.append(model.config._attn_implementation)
+        raise RuntimeError("out of memory")
 
-    trees: list[int] = []
-    handle = model.register_forward_pre_hook(fails)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        decode(decoder, [[1, 2, 3]], 20)
-    handle.remove()
+    AttentionInterface.register(GROUPED, fails)
+    try:
+        got, _ = decode(decoder, [[1, 2, 3]], 20)
+    finally:
+        AttentionInterface.register(GROUPED, grouped)
+    assert got == decode_plainly(model, [[1, 2, 3]], 20), "the model itself is run where its twin fails"
+    assert seen == ["sdpa"]
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_whoever_runs_the_model_meanwhile_notices_nothing(model: Any) -> None:
+def test_whoever_runs_the_model_meanwhile_notices_nothing(model: Any, calls: list[int]) -> None:
     inputs = {"input_ids": torch.tensor([[0, 5, 6, 7], [3, 4, 5, 6]]), "attention_mask": torch.ones(2, 4).long()}
     inputs["attention_mask"][0, 0] = 0
     alone, generated = model(**inputs).logits, model.generate(**inputs, max_new_tokens=9, do_sample=False)
-    with grouped_attention(model.config):
-        assert implementation(model.config) == "sdpa"
-        probe(model)  # is not refused
-        with grouped_attention(model.config):  # another thread's
-            torch.testing.assert_close(model(**inputs).logits[1], alone[1])
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7))
+    calls.clear()
+
+    def watched(module: Any, query: torch.Tensor, *given: Any, **more: Any) -> Any:
+        """Another thread's turn, in the midst of a forward pass."""
+        before = len(calls)
+        assert torch.equal(model(**inputs).logits, alone)
         assert torch.equal(model.generate(**inputs, max_new_tokens=9, do_sample=False), generated)
-    assert model.config._attn_implementation == "sdpa"
+        assert probe(model) is decoder.support
+        assert len(calls) == before
+        calls.append(query.shape[2])
+        return grouped(module, query, *given, **more)
+
+    AttentionInterface.register(GROUPED, watched)
+    got, _ = decode(decoder, [[1, 2, 3]], 4)
+    assert calls
+    assert got == decode_plainly(model, [[1, 2, 3]], 4)
 
 
 def test_eager_attention_stays_eager(calls: list[int]) -> None:

@@ -20,7 +20,7 @@ from racer.engine.static.pool import DevicePool
 from racer.testing import toy_model
 from support.tiny_models import SMALL
 
-HOW: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
+HOW: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False}
 IDS = torch.tensor([[1, 2, 3]])
 
 

@@ -6,6 +6,7 @@ import gc
 import threading
 import warnings
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,16 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
-from racer.core.model_state import _states
-from racer.core.packed_weights import (
-    PackedLinear,
-    PackedModel,
-    PackingWarning,
-    _sample,
-    pack,
-    packed_model,
-    unpack,
-)
+from racer.core.model_state import _states, release
+from racer.core.packed_weights import WORTH, Looks, PackedModel, PackingWarning, pack, packed_model
+from racer.core.twin import twin_of
 from racer.engine.static.pool import fingerprint
 from racer.testing import HostileDrafter, decode, decode_plainly
 from support.tiny_models import SMALL, VOCAB
@@ -44,14 +38,25 @@ def a_model(dtype: torch.dtype) -> Any:
     return model
 
 
+def filled(model: Any) -> PackedModel:
+    """The packed weights of all its layers, as a call leaves them."""
+    packed = pack(model)
+    assert packed is not None
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            packed.current(layer)
+    return packed
+
+
 def multiplies(layer: nn.Linear, rows: torch.Tensor) -> bool:
     """Whether the layer's packed weight gives what the layer does."""
-    packed = PackedModel()
-    packed.refresh(layer)
+    packed = PackedModel("one")
+    twin = packed.twin(Looks(), layer)
+    assert twin is not None
     plain = layer(rows)
-    with packed.used():
-        assert "forward" in vars(layer)
-        product = layer(rows)
+    assert torch.equal(twin(rows), plain), "the first product is the layer's own"
+    assert len(packed) == 1
+    product = twin(input=rows)
     assert "forward" not in vars(layer)
     return torch.allclose(product.float(), plain.float(), rtol=1e-2, atol=1e-2)
 
@@ -111,37 +116,85 @@ def test_layers_that_do_something_else_are_left_alone() -> None:
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(rows)
 
-    hooked, other = nn.Linear(4, 4), nn.Linear(4, 4)
-    other.forward = lambda rows: rows + 1  # type: ignore[method-assign]  # as accelerate does
-    hooked.register_forward_hook(lambda _, __, output: output * 3)
-    model = nn.Sequential(Doubles(4, 4), hooked, other, nn.Linear(4, 4, dtype=torch.float64))
-    packed = PackedModel()
-    packed.refresh(model)
-    assert set(packed._packed) == {hooked}
-    rows = torch.randn(2, 4)
-    with torch.no_grad(), packed.used():
-        torch.testing.assert_close(model[:3](rows), 3 * hooked.forward(model[0](rows)) + 1)
+    good, elsewhere = nn.Linear(4, 4), nn.Linear(4, 4, device="meta")
+    model = nn.Sequential(Doubles(4, 4), good, nn.Linear(4, 4, dtype=torch.float64), elsewhere, nn.Linear(4, 0))
+    packed = PackedModel("one")
+    twin, rows = twin_of(model, partial(packed.twin, Looks())), torch.randn(2, 4)
+    assert twin is not None
+    assert [mine is own for mine, own in zip(twin, model, strict=True)] == [True, False, True, True, True]
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(twin[:2](rows), model[:2](rows))
+    assert set(packed._packed) == {good}
 
 
-def test_an_error_gives_the_layers_back() -> None:
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "replaced"])
+def test_models_with_somebody_elses_code_in_them_are_left_alone(way: str) -> None:
+    model = a_model(torch.float32)
+    layer = model.model.layers[0].mlp.up_proj
+    if way == "hook":
+        layer.register_forward_hook(lambda _, __, output: output * 3)
+    elif way == "pre-hook":
+        layer.register_forward_pre_hook(lambda *_: None)
+    else:
+        layer.forward = lambda rows: rows @ layer.weight.T + 1  # as accelerate does
+    with pytest.warns(PackingWarning, match="hooks|was replaced"):
+        assert not pack(model)
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7))
+    got, _ = decode(decoder, [[1, 2, 3]], 24)
+    assert got == decode_plainly(model, [[1, 2, 3]], 24)
+    assert packed_model(model) is None
+
+
+def test_an_error_leaves_the_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = a_model(torch.float32)
     decoder = Decoder(model, DecodeConfig(drafter="none", pack=True))
 
     def fails(*_: Any) -> None:
-        assert "forward" in vars(model.lm_head)
         raise RuntimeError("out of memory")
 
-    model.model.layers[1].register_forward_pre_hook(fails)
+    monkeypatch.setattr("torch.nn.functional.silu", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
-        decode(decoder, [[1, 2, 3]], 5)
+        decode(decoder, [[1, 2, 3]], WORTH)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_odd_rows_are_multiplied_as_ever(dtype: torch.dtype) -> None:
+    layer, packed = nn.Linear(6, 4, dtype=dtype), PackedModel("one")
+    twin = packed.twin(Looks(), layer)
+    assert twin is not None
+    for rows in (torch.randn(2, 6), torch.randn(6), torch.randn(0, 6), torch.randn(6, 3).T, torch.randn(1, 2, 3, 6)):
+        given = rows.to(dtype)
+        for _ in range(2):
+            torch.testing.assert_close(twin(given), layer(given), rtol=2e-2, atol=2e-2)
+    with pytest.raises(RuntimeError):
+        twin(torch.randn(2, 6, dtype=torch.float64))
+
+
+def test_weights_whose_changes_are_not_counted_are_left_alone() -> None:
+    with torch.inference_mode():
+        layer = nn.Linear(6, 4)
+    assert PackedModel("one").twin(Looks(), layer) is None
+
+
+def test_short_calls_are_not_worth_it() -> None:
+    model = a_model(torch.float32)
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True))
+    decode(decoder, [[1, 2, 3]], WORTH - 1)
+    assert packed_model(model) is None
+    decode(decoder, [[1, 2, 3]], WORTH)
+    assert packed_model(model)
+    counted(model)
+    assert decode(decoder, [[1, 2, 3]], WORTH - 1)[0] == decode_plainly(model, [[1, 2, 3]], WORTH - 1)
 
 
 def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any) -> None:
         raise RuntimeError("no kernels")
 
-    monkeypatch.setattr(PackedLinear, "of", missing)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
     model = a_model(torch.float32)
     with pytest.warns(PackingWarning, match=r"without packed weights: torch cannot do it here \(no kernels\)"):
         pack(model)
@@ -157,13 +210,12 @@ def test_where_it_cannot_be_done_it_is_said_once(monkeypatch: pytest.MonkeyPatch
 
 def test_packed_weights_go_with_their_model() -> None:
     model = a_model(torch.float32)
-    pack(model)
-    first = weakref.ref(packed_of(model))
+    first = weakref.ref(filled(model))
     pack(model)
     assert packed_of(model) is first()
-    unpack(model)
+    release(model)
     assert first() is None, "nobody else holds them"
-    pack(model)
+    filled(model)
     alive = weakref.ref(model)
     assert alive in _states.keyrefs()
     del model
@@ -194,35 +246,37 @@ def test_a_model_that_has_become_packable_is_packed() -> None:
     model = a_model(torch.float64)
     with pytest.warns(PackingWarning, match="no linear layers in bf16 or float32"):
         pack(model)
-    pack(model.to(torch.bfloat16))
+    filled(model.to(torch.bfloat16))
     assert packed_model(model) is not None
 
 
 def test_gradients_and_autocast_take_the_layers_own_way() -> None:
-    layer, rows, packed = nn.Linear(64, 32), torch.randn(2, 64), PackedModel()
-    packed.refresh(layer)
-    with packed.used():
-        layer(rows).sum().backward()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            assert layer(rows).dtype == torch.bfloat16
+    layer, rows, packed = nn.Linear(64, 32), torch.randn(2, 64), PackedModel("one")
+    twin = packed.twin(Looks(), layer)
+    assert twin is not None
+    with torch.no_grad():
+        twin(rows)
+    assert len(packed) == 1
+    twin(rows).sum().backward()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert twin(rows).dtype == torch.bfloat16
     assert layer.weight.grad is not None
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (576, 1536), (49152, 576), (3, 5), (1, 1), (7, 4096)])
-def test_samples_come_from_all_over(shape: tuple[int, int]) -> None:
-    places = _sample(torch.arange(shape[0] * shape[1]).view(shape))
-    rows, columns = places // shape[1], places % shape[1]
-    assert set(rows.tolist()) == set(range(shape[0])), "an edited token shows"
-    assert len(set(columns.tolist())) >= min(shape)
-    assert len(places) <= 2 * shape[0] + shape[1]
+def test_a_static_stage_does_not_notice_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = a_model(torch.float32), []
+    before, original = fingerprint(model), nn.functional.silu
 
+    def watched(rows: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+        seen.append(fingerprint(model))
+        return original(rows, inplace)
 
-def test_a_static_stage_does_not_notice_packing() -> None:
-    model = a_model(torch.float32)
-    pack(model)
-    before = fingerprint(model)
-    with packed_of(model).used():
-        assert fingerprint(model) == before
+    monkeypatch.setattr("torch.nn.functional.silu", watched)
+    config = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True, compile="static")
+    got, _ = decode(Decoder(model, config), [[1, 2, 3]], 24)
+    assert set(seen) == {before}
+    assert packed_model(model)
+    assert got == decode_plainly(model, [[1, 2, 3]], 24)
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", None])
@@ -243,11 +297,11 @@ def test_small_models_are_packed_without_being_asked(
     model = a_model(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PackingWarning)
-        got, _ = decode(Decoder(model, DecodeConfig(drafter="none")), [[1, 2, 3]], 8)
+        got, _ = decode(Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7)), [[1, 2, 3]], 20)
     assert (packed_model(model) is not None) is packs
-    assert got == decode_plainly(model, [[1, 2, 3]], 8)
+    assert got == decode_plainly(model, [[1, 2, 3]], 20)
     if most is not None:
-        assert pack(model, True), "who asks for it gets it"
+        assert pack(model, True) is not None, "who asks for it gets it"
         assert not pack(model, "auto")
 
 
@@ -255,12 +309,12 @@ def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch
     model = a_model(torch.bfloat16)
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
     monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
-    assert pack(model, "auto")
+    filled(model)
     assert packed_model(model) is not None
     assert not pack(model.float(), "auto"), "twice as large"
     assert packed_model(model) is None, "the copies of what it was are gone"
     assert not pack(model.double(), "auto")
-    assert pack(model.bfloat16(), "auto")
+    assert pack(model.bfloat16(), "auto") is not None
 
 
 def test_both_choices_of_one_model_are_remembered() -> None:
@@ -275,16 +329,18 @@ def test_both_choices_of_one_model_are_remembered() -> None:
 
 def test_no_memory_for_it_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     model = a_model(torch.float32)
-    assert pack(model)
+    filled(model)
     counted(model)
 
     def fails(*_: Any) -> None:
         raise RuntimeError("not enough memory: you tried to allocate 7 bytes")
 
-    monkeypatch.setattr(PackedLinear, "of", fails)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", fails)
     with pytest.warns(PackingWarning, match="not enough memory"):
-        got, _ = decode(Decoder(model, DecodeConfig(drafter="none", pack=True)), [[1, 2, 3]], 9)
-    assert got == decode_plainly(model, [[1, 2, 3]], 9)
+        got, _ = decode(
+            Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True)), [[1, 2, 3]], 20
+        )
+    assert got == decode_plainly(model, [[1, 2, 3]], 20)
     assert packed_model(model) is None
 
 

@@ -16,9 +16,7 @@ from typing import Any
 import attrs
 import torch
 
-from racer.core.grouped_attention import implementation
 from racer.core.model_runner import ModelRunner, call_model
-from racer.core.packed_weights import is_stand_in
 from racer.engine.static.compile import compiled_call
 from racer.engine.static.cuda_graphs import Eager, Graphs, GraphWarning
 from racer.engine.static.device_batch import DeviceBatch
@@ -151,15 +149,11 @@ def fingerprint(model: Any) -> int:
             id(module),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
-            *(  # a list: another thread may be exchanging forwards for packed weights' just now
-                (name, _plain(value))
-                for name, value in list(vars(module).items())
-                if name not in _OF_ANY_MODULE and not is_stand_in(value)
-            ),
+            *((name, _plain(value)) for name, value in list(vars(module).items()) if name not in _OF_ANY_MODULE),
         )
         for module in model.modules()
     )
-    attention = implementation(model.config.get_text_config())
+    attention = model.config.get_text_config()._attn_implementation
     return hash((places, settings, attention, torch.get_float32_matmul_precision()))
 
 

@@ -138,7 +138,7 @@ class StaticStep:
         dtype = self.runner.model.dtype
         mask = self.runner.plan.masks.build(placed.seen, placed.position, placed.places, dtype)
         self.window.aim(placed.slots)
-        return self.runner.run(tree.tokens, mask, placed.position, self.window, 0, self.launcher.call)
+        return self.runner.run(tree.tokens, mask, placed.position, self.window, call=self.launcher.call)
 
     def _verify(self, tree: DraftTree, logits: Tensor) -> Verdict:
         """The verdict by the batch's own tensors: those of the view are copies, made for this step alone."""
