@@ -60,6 +60,11 @@ class BatchDecoder:
         self._make_ready()
 
     @property
+    def support(self) -> Support:
+        """What the model can do as it is now; see :func:`racer.core.support.probe`."""
+        return probe(self.model)
+
+    @property
     def mode(self) -> str:
         """How steps run where the model is now; see :func:`racer.engine.static.pool.step_mode`."""
         return step_mode(self.config.compile, self.model.device)
