@@ -16,7 +16,7 @@ from racer.core.packed_weights import pack
 from racer.engine.top_tokens import top_tokens
 from racer.hf.processors import ProcessorPipeline
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request
+from racer.step.request import Request, add_token, end
 from racer.step.verdict import HostVerdict, Verdict
 from racer.step.view import StepView
 
@@ -125,7 +125,7 @@ class Row:
         self.tree = DraftTree.chain(prompt.tokens, torch.tensor([width]))
         self.view = attrs.evolve(self._view(), places=(prompt.start,))
         self._observe(list(range(width)), int(ids[-1, 0]), ids, probs)
-        self.request.tokens.append(int(ids[-1, 0]))
+        add_token(self.request, int(ids[-1, 0]))
 
     def draft(self, shared: Continuations, budget: int) -> list[int]:
         """Grow the next tree; its nodes among the continuations."""
@@ -149,9 +149,9 @@ class Row:
             path.append(column[place])
         self.node = place
         for token in text:
-            self.request.tokens.append(token)
+            add_token(self.request, token)
             if token in ends or self.request.remaining <= 0:
-                self.request.done = True
+                end(self.request)
                 break
         self.steps += 1
         known = [shared.known[node] for node in self.nodes]
@@ -190,7 +190,8 @@ def decode(
     for row in rows:
         row.drafter.opened(row.request)
         row.read_prompt(shared.prompt, *shared.prompt_top)
-        row.request.done = row.request.tokens[-1] in ends
+        if row.request.tokens[-1] in ends:
+            end(row.request)
     while active := [row for row in rows if not row.request.done]:
         behind = min(active, key=lambda row: len(row.request.tokens))
         shared.commit(behind.node)

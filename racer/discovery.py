@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import threading
-import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -14,7 +13,7 @@ import pluggy
 
 from racer import hookspecs
 from racer.config import Choice
-from racer.errors import PluginError, UnknownStrategy
+from racer.errors import PluginError, UnknownStrategy, of_the_plugin, told, warn_of_plugin
 from racer.registry import Offer, Registry
 
 ENTRY_POINT_GROUP = "racer"
@@ -22,6 +21,9 @@ ENTRY_POINT_GROUP = "racer"
 
 class Plugins:
     """The global side of the plugin system: discovers entry points and fills a registry, as late as possible.
+
+    An interrupt may come at any moment: a plugin is registered as a whole or not at all, and an entry point waits until
+    it is settled, so the next call goes on where this one was stopped.
 
     An entry point of group ``racer`` points to a module or object with ``racer_register``. One that carries the name
     of the strategy it registers is loaded alone when that name is asked for; other names load all.
@@ -33,8 +35,6 @@ class Plugins:
         self.registry = Registry()
         self.broken: dict[str, str] = {}
         """Why an entry point could not be used, by its name and distribution."""
-        self._manager = new_manager()
-        self._manager.hook.racer_register.call_historic(kwargs={"registry": self.registry})
         self._find = found
         self._waiting: list[EntryPoint] | None = None
         self._lock = threading.RLock()
@@ -44,21 +44,18 @@ class Plugins:
 
         :raises PluginError: it misspells a hook, or claims a name that is taken; nothing of it stays registered.
         """
-        if self._manager.is_registered(plugin):
-            return  # a module may stand under the names of all strategies that it offers
-        try:
-            with self.registry.origin(origin):
-                self._manager.register(plugin)
-                self._manager.check_pending()
-                others = [caller.name for caller in self._manager.get_hookcallers(plugin) or ()]
-                if strange := sorted(set(others) - {"racer_register"}):
-                    raise PluginError(
-                        f"{strange[0]} is never called here: objects with that hook go into DecodeConfig(plugins=[...])"
-                    )
-        except Exception as error:
-            if self._manager.is_registered(plugin):
-                self._manager.unregister(plugin)
-            raise PluginError(f"plugin {origin} is refused: {error}") from error
+        with self._lock:
+            known = self.registry
+            if id(plugin) in map(id, known.plugins):
+                return  # a module may stand under the names of all strategies that it offers
+            try:
+                filled = _filled(plugin, Registry(known, origin))
+                self.registry = filled.over(self.registry, plugin)
+            except BaseException as error:
+                if not of_the_plugin(error):
+                    raise
+                reason = str(error) if isinstance(error, Exception) else told(error)
+                raise PluginError(f"plugin {origin} is refused: {reason}") from error
 
     def resolve(self, kind: str, name: str) -> Offer:
         """The offer under this name.
@@ -72,7 +69,7 @@ class Plugins:
                 self.load_all()
             if (kind, name) in self.registry:
                 return self.registry[kind, name]
-        names = self.registry.names(kind)
+            names = self.registry.names(kind)
         if not names:
             raise UnknownStrategy(f"unknown {kind} {name!r}: no plugins are found; install racer-decoding with pip")
         near = difflib.get_close_matches(name, names, n=1)
@@ -99,16 +96,40 @@ class Plugins:
             return self.registry.offers()
 
     def _load(self, wanted: Callable[[EntryPoint], bool]) -> None:
-        waiting = self._find() if self._waiting is None else self._waiting
-        self._waiting = [entry for entry in waiting if not wanted(entry)]
-        for entry in filter(wanted, waiting):
-            origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-            try:
-                self.register(entry.load(), origin)
-            except Exception as error:  # a broken plugin must never take the program down
-                reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-                self.broken[f"{entry.name} ({origin})"] = reason
-                warnings.warn(f"racer plugin {entry.name!r} of {origin} is not loaded: {reason}", stacklevel=2)
+        if self._waiting is None:
+            self._waiting = self._find()
+        for entry in filter(wanted, self._waiting):
+            self._settle(entry)
+            self._waiting = [other for other in self._waiting if other is not entry]
+
+    def _settle(self, entry: EntryPoint) -> None:
+        """Load and register it, or say why that is impossible."""
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        try:
+            self.register(entry.load(), origin)
+        except BaseException as error:  # a broken plugin must never take the program down
+            if not of_the_plugin(error):
+                raise
+            reason = str(error) if isinstance(error, PluginError) else told(error)
+            self.broken[f"{entry.name} ({origin})"] = reason
+            warn_of_plugin(f"racer plugin {entry.name!r} of {origin} is not loaded: {reason}", UserWarning)
+
+
+def _filled(plugin: object, registry: Registry) -> Registry:
+    """``registry`` with what ``plugin`` registers.
+
+    :raises PluginError: it has hooks that are never called here.
+    """
+    manager = new_manager()
+    manager.register(plugin)
+    manager.check_pending()
+    others = {caller.name for caller in manager.get_hookcallers(plugin) or ()} - {"racer_register"}
+    if others:
+        raise PluginError(
+            f"{min(others)} is never called here: objects with that hook go into DecodeConfig(plugins=[...])"
+        )
+    manager.hook.racer_register.call_historic(kwargs={"registry": registry})
+    return registry
 
 
 def new_manager() -> pluggy.PluginManager:

@@ -1,5 +1,14 @@
 """Every error that RACER raises on purpose. Each message says what was wrong and what is accepted."""
 
+from __future__ import annotations
+
+import logging
+import signal
+import traceback
+import warnings
+
+log = logging.getLogger(__name__)
+
 
 class RacerError(Exception):
     """Base of all deliberate errors; catch it to tell a wrong request from a bug."""
@@ -31,6 +40,38 @@ class StateError(RacerError, ValueError):
 
 class ModelNotFound(RacerError, OSError):
     """A model's name leads nowhere: no such folder, nothing in it, or no network."""
+
+
+def of_the_plugin(error: BaseException) -> bool:
+    """Whether what foreign code raised ends there: all errors, ``SystemExit`` and ``GeneratorExit`` too.
+
+    An interrupt goes through, and so does whatever the program's signal handlers raise, at whatever place the signal
+    came, and what other tools derive from ``BaseException`` to stop the whole program.
+    """
+    return isinstance(error, (Exception, SystemExit, GeneratorExit)) and not _raised_by_a_signal(error)
+
+
+def _raised_by_a_signal(error: BaseException) -> bool:
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    functions = [getattr(handler, "__func__", handler) for handler in handlers]
+    codes = [getattr(function, "__code__", None) for function in functions]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def told(error: BaseException) -> str:
+    """An error's type and text; foreign ones may fail to tell it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def warn_of_plugin(text: str, category: type[Warning]) -> None:
+    """Warn of what foreign code did. Where warnings are made errors, it is logged: it must not end what goes on."""
+    try:
+        warnings.warn(text, category, stacklevel=3)
+    except Warning:
+        log.warning(text)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,17 +1,23 @@
-"""The wall between plugins and the decode loop: a drafter may be wrong, never harmful."""
+"""The wall between plugins and the decode loop: a drafter may be wrong, never harmful.
+
+:func:`attempt` is the one way in which the loop calls foreign code.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from racer.errors import of_the_plugin, told, warn_of_plugin
 from racer.step.draft_tree import FAULTS, DraftTree
 from racer.step.request import Request
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
+from racer.torch_modes import TorchModes
 
 if TYPE_CHECKING:
     from racer.strategies.base import Drafter
@@ -27,13 +33,50 @@ class WarnOnce:
     def __init__(self) -> None:
         self._named: set[str] = set()
 
-    def about(self, culprit: str, reason: object) -> None:
+    def about(self, culprit: str, reason: BaseException | str) -> None:
         """Warn, unless ``culprit`` was warned of before."""
         if culprit in self._named:
             return
         self._named.add(culprit)
-        text = f"{type(reason).__name__}: {reason}" if isinstance(reason, BaseException) else str(reason)
-        warnings.warn(f"{culprit} is left out where it fails: {text}", PluginWarning, stacklevel=3)
+        text = told(reason) if isinstance(reason, BaseException) else reason
+        warn_of_plugin(f"{culprit} is left out where it fails: {text}", PluginWarning)
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """Collect the texts of plugin warnings, whatever the filters say; other warnings are shown as ever."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PluginWarning)
+        yield texts
+    for warning in caught:
+        if issubclass(warning.category, PluginWarning):
+            texts.append(str(warning.message))
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+Complain = Callable[["BaseException | str"], None]
+
+
+def attempt(complain: Complain, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """``call(*args, **named)``, or None and a complaint. Whatever it leaves of torch's modes is put back.
+
+    An interrupt goes through; see :func:`racer.errors.of_the_plugin`.
+    """
+    modes = TorchModes.now()
+    try:
+        answer, problem = call(*args, **named), None
+    except BaseException as error:
+        if not of_the_plugin(error):
+            raise
+        answer, problem = None, error
+    finally:
+        left = modes.restore()
+    if problem is not None:
+        complain(problem)
+    elif left:
+        complain(f"it left {left} switched, which was put back")
+    return answer
 
 
 def check_form(tree: Any, batch: int, budget: int) -> DraftTree:
@@ -95,7 +138,7 @@ class Guard:
         root = ends if tree.tokens.device.type == "cpu" else view.root.to(tree.tokens.device)
         faults = tree.faults(root, view.vocab_size)
         if faults.device.type == "cpu" and (bits := int(faults.max())):  # elsewhere, reading would synchronise
-            self.warn_once.about(f"drafter {self.label!r}", fault_text(bits))
+            self.complain(fault_text(bits))
         return tree.sound(faults, root)
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:
@@ -104,10 +147,9 @@ class Guard:
     def closed(self, request: Request) -> None:
         self.attempt(self.drafter.closed, request)
 
+    def complain(self, reason: BaseException | str) -> None:
+        self.warn_once.about(f"drafter {self.label!r}", reason)
+
     def attempt(self, call: Callable[..., Any], *args: Any) -> Any:
         """``call(*args)``, or None and a warning."""
-        try:
-            return call(*args)
-        except Exception as error:  # whatever a plugin raises, decoding goes on
-            self.warn_once.about(f"drafter {self.label!r}", error)
-            return None
+        return attempt(self.complain, call, *args)

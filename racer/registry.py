@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
 import attrs
 
-from racer.errors import ConfigError, PluginError, RacerError
+from racer.errors import ConfigError, PluginError, RacerError, of_the_plugin, told
 
 KINDS = ("drafter", "verifier", "budget")
 
@@ -65,8 +64,11 @@ class Offer:
             return self.factory(**options)
         except RacerError:
             raise
-        except Exception as error:
-            raise PluginError(f"{self.kind} {self.name!r} of {self.origin} cannot be made: {error}") from error
+        except BaseException as error:
+            if not of_the_plugin(error):
+                raise
+            reason = str(error) if isinstance(error, Exception) else told(error)
+            raise PluginError(f"{self.kind} {self.name!r} of {self.origin} cannot be made: {reason}") from error
 
     def _signature(self) -> dict[str, Parameter]:
         try:
@@ -87,11 +89,33 @@ class Offer:
 
 
 class Registry:
-    """Strategies by kind and name. Names are taken once: a second claim is refused."""
+    """Strategies by kind and name. Names are taken once: a second claim is refused.
 
-    def __init__(self) -> None:
-        self._offers: dict[tuple[str, str], Offer] = {}
-        self._origin = "python"
+    One is made for each plugin, and takes the place of the one before when all of the plugin is registered: whatever
+    stops a plugin half-way, nothing of it stays.
+
+    :param known: what is registered already.
+    :param origin: who registers now.
+    """
+
+    def __init__(self, known: Registry | None = None, origin: str = "python") -> None:
+        self._known = {} if known is None else known._all
+        self._own: dict[tuple[str, str], Offer] = {}
+        self._origin = origin
+        self.plugins: tuple[object, ...] = () if known is None else known.plugins
+        """All that has been registered."""
+
+    @property
+    def _all(self) -> dict[tuple[str, str], Offer]:
+        return self._known | self._own
+
+    def over(self, known: Registry, plugin: object) -> Registry:
+        """This one with all of ``plugin``, on top of what others have registered meanwhile."""
+        if taken := known._all.keys() & self._own.keys():
+            kind, name = min(taken)
+            raise PluginError(f"{kind} {name!r} is already registered by {known[kind, name].origin}")
+        self._known, self.plugins = known._all, (*known.plugins, plugin)
+        return self
 
     def drafter(self, name: str, factory: Factory, *, summary: str = "") -> None:
         """Offer a drafter: ``factory()`` gives a :class:`racer.Drafter`."""
@@ -106,37 +130,24 @@ class Registry:
         self._add("budget", name, factory, summary, exact=True)
 
     def _add(self, kind: str, name: str, factory: Any, summary: str, exact: bool) -> None:
-        if taken := self._offers.get((kind, name)):
+        if taken := self._all.get((kind, name)):
             raise PluginError(
                 f"{kind} {name!r} is already registered by {taken.origin}; {self._origin} must rename its own"
             )
         if not (isinstance(factory, str) or callable(factory)):
             expected = "expected a callable or 'module:attribute'"
             raise PluginError(f"the factory of {kind} {name!r} is {factory!r}, {expected}")
-        self._offers[kind, name] = Offer(kind, name, factory, summary, exact, self._origin)
-
-    @contextmanager
-    def origin(self, origin: str) -> Iterator[None]:
-        """Credit what is registered inside to ``origin``; if that fails, none of it stays."""
-        before, outer = dict(self._offers), self._origin
-        self._origin = origin
-        try:
-            yield
-        except BaseException:
-            self._offers = before
-            raise
-        finally:
-            self._origin = outer
+        self._own[kind, name] = Offer(kind, name, factory, summary, exact, self._origin)
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        return key in self._offers
+        return key in self._all
 
     def __getitem__(self, key: tuple[str, str]) -> Offer:
-        return self._offers[key]
+        return self._all[key]
 
     def offers(self) -> list[Offer]:
         """Everything, by kind and name."""
-        return sorted(self._offers.values(), key=lambda offer: (KINDS.index(offer.kind), offer.name))
+        return sorted(self._all.values(), key=lambda offer: (KINDS.index(offer.kind), offer.name))
 
     def names(self, kind: str) -> list[str]:
         return [offer.name for offer in self.offers() if offer.kind == kind]

@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; torch.cuda.is_available() is False"))
 
 
+@pytest.fixture(autouse=True)
+def _no_silent_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What is said of a plugin is logged where warnings are errors, as they are here: no test may miss it."""
+    yield
+    unheard = [record.getMessage() for record in caplog.get_records("call") if record.name == "racer.errors"]
+    assert not unheard, unheard
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Processes that a test starts heed Ctrl-C: a shell that runs the tests in the background has them ignore it."""

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import racer.discovery
+import racer.registry
 from racer import DecodeConfig, Logits, NoDraft, hookimpl
 from racer.discovery import ENTRY_POINT_GROUP, Plugins, plugins
 from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, PluginError, UnknownStrategy
+from support.interrupts import interrupted_at, points
 
 
 class FakeEntry:
@@ -27,7 +31,7 @@ class FakeEntry:
 
     def load(self) -> Any:
         self.loads += 1
-        if isinstance(self.plugin, Exception):
+        if isinstance(self.plugin, BaseException):
             raise self.plugin
         return self.plugin
 
@@ -180,3 +184,77 @@ def test_hooks_that_would_never_be_called_are_refused() -> None:
 def test_without_any_plugins_the_mend_is_named() -> None:
     with pytest.raises(UnknownStrategy, match="install racer-decoding"):
         Plugins(list).resolve("drafter", "racer")
+
+
+def test_an_interrupt_at_any_moment_does_not_lose_a_plugin() -> None:
+    """Ctrl-C while plugins load: the next call goes on as if nothing had been."""
+
+    def discovery() -> tuple[Plugins, list[FakeEntry]]:
+        both = offering("one", "also")
+        entries = [
+            FakeEntry("one", both), FakeEntry("also", both), FakeEntry("bad", ImportError("gone")),
+            FakeEntry("two", offering("two")), FakeEntry("clash", offering("fresh", "one")),
+        ]  # fmt: skip
+        return with_entries(*entries), entries
+
+    def told(found: Plugins) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [(offer.name, offer.origin) for offer in found.load_all()], sorted(found.broken)
+
+    whole, _ = discovery()
+    assert told(whole)[0] == [("also", "somebody 1.2"), ("one", "somebody 1.2"), ("two", "somebody 1.2")]
+    files = tuple(Path(module.__file__) for module in (racer.discovery, racer.registry))
+
+    def attempt(place: int) -> bool:
+        found, _ = discovery()
+
+        def ask() -> None:
+            found.resolve("drafter", "two")
+            told(found)
+
+        was = interrupted_at(place, ask, files, fine=True)
+        assert told(found) == told(whole)
+        return was
+
+    assert len(list(points(attempt, step=3))) > 200
+
+
+def test_a_plugin_may_register_others_while_it_registers() -> None:
+    found = Plugins(list)
+
+    class Outer:
+        @hookimpl
+        def racer_register(self, registry: Any) -> None:
+            registry.drafter("before", NoDraft)
+            found.register(offering("inner"), "inner")
+            registry.drafter("after", NoDraft)
+
+    found.register(Outer(), "outer")
+    assert [(offer.name, offer.origin) for offer in found.load_all()] == [
+        ("after", "outer"), ("before", "outer"), ("inner", "inner"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [SystemExit("no licence"), GeneratorExit("odd")])
+def test_a_plugin_that_would_end_the_program_is_left_out(error: BaseException) -> None:
+    found = with_entries(FakeEntry("bad", error), FakeEntry("good", offering("good")))
+    with pytest.warns(UserWarning, match=f"not loaded: {type(error).__name__}"):
+        assert [offer.name for offer in found.load_all()] == ["good"]
+
+    def ends() -> None:
+        raise error
+
+    found.register(types.SimpleNamespace(racer_register=hookimpl(lambda registry: registry.drafter("x", ends))), "here")
+    with pytest.raises(PluginError, match=f"'x' of here cannot be made: {type(error).__name__}"):
+        found.make("drafter", "x")
+
+
+def test_a_broken_plugin_is_no_error_where_warnings_are_errors(caplog: pytest.LogCaptureFixture) -> None:
+    found = with_entries(FakeEntry("bad", ImportError("gone")), FakeEntry("good", offering("good")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found.resolve("drafter", "good")
+        assert found.load_all()
+    assert "'bad' of somebody 1.2 is not loaded: ImportError: gone" in caplog.text
+    caplog.clear()

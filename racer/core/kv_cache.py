@@ -168,6 +168,15 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths = [self.lengths[row] for row in rows]
         self._place_layers()
 
+    def row(self, row: int, count: int) -> list[Tensor]:
+        """A copy of a row's first ``count`` slots: ``[layers, heads, count, head_dim]`` for each kind of block."""
+        return [store[:, row, :, :count].clone() for store in self.stores]
+
+    def put_row(self, row: int, states: Sequence[Tensor]) -> None:
+        """Write what :meth:`row` of a cache of the same layout gave; lengths stay as they are."""
+        for store, part in zip(self.stores, states, strict=True):
+            store[:, row, :, : part.shape[2]] = part
+
     def append(self, count: int) -> None:
         """Commit the ``count`` rows that were just written, for all rows: a piece of the prompt."""
         self.lengths = [self.end + count] * len(self.lengths)

@@ -21,9 +21,12 @@ def logit_error(ours: Tensor, theirs: Tensor) -> float:
     return float(errors.nan_to_num(nan=torch.inf).max())
 
 
-def fault_of(model: Any, error: float, where: str = "") -> str:
-    """What such an error says of a trial; empty if it may be rounding in what the model computes in."""
+def fault_of(model: Any, error: float, where: str = "", part: float = 1.0) -> str:
+    """What such an error says of a trial; empty if it may be rounding in what the model computes in.
+
+    :param part: of the tolerance.
+    """
     dtype = torch.get_autocast_dtype(model.device.type) if autocasts(model) else model.dtype
-    if error <= TOLERANCE.get(dtype, 0.1):
+    if error <= TOLERANCE.get(dtype, 0.1) * part:
         return ""
     return f"a trial tree's logits differ from generate's by {error:.2g} standard deviations{where}"

@@ -33,7 +33,7 @@ class PromptPiece:
     """Columns of a left-padded prompt whose logits were asked for."""
 
     start: int
-    """The first of them in the padded prompt."""
+    """The first of them: its slot in the cache."""
     tokens: Tensor
     """``[B, C]``"""
     logits: Tensor
@@ -81,25 +81,30 @@ class ModelRunner:
     def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, keep: int) -> Iterator[PromptPiece]:
         """Run the left-padded prompt ``[B, P]`` through the model piece by piece, so that no ``[P, V]`` tensor exists.
 
+        What the cache holds already stands before it: columns and padding are counted from the cache's first slot.
+
         :param chunk: columns whose logits may exist at once.
         :param keep: columns at the prompt's end whose logits are wanted, at least 1.
         """
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        past, width = cache.end, input_ids.shape[1]
+        columns = torch.arange(past + width, device=input_ids.device)
         pad = torch.tensor(cache.padding, device=input_ids.device)
         position = (columns - pad[:, None]).clamp(min=0)
         mask = (columns >= pad[:, None]).long() if any(cache.padding) else None
         wide = chunk * UNSEEN if self.plan.takes_logits_to_keep else chunk
-        for start, stop, scored in _pieces(input_ids.shape[1], chunk, wide, keep):
+        for start, stop, scored in _pieces(width, chunk, wide, keep):
             tokens = input_ids[:, start:stop]
             cache.reserve(stop - start)
-            seen = None if mask is None else mask[:, :stop]
-            logits = self.run(tokens, seen, position[:, start:stop], cache, max(scored, 1))
+            seen = None if mask is None else mask[:, : past + stop]
+            logits = self.run(tokens, seen, position[:, past + start : past + stop], cache, max(scored, 1))
             cache.append(stop - start)
             if scored:
-                yield PromptPiece(stop - scored, tokens[:, -scored:], logits[:, -scored:])
+                yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:])
 
-    def forward(self, tree: DraftTree, cache: TreeCache, last_position: int) -> Tensor:
+    def forward(self, tree: DraftTree, cache: TreeCache, last_position: int, keep: int = 0) -> Tensor:
         """Logits ``[B, N, V]`` of every node, each seeing the committed tokens and its own ancestors.
+
+        With ``keep``, of the last so many columns at least.
 
         Keys and values go to the cache's scratch rows; nothing is committed. Nodes beyond ``last_position`` can never
         be emitted; they are scored at that position, so that a learned position table is not overrun.
@@ -114,7 +119,7 @@ class ModelRunner:
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
         with grouped_attention(self.model.config.get_text_config()) if self.plan.groups else nullcontext():
-            return self.run(tree.tokens, mask, position, cache, 0)
+            return self.run(tree.tokens, mask, position, cache, keep)
 
     def run(
         self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int, call: Callable[..., Any] = call_model

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import MaxLengthCriteria
+
+from racer.core.model_runner import CACHE_ARGUMENTS
+
+_KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = next(name for name in CACHE_ARGUMENTS if name in _KNOWN)
+"""What this transformers' generate calls a cache."""
 
 
 class _TrialSettings(GenerationConfig):  # type: ignore[misc]  # transformers is untyped here
@@ -56,7 +63,7 @@ def own_logits(
         **inputs: Any,
     ) -> Any:
         nonlocal seen
-        seen = next((inputs[name] for name in ("cache", "past_key_values") if inputs.get(name) is not None), None)
+        seen = inputs.get(CACHE)
         return model._sample(
             input_ids,
             logits_processor=LogitsProcessorList([_Forced(forced, width)]),
@@ -71,7 +78,7 @@ def own_logits(
     settings.disable_compile = True
     columns = torch.arange(width, device=input_ids.device)
     mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
-    given = {} if cache is None else {"past_key_values": cache}
+    given = {} if cache is None else {CACHE: cache}
     output = GenerationMixin.generate(
         model,
         input_ids=input_ids,

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from racer.core.model_state import find_state, state_of
+from racer.core.packed_sizes import worth_packing
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
@@ -64,7 +65,7 @@ class PackedLinear:
 
     def forward(self, rows: Tensor) -> Tensor:
         """What the layer's own forward gives."""
-        if rows.dtype != self.sample.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        if not worth_packing(rows) or rows.dtype != self.sample.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(rows, self.layer.weight, self.layer.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.layer.bias, "none", [], "")
         return product

@@ -84,7 +84,7 @@ class _LongTrial:
             error = max(logit_error(ours, theirs) for ours, theirs in self._compared(padding))
         except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
             return f"a trial{where} failed with {type(failure).__name__}: {failure}"
-        return fault_of(self.runner.model, error, where)
+        return fault_of(self.runner.model, error, where, part=0.5)  # what is made up is rounded less
 
     def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
@@ -113,15 +113,17 @@ class _LongTrial:
         return cache
 
     def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer. Small keys are attended to evenly, and large values lie where windows end, so
-        that one key more or less shows in a long window too."""
+        """Keys and values of each layer. Small keys are attended to evenly, and where windows end values are the larger
+        the older they are, so that one key more or less shows in a long window and in a small dtype too."""
         layout = self.runner.plan.layout
         generator = torch.Generator(layout.keys[0].device).manual_seed(1)
         for keys, values in zip(layout.keys, layout.values, strict=True):
             filled = self._random(values, generator)
             for window in self.windows:
-                ends = slice(max(self.length - window - MARGIN, 0), max(self.length - window + MARGIN, 0))
-                filled[:, :, ends] *= min(max(window / 4, 1), 4000)
+                for place in range(-2, MARGIN):
+                    if 0 <= (slot := self.length - window + place) < self.length:
+                        larger = window * 2.0 ** (MARGIN - 1 - max(place, 0))
+                        filled[:, :, slot] *= min(larger, torch.finfo(values.dtype).max / 8)
             yield self._random(keys, generator) * 0.02, filled
 
     def _random(self, block: Block, generator: torch.Generator) -> Tensor:

@@ -10,9 +10,11 @@ from torch import Tensor
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.engine.executor import Executor, StepOutcome
+from racer.engine.outside_cache import OutsideCache
+from racer.engine.recording import RecordingPipeline, ScoreRecord
 from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
-from racer.step.request import Request
+from racer.step.request import Request, add_token, end
 from racer.step.stats import DecodeStats, Stopwatch
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
@@ -31,6 +33,27 @@ class BatchSpec:
     """Asked after every token of a row."""
     emit: Callable[[int, int], None] | None = None
     """Told of every token: ``emit(row, token)``."""
+    record: ScoreRecord | None = None
+    """Where the scores of emitted tokens are kept, if they are wanted; steps then run in dynamic shapes."""
+    outside: OutsideCache | None = None
+    """The cache that is gone on from or filled, if there is one."""
+
+    @property
+    def unseen(self) -> int:
+        """Slots of the cache before the first token that the requests have."""
+        return 0 if self.outside is None else self.outside.unseen
+
+    @property
+    def slots(self) -> int:
+        """Slots that the longest row may take."""
+        return self.unseen + max(
+            len(request.padding) + len(request.prompt) + request.limit for request in self.requests
+        )
+
+    @property
+    def padding(self) -> Sequence[int]:
+        """Masked slots at the left of each row."""
+        return [len(request.padding) for request in self.requests] if self.outside is None else self.outside.padding
 
 
 @attrs.define(eq=False)
@@ -78,6 +101,8 @@ class BatchState:
     sends_late: bool
     """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
     free at once."""
+    left: dict[int, list[Tensor]] = attrs.field(factory=dict)
+    """Of rows that have left, by their numbers in the spec: what they had in the cache, if somebody wants it."""
     outbox: Outbox = attrs.field(default=attrs.Factory(lambda batch: Outbox(batch.spec.emit), takes_self=True))
 
     @property
@@ -91,7 +116,11 @@ class BatchState:
     @property
     def length(self) -> int:
         """Places that the longest row takes in the cache, padding included."""
-        return max(len(request.padding) + len(request.tokens) for request in self.requests)
+        return max(self.slots(request) for request in self.requests)
+
+    def slots(self, request: Request) -> int:
+        """Places that a row takes in the cache with all of its tokens, padding included."""
+        return self.spec.unseen + len(request.padding) + len(request.tokens)
 
     def view(self) -> StepView:
         """The state before the next step."""
@@ -117,6 +146,9 @@ class BatchState:
         emitted = tuple(
             self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
         )
+        if outcome.logits is not None:
+            paths = zip(outcome.host.path, emitted, strict=True)
+            self.keep_scores([outcome.logits[row, path[:count].tolist()] for row, (path, count) in enumerate(paths)])
         if not self.sends_late:
             self.outbox.send()
         return emitted
@@ -125,13 +157,23 @@ class BatchState:
         """Append to a row's text, token by token, until it ends; how many were appended."""
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
-            request.tokens.append(token)
+            add_token(request, token)
             self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
             if token in spec.stop_tokens or request.remaining <= 0 or stopped:
-                request.done = True
+                end(request)
                 return number
         return len(tokens)
+
+    def keep_scores(self, logits: Sequence[Tensor] | Tensor) -> None:
+        """Note the places ``[n, V]`` of the tokens that each row was just given, if their scores are wanted."""
+        if self.spec.record is None:
+            return
+        assert isinstance(self.pipeline, RecordingPipeline)
+        for row, (request, places) in enumerate(zip(self.requests, logits, strict=True)):
+            if len(places):
+                self.spec.record.add(self.rows[row], request, places, self.pipeline, row)
+        self.pipeline.forget()
 
     def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
@@ -145,6 +187,9 @@ class BatchState:
             return
         gone = [place for place in range(len(self.rows)) if place not in left]
         stay = sorted(left + gone[: size - len(left)])
+        if self.spec.outside is not None:
+            for place in gone[size - len(left) :]:
+                self.left[self.rows[place]] = self.cache.row(place, self.slots(self.requests[place]) - 1)
         self.cache.keep(stay)
         self.rows = tuple(self.rows[place] for place in stay)
         self.pipeline, self.seeds = self.pipeline.of_rows(stay), self.seeds[stay]

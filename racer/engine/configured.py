@@ -55,21 +55,26 @@ class RememberingVerifier(Verifier):
     """The configured verifier as plugins around it reach it: what it said, or that it failed, is not forgotten.
 
     So nobody else is blamed for its errors, and it need not be asked again over the same prefixes if a plugin fails
-    afterwards: logits processors may have a memory.
+    afterwards: logits processors may have a memory. About the step's own tree it is asked with the loop's own view and
+    tree, whatever a plugin has written into those that it was shown.
     """
 
-    def __init__(self, verifier: Verifier) -> None:
-        self._verifier = verifier
-        self.exact, self.samples = verifier.exact, verifier.samples
-        self.error: Exception | None = None
+    def __init__(self, view: StepView, tree: DraftTree) -> None:
+        self._view, self._tree, self._verifier = view, tree, view.verifier
+        self.exact, self.samples = self._verifier.exact, self._verifier.samples
+        self.shown = tree.copy()
+        """The tree that plugins are shown."""
+        self.error: BaseException | None = None
         self.verdict: Verdict | None = None
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         if self.error is not None:
             raise self.error
         try:
+            if tree is self.shown:
+                view, tree = self._view, self._tree
             self.verdict = as_verdict(self._verifier.verify(view, tree, logits))
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             raise
         return self.verdict

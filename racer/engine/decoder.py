@@ -14,6 +14,7 @@ from racer.core.packed_weights import pack
 from racer.core.support import Support, probe
 from racer.engine.batch import BatchSpec, BatchState
 from racer.engine.executor import DynamicExecutor, StepOutcome
+from racer.engine.outside_cache import final_states
 from racer.engine.prompt import prefill
 from racer.engine.static.executor import StaticExecutor
 from racer.engine.static.pool import DevicePool, step_mode
@@ -23,7 +24,7 @@ from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.kernels import vocab_search
 from racer.kernels.float_bits import BITS
 from racer.step.cost_curve import CostCurve, CostCurves
-from racer.step.request import signed_seeds
+from racer.step.request import add_step, signed_seeds
 from racer.step.stats import DecodeStats, StepStats, Stopwatch
 from racer.step.view import StepView
 from racer.verifiers.base import Verifier
@@ -86,7 +87,7 @@ class BatchDecoder:
             left-padded rows; nobody was asked or told anything yet.
         """
         verifier, name = self.strategies.verifier_for(spec.do_sample)
-        mode, support = self.mode, self._supported(spec)
+        mode, support = self.mode, self.supported(spec.slots, any(spec.padding))
         assert support.plan is not None
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
@@ -108,6 +109,8 @@ class BatchDecoder:
             finally:
                 batch.outbox.send()
             stats.add(batch.watch.read())
+            if spec.outside is not None:
+                spec.outside.store(final_states(batch))
             if batch.pooled is not None:
                 batch.pool.give_back(batch.pooled)
         finally:
@@ -116,16 +119,15 @@ class BatchDecoder:
                 self.strategies.request_closed(request, stats)
         return stats
 
-    def _supported(self, spec: BatchSpec) -> Support:
-        """What the model can do in this call.
+    def supported(self, slots: int, padded: bool) -> Support:
+        """What the model can do in a call whose rows take up to so many slots.
 
-        :raises UnsupportedGeneration: it cannot take trees.
+        :param padded: whether rows are left-padded.
+        :raises UnsupportedGeneration: it cannot take trees, or not so many tokens, or no padding.
         """
-        slots = max(len(request.padding) + len(request.prompt) + request.limit for request in spec.requests)
         if self.mode != "off":  # whose shapes are larger
             slots = slots_bucket(slots + MAX_BUDGET)
         support = probe(self.model, slots)
-        padded = any(request.padding for request in spec.requests)
         if reason := support.reason or (support.padding_reason if padded else ""):
             rows = " with left-padded rows" if not support.reason else ""
             raise UnsupportedGeneration(f"{type(self.model).__name__} cannot be verified with trees{rows}: {reason}")
@@ -144,12 +146,13 @@ class BatchDecoder:
     def _open(
         self, runner: ModelRunner, spec: BatchSpec, verifier: Verifier, stats: DecodeStats, mode: str, vocab_size: int
     ) -> BatchState:
-        padding = [len(request.padding) for request in spec.requests]
-        width = padding[0] + len(spec.requests[0].prompt)
+        padding, first = list(spec.padding), spec.requests[0]
+        width = spec.unseen + len(first.padding) + len(first.prompt)
         limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
         pool = state_of(self.model).part(DevicePool)
-        pooled = pool.acquire(runner, mode, padding, capacity) if mode != "off" else None
+        static = mode != "off" and spec.record is None and not spec.unseen
+        pooled = pool.acquire(runner, mode, padding, capacity) if static else None
         cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
         watch = Stopwatch(self.model.device)
         return BatchState(
@@ -161,7 +164,7 @@ class BatchDecoder:
             pipeline=spec.pipeline,
             seeds=signed_seeds(spec.requests, self.model.device),
             cache=cache,
-            executor=DynamicExecutor(runner, cache, watch, last_position),
+            executor=DynamicExecutor(runner, cache, watch, last_position, spec.record is not None),
             pool=pool,
             pooled=pooled,
             last_position=last_position,
@@ -174,9 +177,10 @@ class BatchDecoder:
     def _begin(self, batch: BatchState) -> None:
         """Score the prompts and emit their first tokens; from then on steps run as the batch's executor does."""
         batch.step_cost = self._step_cost(batch)
-        first = prefill(batch, self.strategies, self.config.prefill_chunk)
+        first, logits = prefill(batch, self.strategies, self.config.prefill_chunk)
         for row, token in enumerate(first):
             batch.append(row, [token])
+        batch.keep_scores(logits[:, None])
         batch.outbox.send()
         if batch.pooled is not None:
             batch.pooled.device_batch.begin(first, batch.seeds, batch.last_position)
@@ -196,7 +200,7 @@ class BatchDecoder:
         stats.nodes.append(tree.width)
         for row, count in enumerate(emitted):
             if view.active[row]:
-                view.requests[row].accept_lengths.append(count)
+                add_step(view.requests[row], count)
                 stats.count_nodes(outcome.host, tree.sources, row, count)
         lap = batch.watch.lap()
         stats.add(lap)

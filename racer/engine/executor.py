@@ -40,6 +40,8 @@ class StepOutcome:
     """Whether it took only the time that others of its size take."""
     learned: bool = False
     """Whether the drafter has observed within the step."""
+    logits: Tensor | None = None
+    """``[B, N, V]``, where the scores of emitted tokens are kept."""
 
     @property
     def host(self) -> HostVerdict:
@@ -66,6 +68,8 @@ class DynamicExecutor:
     watch: Stopwatch
     last_position: int
     """No token is emitted beyond it."""
+    keeps_logits: bool = False
+    """Whether the scores of emitted tokens are kept."""
 
     def pending(self, requests: Sequence[Request]) -> Tensor:
         ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
@@ -85,7 +89,7 @@ class DynamicExecutor:
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
         with phase("commit"):
             self.cache.commit(verdict.path, advances(host, view))
-        return StepOutcome(tree, verdict, budget)
+        return StepOutcome(tree, verdict, budget, logits=logits if self.keeps_logits else None)
 
 
 def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:

@@ -15,28 +15,33 @@ from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
 
 
-def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]:
-    """Score the prompts piece by piece, and let drafters observe as much of them as they need; the first tokens.
+def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[list[int], Tensor]:
+    """Score the prompts piece by piece, and let drafters observe as much of them as they need.
 
     :param chunk: positions whose logits may exist at once, all rows together.
+    :return: the first tokens, and the logits ``[B, V]`` by which they were chosen.
     """
-    requests, needs = batch.spec.requests, strategies.needs
+    requests, needs, outside, unseen = batch.spec.requests, strategies.needs, batch.spec.outside, batch.spec.unseen
     shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
     prompts = torch.tensor([[*r.padding, *r.prompt] for r in requests], device=batch.runner.model.device)
-    first = prompts[:, -1]
+    first, last_logits = prompts[:, -1], torch.empty(0)
     with batch.watch.phase("prefill"):
-        columns = max(1, chunk // len(prompts))
-        for piece in batch.runner.prefill(prompts, batch.cache, columns, keep=max(shown, 1)):
-            end = piece.start + piece.tokens.shape[1]
+        columns, cached = max(1, chunk // len(prompts)), 0
+        if outside is not None:
+            outside.load(batch.cache)
+            cached = outside.length - unseen
+        for piece in batch.runner.prefill(prompts[:, cached:], batch.cache, columns, keep=max(shown, 1)):
+            end = piece.start + piece.tokens.shape[1] - unseen
             if end < prompts.shape[1]:
                 follow = prompts[:, end]
             else:
                 view = batch.view()
                 last = DraftTree.root(view.root)
                 first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
+                last_logits = piece.logits[:, -1]
             if shown:
                 _show(batch, strategies, piece, follow)
-    return first.tolist()
+    return first.tolist(), last_logits
 
 
 def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow: Tensor) -> None:
@@ -48,13 +53,14 @@ def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow
     source = (columns + skip[:, None]).clamp(max=width - 1)
     count = width - skip
     tree = DraftTree.chain(piece.tokens.gather(1, source), count)
-    verdict = Verdict(path=columns, length=count, next_token=follow)
+    verdict = Verdict(path=columns, length=count, next_token=follow.clone())  # of the prompts, which are not shown
     rows = torch.arange(len(padding), device=follow.device)[:, None]
     logits = piece.logits[rows, source] if skip.any() else piece.logits
     verdict.top_ids, verdict.top_probs = top_tokens(strategies.needs, batch.pipeline, batch.spec.do_sample, logits)
     verdict.to_host(tree, torch.zeros_like(count), top=strategies.needs.host)
-    places = tuple(max(piece.start - pad, 0) for pad in batch.cache.padding)
-    position = (piece.start - padding).clamp(min=0)
+    unseen = batch.spec.unseen
+    places = tuple(max(piece.start - max(pad, unseen), 0) for pad in batch.cache.padding)
+    position = (piece.start - padding.clamp(min=unseen)).clamp(min=0)
     view = attrs.evolve(batch.view(), root=tree.tokens[:, 0], position=position, places=places)
     stats = StepStats(nodes=0, budget=0, new_tokens=(0,) * len(padding), milliseconds={})
     strategies.step_over(view, tree, verdict, stats)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
+from pluggy import HookImpl
 from torch import Tensor
 
 from racer.budgets.adapt import as_budget
@@ -13,8 +15,8 @@ from racer.budgets.base import Budget, Fixed
 from racer.config import MAX_BUDGET, Choice, DecodeConfig
 from racer.discovery import new_manager, plugins
 from racer.engine.configured import ConfiguredStrategies, RememberingVerifier, as_verdict
-from racer.errors import ConfigError, PluginError
-from racer.guard import Guard, WarnOnce, check_form, fault_text
+from racer.errors import ConfigError, PluginError, of_the_plugin, told
+from racer.guard import Guard, WarnOnce, attempt, check_form, fault_text
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import DecodeStats, StepStats
@@ -52,8 +54,10 @@ class StrategySet:
             for plugin in (*config.plugins, ConfiguredStrategies(self)):
                 self._manager.register(plugin)
             self._manager.check_pending()
-        except Exception as error:
-            raise PluginError(f"a plugin of the configuration is refused: {error}") from error
+        except BaseException as error:
+            if not of_the_plugin(error):
+                raise
+            raise PluginError(f"a plugin of the configuration is refused: {told(error)}") from error
         if self._manager.hook.racer_register.get_hookimpls():
             raise PluginError(
                 "a plugin of the configuration has racer_register, which is only called on entry points: use "
@@ -103,24 +107,25 @@ class StrategySet:
         """The budget of this step; 1 if nobody gives a sensible one, or no more than one token is wanted."""
         if view.remaining <= 1:
             return 1
-        try:
-            nodes = self._manager.hook.racer_budget(view=view)
+
+        def answer() -> int:
+            nodes = self._manager.hook.racer_budget(view=view.shown)
             if not isinstance(nodes, int) or nodes < 1:
                 raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
-        except Exception as error:
-            self.warn_once.about("a plugin's racer_budget", error)
-            return 1
-        return min(nodes, MAX_BUDGET)
+            return nodes
+
+        return min(self._attempt("a plugin's racer_budget", answer) or 1, MAX_BUDGET)
 
     def draft(self, view: StepView, budget: int, intake: Intake) -> tuple[DraftTree, Tensor]:
         """A sound tree where it is scored, and what was wrong with it ``[B]``, unread."""
-        try:
-            tree = self._manager.hook.racer_draft(view=view, budget=budget) if budget > 1 else None
-            if tree is not None:
-                return intake(view, check_form(tree, len(view.requests), budget))
-        except Exception as error:
-            self.warn_once.about(f"drafter {self.drafter_name!r} (or a plugin's racer_draft)", error)
-        return intake(view, None)
+
+        def answer() -> tuple[DraftTree, Tensor] | None:
+            tree = self._manager.hook.racer_draft(view=view.shown, budget=budget)
+            return None if tree is None else intake(view, check_form(tree, len(view.requests), budget))
+
+        culprit = f"drafter {self.drafter_name!r} (or a plugin's racer_draft)"
+        drafted: tuple[DraftTree, Tensor] | None = self._attempt(culprit, answer) if budget > 1 else None
+        return intake(view, None) if drafted is None else drafted
 
     def program(self, view: StepView) -> DraftProgram | None:
         """What of the drafter lives on the model's device, if nobody is to see or change what it drafts before it is
@@ -132,12 +137,14 @@ class StrategySet:
         own = (type(drafter).draft, type(drafter).observe) != (DeviceDrafter.draft, DeviceDrafter.observe)
         if looks or own:
             return None
-        found: DraftProgram | None = self.guard.attempt(drafter.program, view)
+        found: DraftProgram | None = self.guard.attempt(drafter.program, view.shown)
         return found
 
     def width_of_unseen(self, view: StepView, tree: DraftTree, nodes: int) -> int:
         """The columns that the budget leaves of a tree of ``nodes`` whose contents are yet to come."""
-        fitted = self._attempt("the budget", lambda: check_form(self.budget.fit(view, tree, nodes), tree.batch, nodes))
+        fitted = self._attempt(
+            "the budget", lambda: check_form(self.budget.fit(view.shown, tree, nodes), tree.batch, nodes)
+        )
         return tree.width if fitted is None else int(fitted.width)
 
     @property
@@ -157,15 +164,20 @@ class StrategySet:
         return as_verdict(view.verifier.verify(view, tree, logits))
 
     def _verify_among_plugins(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        own = RememberingVerifier(view.verifier)
-        shown = attrs.evolve(view, verifier=own)
-        try:
-            return as_verdict(self._manager.hook.racer_verify(view=shown, tree=tree, logits=logits))
-        except Exception as error:
-            if own.error is not None:
-                raise own.error from None
-            self.warn_once.about("a plugin's racer_verify", error)
-            return own.verdict or own.verify(view, tree, logits)
+        own = RememberingVerifier(view, tree)
+
+        def complain(reason: BaseException | str) -> None:
+            if own.error is None:
+                self.warn_once.about("a plugin's racer_verify", reason)
+
+        def answer() -> Verdict:
+            shown = attrs.evolve(view.shown, verifier=own)
+            return as_verdict(self._manager.hook.racer_verify(view=shown, tree=own.shown, logits=logits))
+
+        verdict: Verdict | None = attempt(complain, answer)
+        if own.error is not None and verdict is None:
+            raise own.error
+        return verdict or own.verdict or own.verify(view, tree, logits)
 
     # -- telling: everybody, each by itself ---------------------------------------------------------------------------
 
@@ -187,30 +199,28 @@ class StrategySet:
 
         :param learned: whether the drafter has observed it already.
         """
+        shown = view.shown  # what of it is written into, or into the tree and the verdict, is never read back
         assert verdict.host is not None
         if bits := next(
             (int(bits) for bits, on in zip(verdict.host.faults, view.active, strict=True) if bits and on), 0
         ):
             self.warn_once.about(f"drafter {self.drafter_name!r}", fault_text(bits))
         if not learned:
-            self.guard.observe(view, tree, verdict)
+            self.guard.observe(shown, tree, verdict)
         if stats.nodes:  # a step, not a piece of prompt
-            self._attempt("the budget", self.budget.observe, view, verdict, stats)
-        self._tell("racer_step", view=view, tree=tree, verdict=verdict, stats=stats)
+            self._attempt("the budget", self.budget.observe, shown, verdict, stats)
+        self._tell("racer_step", view=shown, tree=tree, verdict=verdict, stats=stats)
 
     def _tell(self, hook: str, **news: Any) -> None:
         """Call a hook that everybody hears; one that fails does not keep it from the others."""
         for heard in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            try:
-                if heard.wrapper or heard.hookwrapper:
-                    raise TypeError("it is a wrapper, and there is no answer to wrap: make it a plain hook")
-                heard.function(*(news[name] for name in heard.argnames))
-            except Exception as error:
-                self.warn_once.about(f"{hook} of {type(heard.plugin).__name__}", error)
+            self._attempt(f"{hook} of {type(heard.plugin).__name__}", _hear, heard, news)
 
     def _attempt(self, culprit: str, call: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return call(*args)
-        except Exception as error:
-            self.warn_once.about(culprit, error)
-            return None
+        return attempt(partial(self.warn_once.about, culprit), call, *args)
+
+
+def _hear(hook: HookImpl, news: dict[str, Any]) -> None:
+    if hook.wrapper or hook.hookwrapper:
+        raise TypeError("it is a wrapper, and there is no answer to wrap: make it a plain hook")
+    hook.function(*(news[name] for name in hook.argnames))

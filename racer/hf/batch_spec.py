@@ -11,7 +11,10 @@ from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaLis
 from transformers.generation import MaxLengthCriteria
 
 from racer.engine.batch import BatchSpec
+from racer.engine.recording import RecordingPipeline
 from racer.errors import UnsupportedGeneration
+from racer.hf.caches import GivenCache
+from racer.hf.outputs import score_record
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.unsupported import left_padding
 from racer.step.request import Request, row_seed
@@ -20,34 +23,49 @@ from racer.step.request import Request, row_seed
 def batch_spec(
     input_ids: Tensor,
     attention_mask: Tensor | None,
+    outside: GivenCache | None,
     settings: GenerationConfig,
     processors: list[Any],
     criteria: list[Any],
     streamer: Any,
+    *,
     seed: int | None,
+    admit: Callable[[int, bool], Any],
 ) -> BatchSpec:
     """What to decode.
 
     :param seed: of the call, from which each row's is made; None draws one where it is needed.
+    :param outside: the cache that is gone on from or filled, if there is one.
+    :param admit: asked with the slots that a row may take and whether rows are padded, when all else is well.
     :raises UnsupportedGeneration: no room for a new token, or a mask with holes or right padding.
     """
     batch, width = input_ids.shape
-    if seed is None:
-        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
     eos = [item for item in criteria if type(item) is EosTokenCriteria]
     lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
     others = [item for item in criteria if type(item) not in (EosTokenCriteria, MaxLengthCriteria)]
     limit = min(lengths, default=settings.max_length) - width
     if limit < 1:
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
-    padding = left_padding(input_ids, attention_mask)
+    if outside is None:
+        padding = left_padding(input_ids, attention_mask, width)
+    else:
+        padding = [max(pad - outside.unseen, 0) for pad in outside.padding]
+    admit(
+        width + limit + (0 if outside is None else outside.unseen), any(padding if outside is None else outside.padding)
+    )
+    if seed is None:  # drawn when nothing can be refused any more
+        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
     requests = tuple(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
+    record = score_record(settings, batch)
+    pipeline = ProcessorPipeline(processors, batch)
     return BatchSpec(
         requests=requests,
-        pipeline=ProcessorPipeline(processors, batch),
+        pipeline=pipeline if record is None else RecordingPipeline(pipeline, range(batch)),
+        record=record,
+        outside=outside,
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
         stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
@@ -65,10 +83,14 @@ def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable
     return stops
 
 
+def pad_token(settings: GenerationConfig) -> int:
+    """What stands behind the end of a row that ends before others."""
+    pad = getattr(settings, "_pad_token_tensor", None)
+    return int(pad) if pad is not None else (settings.pad_token_id or 0)
+
+
 def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:
     """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
-    longest = max(len(request.emitted) for request in spec.requests)
-    pad = getattr(settings, "_pad_token_tensor", None)
-    fill = int(pad) if pad is not None else (settings.pad_token_id or 0)
+    longest, fill = max(len(request.emitted) for request in spec.requests), pad_token(settings)
     new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
     return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)

@@ -14,8 +14,10 @@ from racer.core.support import probe
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
-from racer.hf.batch_spec import batch_spec, sequences_of
+from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
+from racer.hf.caches import CACHE_FIELD, outside_cache
 from racer.hf.call import Call
+from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
@@ -145,15 +147,20 @@ class _Loop:
         settings = generation_config or model.generation_config
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
-        refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1:
             refuse_for_batches(model, processors, self.streamer)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
+        outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
+        refuse_arguments(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")
-        spec = batch_spec(input_ids, mask, settings, processors, criteria, self.streamer, config.seed)
+        spec = batch_spec(
+            *(input_ids, mask, outside, settings, processors, criteria, self.streamer),
+            seed=config.seed,
+            admit=decoder.supported,
+        )
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)
@@ -162,6 +169,7 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        output = GenerateOutput(sequences=sequences)
+        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record)}
+        output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats
         return output

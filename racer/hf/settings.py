@@ -130,11 +130,11 @@ FIELDS: dict[str, Field] = {
     "token_healing": _plain("transformers rewrites the prompt with a tokenizer that RACER is not given"),
     # what is returned
     "num_return_sequences": _honoured(),
-    "output_scores": _plain("a step scores a tree, not one token", _returned),
-    "output_logits": _plain("a step scores a tree, not one token", _returned),
+    "output_scores": _honoured("of the emitted tokens; zeros behind the end of a row that ends before others"),
+    "output_logits": _honoured("of the emitted tokens; zeros behind the end of a row that ends before others"),
     "output_attentions": _plain("a tree's attention has columns that no text has", _returned),
     "output_hidden_states": _plain("a step scores a tree, not one token", _returned),
-    "return_dict_in_generate": _honoured("the output has `racer_stats`"),
+    "return_dict_in_generate": _honoured("with the cache, in transformers' class, and with `racer_stats`"),
     # tokens with a meaning
     "pad_token_id": _honoured(),
     "bos_token_id": _honoured(),

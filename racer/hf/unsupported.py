@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
@@ -21,8 +20,11 @@ _CARRIED = {
 """Model arguments that the loop makes itself, or has no use for."""
 
 
-def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
-    """Say no to model arguments that the loop would not pass on."""
+def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: int = 0) -> None:
+    """Say no to model arguments that the loop would not pass on.
+
+    :param unseen: slots of a given cache whose tokens are not in ``input_ids``.
+    """
     if not input_ids.numel():
         raise UnsupportedGeneration("the prompt has no token: RACER decodes text prompts in input_ids")
     for name, value in model_kwargs.items():
@@ -33,7 +35,7 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
             )
     given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
     if given is not None:
-        kept = torch.ones_like(input_ids) if mask is None else mask
+        kept = input_ids.new_ones(len(input_ids), unseen + input_ids.shape[1]) if mask is None else mask
         usual = kept.cumsum(-1) - 1
         if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
@@ -49,17 +51,18 @@ def refuse_for_batches(model: Any, processors: list[Any], streamer: Any) -> None
         raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")
 
 
-def left_padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+def left_padding(input_ids: Tensor, attention_mask: Tensor | None, slots: int) -> list[int]:
     """Masked columns at the left of each row.
 
+    :param slots: columns that the mask has to have: those of ``input_ids``, and of a cache whose tokens these lack.
     :raises UnsupportedGeneration: a mask with holes or right padding.
     """
     if attention_mask is None:
         return [0] * len(input_ids)
-    if attention_mask.shape != input_ids.shape:
+    if attention_mask.shape != (len(input_ids), slots):
         raise UnsupportedGeneration(
             f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; pass the "
-            "whole prompt and its mask (continuing from a cache is not supported)"
+            "whole prompt and its mask"
         )
     kept = attention_mask.bool()
     if bool((kept[:, :-1] & ~kept[:, 1:]).any()) or not bool(kept[:, -1].all()):

@@ -1,4 +1,8 @@
-"""Machine code from Python functions: numba, compiled at first use and kept on the disk."""
+"""Machine code from Python functions: numba, compiled at first use and kept on the disk.
+
+All that numba does at length, its import too, is :func:`~racer.kernels.undisturbed.undisturbed`: a Ctrl-C while the
+user is told to wait ends that call, and no later one.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
+from racer.kernels.undisturbed import undisturbed
+
+numba = undisturbed(import_module, "numba")
+KeptCode: Any = undisturbed(import_module, "racer.kernels.kept_code").KeptCode
+
 
 OPTIONS: dict[str, Any] = {"fastmath": True, "_nrt": False}
 """Without numba's run-time, which allocates arrays and counts references to them: counting took 60% of the time."""
@@ -30,13 +39,14 @@ def compiled(function: Function, **options: Any) -> Function:
 
     :param options: of ``numba.njit``, above :data:`OPTIONS`.
     """
-    options = OPTIONS | options
-    try:
-        machine = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it may write to: compile in every process
-        return cast(Function, numba.njit(**options)(function))
-    if machine is not function:  # NUMBA_DISABLE_JIT gives it back as it is
-        _forget_stale(machine)
+    machine = numba.njit(**(OPTIONS | options))(function)
+    if machine is function:  # NUMBA_DISABLE_JIT gives it back as it is
+        return function
+    machine._compile_for_args = partial(undisturbed, machine._compile_for_args)
+    with contextlib.suppress(RuntimeError, OSError):  # no folder that may be written to: compile in every process
+        kept = KeptCode(function)
+        _forget_stale(kept.cache_path, function)
+        machine._cache = kept
     return cast(Function, machine)
 
 
@@ -58,27 +68,37 @@ def direct(function: Function, *arguments: Any) -> Function:
     return cast(Function, machine.entry_point)
 
 
-def _forget_stale(machine: Any) -> None:
+def _forget_stale(kept: str, function: Callable[..., Any]) -> None:
     """Drop kept code that was made from other sources: numba looks at the function's own file only, and at its time.
 
     What a function calls is compiled into it, and lies in its own folder or in this one.
+
+    :raises OSError: the folder cannot be written to, or what is stale stays.
     """
-    function = Path(machine.py_func.__code__.co_filename)
-    _forget_others(Path(machine.stats.cache_path), _digest(function.parent) + _digest(Path(__file__).parent))
+    own = Path(function.__code__.co_filename).parent
+    _forget_others(Path(kept), _digest(own) + _digest(Path(__file__).parent))
 
 
 @cache
 def _forget_others(kept: Path, sources: str) -> None:
-    """Empty a folder of machine code unless it was made from ``sources``, and note from what it will be made."""
+    """Empty a folder of machine code unless it was made from ``sources``, and note from what it will be made.
+
+    :raises OSError: it cannot be.
+    """
     stamp = kept / STAMP
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError, ValueError):  # damaged, or unreadable: as if it were not there
         if stamp.read_text(encoding="utf-8") == sources:
             return
     for code in (*kept.glob("*.nbi"), *kept.glob("*.nbc")):
         code.unlink(missing_ok=True)  # another process may be faster
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=kept, delete=False) as file:
-        file.write(sources)
-    os.replace(file.name, stamp)
+        try:
+            file.write(sources)
+            file.close()
+            os.replace(file.name, stamp)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 @cache

@@ -205,6 +205,10 @@ class DraftTree:
         more = max(0, width - self.width)
         return self._each(lambda part: pad(part, (0, more)), self.count)
 
+    def copy(self) -> DraftTree:
+        """The same trees in memory of their own."""
+        return self._each(Tensor.clone, self.count.clone())
+
     def _each(self, change: Callable[[Tensor], Tensor], count: Tensor) -> DraftTree:
         """With ``change`` made to every ``[B, N]`` tensor."""
         score, source = (None if part is None else change(part) for part in (self.score, self.source))

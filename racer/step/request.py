@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import attrs
 import torch
@@ -14,9 +15,28 @@ _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 / golden ratio, odd."""
 
 
-@attrs.define(eq=False)
+class ReadOnlyList(list[int]):
+    """A list that is read at a list's speed, and that nobody changes who is shown it: its methods that would, raise.
+
+    Slices and copies are lists of their own.
+    """
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("this list belongs to the decode loop and is read-only: change a copy")
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+
+    def __reduce_ex__(self, _: Any) -> tuple[type[ReadOnlyList], tuple[list[int]]]:
+        return ReadOnlyList, (list(self),)  # a copy would be filled by the methods above
+
+
+@attrs.frozen(eq=False)
 class Request:
-    """One row of one ``generate`` call, from its prompt to its last token."""
+    """One row of one ``generate`` call, from its prompt to its last token.
+
+    Plugins are shown it and read it; the decode loop alone writes, by the functions of this module.
+    """
 
     prompt: tuple[int, ...]
     """The prompt without padding."""
@@ -28,14 +48,13 @@ class Request:
     """Keys the noise of this row's sampled tokens."""
     id: int = attrs.field(factory=lambda: next(_ids))
     """Unique in this process."""
-    tokens: list[int] = attrs.field(init=False)
-    """Prompt and emitted tokens; the last one is the next root. Append-only while the request is open."""
-    accept_lengths: list[int] = attrs.field(factory=list)
+    tokens: ReadOnlyList = attrs.field(
+        init=False, default=attrs.Factory(lambda request: ReadOnlyList(request.prompt), takes_self=True)
+    )
+    """Prompt and emitted tokens; the last one is the next root."""
+    accept_lengths: ReadOnlyList = attrs.field(init=False, factory=ReadOnlyList)
     """New tokens of each step, the bonus token included."""
-    done: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+    done: bool = attrs.field(init=False, default=False)
 
     @property
     def emitted(self) -> list[int]:
@@ -54,6 +73,26 @@ def row_seed(seed: int, row: int) -> int:
     call would be row 0 of the next.
     """
     return (seed * _GOLDEN + row) % 2**64
+
+
+def add_token(request: Request, token: int) -> None:
+    """Emit a token."""
+    list.append(request.tokens, token)
+
+
+def add_tokens(request: Request, tokens: Sequence[int]) -> None:
+    """Emit several."""
+    list.extend(request.tokens, tokens)
+
+
+def add_step(request: Request, new_tokens: int) -> None:
+    """Note how many tokens a step gave."""
+    list.append(request.accept_lengths, new_tokens)
+
+
+def end(request: Request) -> None:
+    """Say that nothing more is emitted."""
+    object.__setattr__(request, "done", True)
 
 
 def signed_seeds(requests: Sequence[Request], device: torch.device) -> Tensor:

@@ -82,7 +82,7 @@ class DecodeStats:
         """Fill in what is known at the end, whether the call succeeded or not."""
         self.prompt_tokens = sum(len(request.prompt) for request in requests)
         self.new_tokens = sum(len(request.emitted) for request in requests)
-        self.accept_lengths = [request.accept_lengths for request in requests]
+        self.accept_lengths = [list(request.accept_lengths) for request in requests]
         self.seconds, self.step_costs = seconds, step_costs
 
     def count_nodes(self, host: HostVerdict, sources: tuple[str, ...], row: int, emitted: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import attrs
@@ -50,7 +51,7 @@ class LogitsPipeline(Protocol):
 
 @attrs.frozen(eq=False)
 class StepView:
-    """The state before a step. Plugins read it and change nothing.
+    """The state before a step. Plugins read it and change nothing: they get copies of its tensors (:attr:`shown`).
 
     Where steps are captured (``DecodeConfig.compile``), the tensors of a step's tree and verdict are overwritten by the
     next one: whoever wants to keep them makes a copy.
@@ -61,10 +62,8 @@ class StepView:
     of two: state that outlives a step is kept by ``request.id``, never by row."""
     active: tuple[bool, ...]
     """Rows that were not finished when the step began."""
-    root: Tensor
-    """``[B]`` int64, on the model's device: the pending tokens. The same as each ``request.tokens[-1]``."""
-    position: Tensor
-    """``[B]`` int64, on the model's device: the root's position, padding not counted."""
+    _root: Tensor
+    _position: Tensor
     vocab_size: int
     pipeline: LogitsPipeline
     do_sample: bool
@@ -74,20 +73,41 @@ class StepView:
     """Measured milliseconds of a step over so many nodes, on this model, device and batch, at about this context."""
     step: int = 0
     """Steps before this one."""
-    seeds: Tensor = attrs.field(
+    _seeds: Tensor = attrs.field(
         default=attrs.Factory(lambda view: signed_seeds(view.requests, view.device), takes_self=True)
     )
-    """``[B]`` int64, on the model's device: the requests' seeds."""
     verifier: Any = None
     """Who verifies this call, a :class:`racer.Verifier`."""
     places: tuple[int, ...] = attrs.field(
         default=attrs.Factory(lambda view: tuple(len(request.tokens) - 1 for request in view.requests), takes_self=True)
     )
     """The same as ``position``, on the host."""
+    _copies: bool = False
+    """Whether tensors are shown as copies, a new one each time."""
+
+    @cached_property
+    def shown(self) -> StepView:
+        """What plugins are shown of it: whatever they write into a tensor is lost."""
+        return self if self._copies else attrs.evolve(self, copies=True)
+
+    @property
+    def root(self) -> Tensor:
+        """``[B]`` int64, on the model's device: the pending tokens. The same as each ``request.tokens[-1]``."""
+        return self._root.clone() if self._copies else self._root
+
+    @property
+    def position(self) -> Tensor:
+        """``[B]`` int64, on the model's device: the root's position, padding not counted."""
+        return self._position.clone() if self._copies else self._position
+
+    @property
+    def seeds(self) -> Tensor:
+        """``[B]`` int64, on the model's device: the requests' seeds."""
+        return self._seeds.clone() if self._copies else self._seeds
 
     @property
     def device(self) -> torch.device:
-        return self.root.device
+        return self._root.device
 
     @property
     def remaining(self) -> int:

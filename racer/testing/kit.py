@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
 from racer.engine.batch import BatchSpec
-from racer.guard import PluginWarning
+from racer.guard import PluginWarning, complaints
 from racer.hf.generate import Decoder
 from racer.hf.processors import ProcessorPipeline
 from racer.step.request import Request
@@ -77,7 +76,8 @@ def check_drafter(factory: Callable[[], Drafter], *, max_examples: int = 50, voc
 
     The drafter lives through all examples, so what it learns from one request must not spoil the next.
 
-    :raises AssertionError: its output differs, it gives a malformed tree or more nodes than its budget, or it raises.
+    :raises AssertionError: its output differs, or it takes more nodes than its budget.
+    :raises PluginWarning: it gives a malformed tree, raises, or leaves torch's modes changed.
     """
     model, drafter = toy_model(vocab_size), factory()
     tokens = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=12)
@@ -93,9 +93,10 @@ def check_drafter(factory: Callable[[], Drafter], *, max_examples: int = 50, voc
     def run(prompts: list[list[int]], new: int, budget: int, do_sample: bool, stop: set[int]) -> None:
         how: dict[str, Any] = {"do_sample": do_sample, "stop_tokens": frozenset(stop)}
         decoder = Decoder(model, DecodeConfig(drafter=drafter, budget=budget))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PluginWarning)  # a fault that decoding would survive is still a fault
+        with complaints() as faults:
             got, stats = decode(decoder, prompts, new, **how)
+        if faults:
+            raise PluginWarning(faults[0])  # a fault that decoding would survive is still a fault
         assert got == decode_plainly(model, prompts, new, **how), "output differs from plain decoding"
         assert max(stats.nodes, default=1) <= budget, "more nodes than the budget"
 

@@ -12,6 +12,7 @@ import torch
 from racer import DecodeConfig, Decoder, Request
 from racer.budgets import ByScore, Fixed
 from racer.step.cost_curve import CostCurve
+from racer.step.request import add_step, add_tokens
 from racer.testing import decode, toy_model
 from support.simulated_machine import a_chain, a_curve, a_verdict, a_view, asked_for, settled
 
@@ -128,8 +129,8 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
         verdict = a_verdict(tree, 1)
         verdict.host.length[:] = np.minimum(random.geometric(0.5, 8), 8)  # type: ignore[union-attr]
         for request, kept in zip(requests, verdict.host.length, strict=True):  # type: ignore[union-attr]
-            request.accept_lengths.append(int(kept))
-            request.tokens += [1] * int(kept)
+            add_step(request, int(kept))
+            add_tokens(request, [1] * int(kept))
         judge.observe(view, verdict, asked_for(8))
     _, _, kept, promised = judge._call(view).outlook.lately
     assert kept / promised == pytest.approx(1, abs=0.15)
@@ -137,14 +138,14 @@ def test_rows_that_are_alike_are_not_told_apart_by_their_luck() -> None:
 
 @pytest.mark.parametrize("ahead", ["in tokens", "in pace"])
 def test_the_rows_that_have_most_steps_to_go_decide(ahead: str) -> None:
-    quick, slow = Request((1,), limit=100), Request((2,), limit=100)
+    said = (80, 20) if ahead == "in pace" else (0, 0)  # so much of it
+    quick, slow = Request((1,), limit=100 + said[0]), Request((2,), limit=100 + said[1])
     if ahead == "in tokens":
-        quick.tokens += [1] * 60
+        add_tokens(quick, [1] * 60)
     else:
-        quick.accept_lengths += [4] * 20
-        slow.accept_lengths += [1] * 20
-        quick.limit += 80
-        slow.limit += 20  # so much of it is said
+        for _ in range(20):
+            add_step(quick, 4)
+            add_step(slow, 1)
     for rich, expected in ((quick, 1), (slow, 16)):
         judge, view = ByScore(), attrs.evolve(a_view(a_curve(0.02), (quick, slow)), step=20)
         for _ in range(30):

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import types
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from transformers import FalconConfig, FalconForCausalLM, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import racer
+from racer import DecodeConfig, Decoder
+from racer.core.subject import subject_of
 from racer.core.support import probe
+from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.hf.generate import PlainDecodingWarning
-from support.tiny_models import SMALL, VOCAB, alone
+from racer.testing import HostileDrafter, decode
+from support.tiny_models import SMALL, VOCAB, alone, batch, tiny
+
+HOW: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True}
+HOSTILE = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=9)
+
+
+def llama(**more: Any) -> Any:
+    torch.manual_seed(4)
+    model = LlamaForCausalLM(LlamaConfig(**(SMALL | more))).double().eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    return model
 
 
 def test_models_that_cannot_take_trees_are_decoded_plainly() -> None:
@@ -57,3 +86,204 @@ def test_a_resized_model_is_examined_anew() -> None:
     assert probe(model).vocab_size == VOCAB
     model.resize_token_embeddings(VOCAB + 5, mean_resizing=False)
     assert probe(model).vocab_size == VOCAB + 5
+
+
+def _append(model: Any) -> None:
+    model.model.layers.append(copy.deepcopy(model.model.layers[0]))
+    model.model.layers[-1].self_attn.layer_idx = len(model.model.layers) - 1
+    model.config.num_hidden_layers += 1
+
+
+def _exchange(model: Any) -> None:
+    class Louder(type(model.model.layers[1].mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model.model.layers[1].mlp.__class__ = Louder
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "nothing": lambda model: None,
+    "float32": lambda model: model.float(),
+    "resized": lambda model: model.resize_token_embeddings(VOCAB + 9, mean_resizing=False),
+    "smaller": lambda model: model.resize_token_embeddings(VOCAB - 9),
+    "eager": lambda model: model.set_attn_implementation("eager"),
+    "appended layer": _append,
+    "exchanged layer": _exchange,
+    "fewer layers": lambda model: (model.model.layers.pop(1), setattr(model.config, "num_hidden_layers", 1)),
+    "a nested setting": lambda model: model.config.rope_parameters.update(rope_theta=5.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_decoder_whose_model_has_changed_is_as_a_fresh_one(change: str) -> None:
+    model, prompt = llama(), [[5, 6, 7, 8]]
+    decoder = Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB - 9), budget=9))
+
+    def plainly() -> list[list[int]]:
+        tokens = model.generate(torch.tensor(prompt), max_new_tokens=20, do_sample=False)[:, 4:].tolist()
+        return list(tokens)
+
+    assert decode(decoder, prompt, 20)[0] == plainly()
+    known = subject_of(model)
+    CHANGES[change](model)
+    assert (subject_of(model) == known) == (change == "nothing")
+    after, stats = decode(decoder, prompt, 20)
+    assert after == plainly()
+    assert max(stats.nodes) > 1
+
+
+def test_a_decoder_whose_model_takes_no_trees_any_more_says_so() -> None:
+    model = llama()
+    decoder = Decoder(model, HOSTILE)
+    for change, reason in (
+        (lambda: model.train(), r"model\.eval"),
+        (lambda: setattr(model.eval().config, "_attn_implementation", "flash_attention_2"), "'sdpa'"),
+        (lambda: setattr(model.config, "layer_types", ["chunked_attention"] * 2), "'sdpa'"),
+    ):
+        change()
+        with pytest.raises(UnsupportedGeneration, match=reason):
+            decode(decoder, [[5, 6, 7]], 10)
+
+
+def test_models_that_must_be_prepared_otherwise_are_decoded_plainly() -> None:
+    model = llama()
+    plain = model.generate(**alone(1), **HOW).sequences
+    racer.attach(model, HOSTILE)
+    model.train()  # this one has nothing that is random
+    with pytest.warns(PlainDecodingWarning, match="training mode"):
+        assert torch.equal(model.generate(**alone(1), **HOW).sequences, plain)
+    with pytest.raises(UnsupportedModel, match=r"model\.eval"):
+        racer.attach(model)
+    with pytest.raises(UnsupportedModel, match=r"model\.eval"):
+        Decoder(model)
+    model.eval().set_attn_implementation("flex_attention")
+    assert "flex_attention" in probe(model).reason
+
+
+def test_encoder_decoder_models_are_decoded_plainly() -> None:
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0,
+            eos_token_id=None, pad_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    with pytest.warns(PlainDecodingWarning, match="encoder-decoder"):
+        got = racer.generate(model, **alone(1), **HOW).sequences
+    assert torch.equal(got, model.generate(**alone(1), **HOW).sequences)
+    with pytest.raises(UnsupportedModel, match="encoder-decoder"):
+        racer.attach(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # of accelerate's own
+def test_models_whose_weights_are_elsewhere_are_decoded_plainly() -> None:
+    from accelerate import cpu_offload
+
+    model = llama().float()
+    plain = model.generate(**alone(1), **HOW).sequences
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.device.type == "meta"
+    assert "meta device" in probe(model).reason
+    with pytest.warns(PlainDecodingWarning, match="meta device"):
+        assert torch.equal(racer.generate(model, **alone(1), **HOW).sequences, plain)
+
+
+def test_autocast_is_allowed_its_own_rounding() -> None:
+    model = llama().float()
+    assert probe(model).plan is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plan = probe(model).plan
+        assert plan is not None
+        assert plan.layout.values[0].dtype == torch.bfloat16
+        assert racer.generate(model, **alone(1), **HOW).racer_stats.steps
+    assert probe(model).plan is not plan
+
+
+class Shifted(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped here
+    """Prepares its inputs in its own way."""
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        inputs = super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)
+        return inputs | {"input_ids": (inputs["input_ids"] + 1) % VOCAB}
+
+
+class Counting(LlamaForCausalLM):  # type: ignore[misc]
+    """Carries something from step to step."""
+
+    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: Any, **more: Any) -> Any:
+        kept = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **more)
+        kept["position_ids"] = kept["position_ids"] + 1
+        return kept
+
+
+class Backwards(LlamaForCausalLM):  # type: ignore[misc]
+    """Has a loop of its own."""
+
+    def _sample(self, input_ids: torch.Tensor, **more: Any) -> Any:
+        return super()._sample(input_ids.flip(1), **more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Shifted, "differ from generate's"), (Counting, "differ from generate's"), (Backwards, "another decoding loop")],
+)
+@pytest.mark.parametrize("inputs", [alone(2), batch()], ids=["alone", "batch"])
+def test_whoever_prepares_inputs_otherwise_is_decoded_plainly(
+    kind: Any, reason: str, inputs: dict[str, torch.Tensor]
+) -> None:
+    torch.manual_seed(4)
+    model = kind(LlamaConfig(**SMALL)).double().eval()
+    plain = model.generate(**inputs, **HOW).sequences
+    with pytest.warns(PlainDecodingWarning, match=reason):
+        assert torch.equal(racer.generate(model, **inputs, **HOW).sequences, plain)
+
+
+@pytest.mark.parametrize("name", ["prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_sample"])
+def test_what_is_replaced_on_the_instance_is_seen_while_it_is(name: str) -> None:
+    model = llama()
+    assert probe(model).plan is not None
+    held = getattr(model, name)
+    setattr(model, name, held)  # its own, as PEFT leaves it
+    assert probe(model).plan is not None
+    setattr(model, name, types.MethodType(lambda self, *args, **more: held(*args, **more), model))
+    assert f"{name} has been replaced" in probe(model).reason
+    delattr(model, name)
+    assert probe(model).plan is not None
+
+
+def test_settings_of_the_model_do_not_count() -> None:
+    """Stop strings without a tokenizer, beams and an end after one token must not end the trial."""
+    model = llama()
+    settings = model.generation_config
+    settings.stop_strings, settings.num_beams, settings.eos_token_id = ["x"], 3, list(range(VOCAB))
+    settings.repetition_penalty, settings.max_new_tokens, settings.do_sample = 1.5, 1, True
+    assert probe(model).plan is not None, probe(model).reason
+    assert (settings.stop_strings, settings.num_beams, settings.max_new_tokens) == (["x"], 3, 1)
+
+
+def test_no_random_number_is_drawn() -> None:
+    class Noisy(LlamaForCausalLM):  # type: ignore[misc]
+        def forward(self, *args: Any, **more: Any) -> Any:
+            output = super().forward(*args, **more)
+            output.logits = output.logits + torch.randn_like(output.logits)
+            return output
+
+    for kind in (LlamaForCausalLM, Noisy):
+        model = kind(LlamaConfig(**SMALL)).eval()
+        before = torch.random.get_rng_state()
+        assert (probe(model).plan is None) == (kind is Noisy)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_eager_attention_that_cannot_pad_in_float64_is_plain_for_padded_batches_alone() -> None:
+    """transformers makes NaN of it: the mask's minimum is -inf as float32."""
+    model = tiny("llama", "eager")
+    support = probe(model)
+    assert support.plan is not None
+    assert "differ from generate's" in support.padding_reason
+    assert decode(Decoder(model, HOSTILE), [[1, 2, 3]], 9)
+    with pytest.raises(UnsupportedGeneration, match="left-padded rows"):
+        decode(Decoder(model, HOSTILE), [[1, 2, 3], [4]], 9)

@@ -50,13 +50,13 @@ def test_attach_takes_positional_arguments_and_shows_the_prompt_once() -> None:
     settings = GenerationConfig(max_new_tokens=9, do_sample=False, return_dict_in_generate=True)
     assert model.generate(IDS[:1], settings).racer_stats.drafter == "logits"
     streamer = Collects()
-    with pytest.warns(PlainDecodingWarning, match="output_scores"):
+    with pytest.warns(PlainDecodingWarning, match="output_attentions"):
         model.generate(
             IDS[:1],
             max_new_tokens=3,
             do_sample=False,
             streamer=streamer,
-            output_scores=True,
+            output_attentions=True,
             return_dict_in_generate=True,
         )
     assert [len(piece) for piece in streamer.got] == [1, 1, 1, 1, 3]  # the prompt, three tokens, "end"

@@ -201,7 +201,23 @@ def test_the_models_own_stop_strings_are_kept(folder: Path) -> None:
     pairs = [loaded.tokenizer.decode(new[at : at + 2]) for at in range(5, 38)]
     loaded.model.generation_config.stop_strings = [next(pair for pair in pairs if pair.isascii() and len(pair) > 1)]
     how = {"max_new_tokens": 40, "do_sample": False, "tokenizer": loaded.tokenizer}
+    plain = loaded.model.generate(ids, **how)
+
+    class Meanwhile(Collects):
+        """Somebody else calls the same model while it decodes."""
+
+        def put(self, value: torch.Tensor) -> None:
+            super().put(value)
+            if len(self.got) in (1, 3):
+                assert torch.equal(loaded.model.generate(ids, **how), plain)
+
+    streamer = Meanwhile()
+    assert torch.equal(racer.generate(loaded.model, input_ids=ids, streamer=streamer, **how), plain)
+    assert len(streamer.got) > 3
+    given = GenerationConfig(max_new_tokens=40, do_sample=False)
+    how = {"generation_config": given, "tokenizer": loaded.tokenizer}
     assert torch.equal(racer.generate(loaded.model, input_ids=ids, **how), loaded.model.generate(ids, **how))
+    assert given.stop_strings is None
     assert loaded.model.generation_config.stop_strings
 
 

@@ -58,7 +58,7 @@ CACHE = {"cache_implementation": "static"}
     [
         ({"num_beams": 3}, "num_beams=3"),
         ({"num_beams": 2, "do_sample": True, "top_k": 1}, "num_beams=2"),
-        ({"output_scores": True} | DICT, "output_scores"),
+        ({"output_attentions": True} | DICT, "output_attentions"),
         ({"output_hidden_states": True} | DICT, "output_hidden_states"),
         ({"prompt_lookup_num_tokens": 3}, "another decoding method"),
         ({"assistant_model": MODEL}, "another decoding method"),
@@ -105,7 +105,7 @@ def test_positions_that_are_not_counted_up_are_decoded_plainly() -> None:
 
 def test_settings_that_a_newer_transformers_may_bring_are_decoded_plainly() -> None:
     settings = GenerationConfig()
-    vars(settings)["output_scores"] = True  # without a dictionary nothing is returned of it
+    vars(settings)["output_attentions"] = True  # without a dictionary nothing is returned of it
     refuse_settings(settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(FIELDS, "length_penalty")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer.errors import ConfigError
-from racer.step.request import Request
+from racer.step.request import Request, add_tokens
 from racer.step.tree_builder import TreeBuilder
 from racer_suffix import Suffix
 
@@ -64,7 +64,7 @@ def test_it_learns_from_finished_requests() -> None:
 def test_it_reads_what_was_emitted_without_being_told() -> None:
     drafter = Suffix()
     request = opened(drafter, [1, 2, 3, 4])
-    request.tokens += [1, 2]
+    add_tokens(request, [1, 2])
     assert draft(drafter, request).tokens[:3] == [2, 3, 4]
 
 
@@ -98,7 +98,7 @@ def test_a_step_takes_well_under_a_millisecond() -> None:
     request = opened(drafter, [draw.randrange(50) for _ in range(2000)])
     times = []
     for _ in range(200):
-        request.tokens += [draw.randrange(50) for _ in range(3)]
+        add_tokens(request, [draw.randrange(50) for _ in range(3)])
         started = time.perf_counter()
         draft(drafter, request)
         times.append(time.perf_counter() - started)

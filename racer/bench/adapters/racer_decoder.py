@@ -15,6 +15,7 @@ from racer.bench import reliability
 from racer.bench.adapters.base import Adapter
 from racer.bench.trials import Measured
 from racer.config import DecodeConfig
+from racer.errors import UnsupportedGeneration
 from racer.hf.generate import Decoder
 from racer.hookspecs import hookimpl
 from racer.loading.loaded_model import LoadedModel
@@ -90,6 +91,8 @@ class RacerAdapter(Adapter):
         self._observer.reset()
         output, began, seconds = self.clocked(self._decoder.generate, inputs, limit, seed, return_dict_in_generate=True)
         stats = output.racer_stats
+        if stats is None:  # a figure of this method would be one of plain decoding
+            raise UnsupportedGeneration("the call was decoded plainly, and the warning says why")
         return Measured(
             tokens=self.trimmed(output.sequences, inputs["input_ids"].shape[1], limit),
             accept_lengths=stats.accept_lengths,

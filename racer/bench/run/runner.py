@@ -6,10 +6,9 @@ import gc
 import hashlib
 import itertools
 import time
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -27,23 +26,11 @@ from racer.bench.settings import Settings
 from racer.bench.trials import Key, Trial
 from racer.config import DecodeConfig
 from racer.errors import ConfigError, first_line
-from racer.guard import PluginWarning
+from racer.guard import complaints
 from racer.loading.loaded_model import LoadedModel
 
 WARM_UP_TOKENS = 12
 WARM_UP_PROMPT = "Count from one to ten, and then back."
-
-
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Collect what the guard says of failing plugins; other warnings are shown as ever."""
-    complaints: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        yield complaints
-    for warning in caught:
-        if issubclass(warning.category, PluginWarning):
-            complaints.append(str(warning.message))
-        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @attrs.frozen
@@ -175,13 +162,13 @@ class Bench:
             adapter = self._adapters[method.name]
             if self.settings.cold:
                 adapter.forget()
-            with _heard() as complaints, PeakMemory(self.loaded.model.device) as memory:
+            with complaints() as heard, PeakMemory(self.loaded.model.device) as memory:
                 measured = adapter.answer(inputs, self.settings.max_new_tokens, self._seed(asked))
             common |= {
                 "measured": measured,
                 "texts": self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True),
                 "peak_bytes": memory.bytes,
-                "complaint": "; ".join(complaints) or None,
+                "complaint": "; ".join(heard) or None,
             }
         except Exception as error:  # models and plugins fail in their own ways
             common["error"] = f"{type(error).__name__}: {first_line(error)}"

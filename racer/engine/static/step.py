@@ -107,14 +107,13 @@ class StaticStep:
         verdict = self._verify(tree, logits)
         assert top is not None  # the executor sees to it
         verdict.top_ids, verdict.top_probs = top
-        if self.draft is not None:
-            self.launcher.doing = DRAFT
-            self.draft.program.observe(tree, verdict, self.device_batch.active)
-            self.launcher.doing = VERIFY
         self.device_batch.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, top=self.needs.host)
         shapes = {name: tuple(part.shape) for name, part in parts.items()}
         packed = PackedVerdict(verdict, pack(parts), shapes)
+        if self.draft is not None:  # when all is decided, whatever the drafter writes into what it is shown
+            self.launcher.doing = DRAFT
+            self.draft.program.observe(tree, verdict, self.device_batch.active)
         self.launcher.doing = FORWARD  # whatever fails after this, it is neither draft nor verifier
         return StaticResult(top, packed, self.draft)
 
