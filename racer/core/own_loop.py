@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class _Forced(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
 
 
 def own_logits(
-    model: Any, input_ids: Tensor, padding: list[int], forced: Tensor, cache: Any = None
+    model: Any, input_ids: Tensor, padding: list[int], forced: Tensor, fill: Callable[[Any], None] | None = None
 ) -> tuple[Tensor, Any]:
     """Logits ``[B, T + 1, V]`` after the prompt and after each of ``T`` tokens that are given, and the cache.
 
@@ -50,9 +51,9 @@ def own_logits(
     :param input_ids: ``[B, P]``, left-padded.
     :param padding: masked columns of each row.
     :param forced: ``[B, T]``
-    :param cache: what has been seen of the prompt, all but at least its last token.
+    :param fill: puts into the empty cache what has been seen of the prompt: all but its last token.
     """
-    width, steps, seen = input_ids.shape[1], forced.shape[1], cache
+    width, steps, seen = input_ids.shape[1], forced.shape[1], None
 
     def loop(
         model: Any,
@@ -64,6 +65,8 @@ def own_logits(
     ) -> Any:
         nonlocal seen
         seen = inputs.get(CACHE)
+        if fill is not None:
+            fill(seen)
         return model._sample(
             input_ids,
             logits_processor=LogitsProcessorList([_Forced(forced, width)]),
@@ -78,13 +81,11 @@ def own_logits(
     settings.disable_compile = True
     columns = torch.arange(width, device=input_ids.device)
     mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
-    given = {} if cache is None else {CACHE: cache}
     output = GenerationMixin.generate(
         model,
         input_ids=input_ids,
         attention_mask=mask,
         generation_config=settings,
         custom_generate=loop,
-        **given,
     )
     return torch.stack(output.logits, dim=1), seen

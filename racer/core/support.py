@@ -77,11 +77,11 @@ def probe(model: Any, reach: int = 0) -> Support:
     :param reach: slots that a call's prompt and new tokens take. The model is also tried beyond every window that its
         configuration names below; for more slots a plan's trees must keep within what was tried.
     """
-    if mend := _unprepared(model):
-        return Support(None, mend, prepared=False)
     try:
+        if mend := _unprepared(model):
+            return Support(None, mend, prepared=False)
         subject = subject_of(model)
-    except Exception as failure:  # nothing that transformers would know
+    except Exception as failure:  # transformers raises many kinds: for several texts in one configuration, say
         return Support(None, f"it cannot be examined ({type(failure).__name__}: {failure})")
     known = state_of(model).part(_Probes)
     first = known.of(subject, lambda: _quietly(model, lambda: _examine(model)))
@@ -112,8 +112,11 @@ def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
     """Examine without gradients; a model that draws random numbers has not drawn any."""
     devices = [model.device] if model.device.type == "cuda" else []
     before = torch.random.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-    with torch.no_grad():
-        support = examine()
+    try:
+        with torch.no_grad():
+            support = examine()
+    except Exception as failure:  # any failure of a trial run means: not with trees
+        support = Support(None, f"a trial run failed with {type(failure).__name__}: {failure}")
     if support.plan is None or support.padding_reason:  # other threads may have drawn: that is not undone without need
         torch.random.set_rng_state(before[0])
         for device, state in zip(devices, before[1], strict=True):
@@ -129,10 +132,7 @@ def _examine(model: Any) -> Support:
     if reason or isinstance(masks, str):
         return Support(None, reason, vocab_size)
     accepted = inspect.signature(model.forward).parameters
-    try:
-        trial = Trial.of(model, vocab_size)
-    except Exception as failure:
-        return Support(None, f"a trial run failed with {type(failure).__name__}: {failure}", vocab_size)
+    trial = Trial.of(model, vocab_size)
     cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
     plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument)
     attention = implementation(model.config.get_text_config())

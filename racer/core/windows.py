@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from racer.core.kv_cache import Block, TreeCache
 from racer.core.logit_error import fault_of, logit_error
@@ -90,19 +89,15 @@ class _LongTrial:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
         model, path = self.runner.model, self.tokens[:, ::2]
         prompt = self.tokens[:, :1].expand(-1, self.length + 1)
-        theirs, _ = own_logits(model, prompt, [padding], path[:, 1:], cache=self._their_cache())
+        theirs, _ = own_logits(model, prompt, [padding], path[:, 1:], fill=self._fill)
         cache = self._our_cache(padding)
         yield self.runner.forward(trial_tree(self.tokens), cache, 2**40)[:, ::2], theirs
-        columns = torch.arange(self.length + path.shape[1], device=path.device)
-        mask = (columns >= padding).long()[None] if padding else None
-        position = columns[None, self.length :] - padding
-        yield self.runner.run(path, mask, position, cache, path.shape[1]), theirs
+        piece = next(self.runner.prefill(path, cache, chunk=path.shape[1], keep=path.shape[1]))
+        yield piece.logits, theirs
 
-    def _their_cache(self) -> DynamicCache:
-        cache = DynamicCache(config=self.runner.model.config.get_text_config(decoder=True))
+    def _fill(self, cache: Any) -> None:
         for layer, (keys, values) in enumerate(self._states()):
             cache.update(keys, values, layer)
-        return cache
 
     def _our_cache(self, padding: int) -> TreeCache:
         cache = self.runner.open([padding], self.length + self.tokens.shape[1])

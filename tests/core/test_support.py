@@ -287,3 +287,13 @@ def test_eager_attention_that_cannot_pad_in_float64_is_plain_for_padded_batches_
     assert decode(Decoder(model, HOSTILE), [[1, 2, 3]], 9)
     with pytest.raises(UnsupportedGeneration, match="left-padded rows"):
         decode(Decoder(model, HOSTILE), [[1, 2, 3], [4]], 9)
+
+
+@pytest.mark.parametrize("part", ["get_text_config", "get_input_embeddings"])
+def test_a_model_that_cannot_even_be_looked_at_is_decoded_plainly(part: str) -> None:
+    def ambiguous(*_: Any, **__: Any) -> Any:
+        raise ValueError("there are two of them")
+
+    model = llama()
+    setattr(model.config if part == "get_text_config" else model, part, ambiguous)
+    assert "ValueError: there are two of them" in probe(model).reason
