@@ -140,6 +140,8 @@ def any_call(draw: st.DrawFn) -> AnyCall:
         name: draw(SETTINGS[name])
         for name in draw(st.lists(st.sampled_from(sorted(SETTINGS)), max_size=5, unique=True))
     }
+    if any(name.startswith("output_") for name in how):
+        how["return_dict_in_generate"] = draw(st.sampled_from([True, True, False]))
     if draw(st.integers(0, 9)):
         how["max_new_tokens"] = draw(st.integers(1, 16))
     else:
@@ -184,11 +186,22 @@ def hold(drawn: AnyCall) -> None:
     judge(plain, ours, Either())
 
 
-KEPT: list[AnyCall] = []
+_ROWS = [[95, 27], [39, 93, 15, 16, 80, 39, 93, 15, 16, 80], [92, 14, 81, 25, 56, 92, 14, 81, 25, 56]]
+_CHUNKS: dict[str, Any] = {"prefill_chunk_size": 3, "use_cache": False, "max_new_tokens": 4}
+_SCORES: dict[str, Any] = {"output_scores": True, "return_dict_in_generate": True, "eos_token_id": list(range(20, 60))}
+KEPT = [
+    AnyCall("gpt2", prompts=[[29, 82, 87, 87, 63, 29, 82, 87]], settings=_CHUNKS),
+    AnyCall("gpt2", "custom", prompts=[[4]], settings={"return_dict_in_generate": True}, constrained=True),
+    AnyCall("llama", prompts=_ROWS, settings=_SCORES | {"max_new_tokens": 10}),
+    AnyCall("mistral", prompts=_ROWS, settings={"max_new_tokens": 7}, criteria=["counts steps"]),
+    AnyCall("mistral", prompts=_ROWS, settings={"max_new_tokens": 12}, criteria=["limits by row", "stop strings"]),
+    AnyCall("qwen2", "attached", prompts=_ROWS, settings={"max_new_tokens": 13}, processors=["counts calls"]),
+    AnyCall("llama", "custom", prompts=_ROWS, settings={"max_new_tokens": 13}, processors=["mixes rows"]),
+]
 """Calls that were wrong once."""
 
 
-@pytest.mark.parametrize("drawn", KEPT)
+@pytest.mark.parametrize("drawn", KEPT, ids=range(len(KEPT)))
 def test_calls_that_were_wrong_once(drawn: AnyCall) -> None:
     hold(drawn)
 
