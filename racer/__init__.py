@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from racer.errors import RacerError, StateError
     from racer.hf.attach import attach, detach
     from racer.hf.generate import Decoder, custom_generate, generate
+    from racer.hf.processors import PerRow
     from racer.hookspecs import hookimpl
     from racer.kernels.gumbel import gumbel
     from racer.step.draft_tree import DraftTree
@@ -35,6 +36,7 @@ _HOMES = {
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf.attach": ("attach", "detach"),
     "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
+    "racer.hf.processors": ("PerRow",),
     "racer.core.model_state": ("release",),
     "racer.hookspecs": ("hookimpl",),
     "racer.kernels.gumbel": ("gumbel",),
@@ -66,6 +68,7 @@ __all__ = [
     "Merge",
     "Needs",
     "NoDraft",
+    "PerRow",
     "PromptLookup",
     "Racer",
     "RacerError",

@@ -14,6 +14,7 @@ from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
 from racer.step.request import Request
 from racer.step.stats import DecodeStats, Stopwatch
+from racer.step.verdict import check_drawn
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
 
@@ -29,6 +30,10 @@ class BatchSpec:
     """Ids that end a row; the id itself is emitted."""
     stops: Callable[[Request], bool] | None = None
     """Asked after every token of a row."""
+    stops_ahead: Callable[[Request, Sequence[int]], bool] | None = None
+    """See :attr:`racer.step.view.StepView.stops_ahead`; what it said, :attr:`stops` knows."""
+    settle: Callable[[Sequence[Request]], None] | None = None
+    """Called with all rows after each step; it may end rows, and cut their last tokens."""
     emit: Callable[[int, int], None] | None = None
     """Told of every token: ``emit(row, token)``."""
 
@@ -106,6 +111,7 @@ class BatchState:
             pipeline=self.pipeline,
             do_sample=self.spec.do_sample,
             stop_tokens=self.spec.stop_tokens,
+            stops_ahead=self.spec.stops_ahead,
             step_cost=self.step_cost,
             step=self.stats.steps,
             seeds=self.seeds,
@@ -122,9 +128,13 @@ class BatchState:
         return emitted
 
     def append(self, row: int, tokens: Sequence[int]) -> int:
-        """Append to a row's text, token by token, until it ends; how many were appended."""
+        """Append to a row's text, token by token, until it ends; how many were appended.
+
+        :raises RuntimeError: none can be drawn where the row has got to.
+        """
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
+            check_drawn(token)
             request.tokens.append(token)
             self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
@@ -132,6 +142,11 @@ class BatchState:
                 request.done = True
                 return number
         return len(tokens)
+
+    def settle(self) -> None:
+        """A step is over, and everybody has observed it: end what can only be ended now."""
+        if self.spec.settle is not None:
+            self.spec.settle(self.spec.requests)
 
     def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.

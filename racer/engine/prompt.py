@@ -12,13 +12,14 @@ from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import top_tokens
 from racer.step.draft_tree import DraftTree
 from racer.step.stats import StepStats
-from racer.step.verdict import Verdict
+from racer.step.verdict import Verdict, check_drawn
 
 
 def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]:
     """Score the prompts piece by piece, and let drafters observe as much of them as they need; the first tokens.
 
     :param chunk: positions whose logits may exist at once, all rows together.
+    :raises RuntimeError: no first token can be drawn.
     """
     requests, needs = batch.spec.requests, strategies.needs
     shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
@@ -34,6 +35,9 @@ def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> list[int]
                 view = batch.view()
                 last = DraftTree.root(view.root)
                 first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
+                if batch.spec.do_sample:  # before drafters see it
+                    for token in first.tolist():
+                        check_drawn(token)
             if shown:
                 _show(batch, strategies, piece, follow)
     return first.tolist()

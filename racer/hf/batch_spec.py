@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from transformers.generation import MaxLengthCriteria
 
 from racer.engine.batch import BatchSpec
 from racer.errors import UnsupportedGeneration
+from racer.hf.criteria import OWN, Lockstep, RowCriteria, in_step, refuse_criteria
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.unsupported import left_padding
 from racer.step.request import Request
@@ -29,46 +29,58 @@ def batch_spec(
     """What to decode.
 
     :param seed: of the first row; None draws one where it is needed.
-    :raises UnsupportedGeneration: no room for a new token, or a mask with holes or right padding.
+    :raises UnsupportedGeneration: no room for a new token, a mask with holes or right padding, processors or criteria
+        that are only right for several rows as transformers asks them.
     """
     batch, width = input_ids.shape
-    if seed is None:
-        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
+    others = [item for item in criteria if type(item) not in OWN]
     eos = [item for item in criteria if type(item) is EosTokenCriteria]
     lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
-    others = [item for item in criteria if type(item) not in (EosTokenCriteria, MaxLengthCriteria)]
     limit = min(lengths, default=settings.max_length) - width
     if limit < 1:
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
     padding = left_padding(input_ids, attention_mask)
+    pipeline = ProcessorPipeline(processors, batch)
+    refuse_criteria(
+        criteria,
+        batch,
+        scores=bool(settings.output_scores and settings.return_dict_in_generate),
+        streams=streamer is not None,
+        remembers=pipeline.remembers,
+    )
+    if seed is None:  # nothing may be drawn before it is sure that the call is ours
+        seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
     requests = tuple(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=seed + row)
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
+    stops, settle = None, None
+    if in_step(criteria, batch):
+        pads = any(hasattr(item, "eos_token_id") for item in criteria)
+        settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)
+    elif others:
+        stops = RowCriteria(StoppingCriteriaList(others), input_ids.device)
     return BatchSpec(
         requests=requests,
-        pipeline=ProcessorPipeline(processors, batch),
+        pipeline=pipeline,
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
-        stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
+        stops=stops,
+        stops_ahead=None if stops is None else stops.ahead,
+        settle=settle,
         emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
     )
-
-
-def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable[[Request], bool]:
-    """Criteria that look at text, asked about one row as a batch of one."""
-
-    def stops(request: Request) -> bool:
-        ids = torch.tensor([[*request.padding, *request.tokens]], device=device)
-        return bool(criteria(ids, None).any())
-
-    return stops
 
 
 def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:
     """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
     longest = max(len(request.emitted) for request in spec.requests)
-    pad = getattr(settings, "_pad_token_tensor", None)
-    fill = int(pad) if pad is not None else (settings.pad_token_id or 0)
+    fill = pad_token(settings)
     new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
     return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
+
+
+def pad_token(settings: GenerationConfig) -> int:
+    """What stands behind the end of a row."""
+    pad = getattr(settings, "_pad_token_tensor", None)
+    return int(pad) if pad is not None else (settings.pad_token_id or 0)

@@ -14,6 +14,15 @@ from racer.testing import draft_trees
 from support.step_view import make_view
 
 
+class ReadsNothing:
+    """Says that it may read prefixes."""
+
+    racer_row_wise = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores
+
+
 @given(
     draft_trees(vocab_size=4, distinct_siblings=True),
     st.integers(0, 99),
@@ -25,7 +34,7 @@ def test_typical_accepts_by_its_definition(
     tree: DraftTree, seed: int, epsilon: float, delta: float, reads: bool
 ) -> None:
     logits = torch.randn(tree.batch, tree.width, 4, generator=torch.Generator().manual_seed(seed)) * 2
-    steps = [lambda ids, scores: scores] if reads else []  # an unknown processor goes through the slow route
+    steps = [ReadsNothing()] if reads else []  # goes through the slow route
     view = attrs.evolve(make_view(0, [0] * tree.batch, 4, steps), do_sample=False, root=tree.tokens[:, 0])
     verdict = Typical(epsilon, delta).verify(view, tree, logits)
     for row in range(tree.batch):

@@ -109,7 +109,8 @@ class StaticStep:
         verdict.top_ids, verdict.top_probs = top
         if self.draft is not None:
             self.launcher.doing = DRAFT
-            self.draft.program.observe(tree, verdict, self.device_batch.active)
+            seen = attrs.evolve(verdict, next_token=verdict.next_token.clamp(min=0))  # behind a row's end: no token
+            self.draft.program.observe(tree, seen, self.device_batch.active)
             self.launcher.doing = VERIFY
         self.device_batch.keep(verdict.path, verdict.length, verdict.next_token)
         parts = verdict.parts(tree, faults, top=self.needs.host)
