@@ -76,7 +76,7 @@ class CountsAsked(StoppingCriteria):
         return torch.full((len(input_ids),), self.asked >= 9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     kinds=st.lists(st.sampled_from([AfterPair, DeclaredAfterPair, RowLimits, OneFlag, CountsAsked]), max_size=2),
     rows=st.integers(1, 4),
