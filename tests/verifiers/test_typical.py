@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import racer
@@ -59,6 +59,7 @@ def test_typical_refuses_senseless_thresholds(arguments: dict[str, float]) -> No
         Typical(**arguments)
 
 
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 3),
     seed=st.integers(0, 99),
