@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from racer.step.stats import DecodeStats, StepStats
     from racer.step.tree_builder import TreeBuilder, stack
     from racer.step.verdict import HostVerdict, Verdict
-    from racer.step.view import Needs, StepView
+    from racer.step.view import Needs, Prefix, StepView
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.strategies.device import DeviceDrafter, DraftProgram
@@ -41,7 +41,7 @@ _HOMES = {
     "racer.hookspecs": ("hookimpl",),
     "racer.kernels.gumbel": ("gumbel",),
     "racer.step.request": ("Request",),
-    "racer.step.view": ("Needs", "StepView"),
+    "racer.step.view": ("Needs", "Prefix", "StepView"),
     "racer.step.stats": ("DecodeStats", "StepStats"),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
@@ -69,6 +69,7 @@ __all__ = [
     "Needs",
     "NoDraft",
     "PerRow",
+    "Prefix",
     "PromptLookup",
     "Racer",
     "RacerError",

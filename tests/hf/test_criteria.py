@@ -84,9 +84,11 @@ class CountsAsked(StoppingCriteria):
     new=st.integers(1, 25),
     budget=st.integers(2, 20),
     seed=st.integers(0, 99),
+    drafter=st.sampled_from(["logits", "retrieval", "racer"]),
+    mode=st.sampled_from(["off", "static"]),
 )
 def test_criteria_end_rows_where_generate_does(
-    kinds: list[type], rows: int, eos: Any, new: int, budget: int, seed: int
+    kinds: list[type], rows: int, eos: Any, new: int, budget: int, seed: int, drafter: str, mode: str
 ) -> None:
     ids = torch.randint(0, VOCAB, (rows, 4), generator=torch.Generator().manual_seed(seed))
     how = {
@@ -94,7 +96,7 @@ def test_criteria_end_rows_where_generate_does(
         "eos_token_id": eos, "pad_token_id": 0,
     }  # fmt: skip
     mine, theirs = [kind() for kind in kinds], [kind() for kind in kinds]
-    config = DecodeConfig(drafter="logits", budget=budget)
+    config = DecodeConfig(drafter=drafter, budget=budget, compile=mode)
     got = racer.generate(MODEL, config=config, stopping_criteria=mine, **how)
     expected = MODEL.generate(stopping_criteria=theirs, **how)
     assert got.tolist() == expected.tolist()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xgrammar
+from xgrammar.contrib.hf import LogitsProcessor
 
 import racer
 from racer import DecodeConfig
@@ -39,9 +42,6 @@ def loaded(folder: Path) -> Any:
 
 def _xgrammar(loaded: Any) -> Any:
     """Makes processors."""
-    xgrammar = pytest.importorskip("xgrammar")
-    from xgrammar.contrib.hf import LogitsProcessor
-
     info = xgrammar.TokenizerInfo.from_huggingface(loaded.tokenizer, vocab_size=loaded.model.config.vocab_size)
     compiler = xgrammar.GrammarCompiler(info, max_threads=1)
     grammar = compiler.compile_json_schema(json.dumps(SCHEMA), any_whitespace=False)
@@ -49,32 +49,13 @@ def _xgrammar(loaded: Any) -> Any:
 
 
 def _llguidance(loaded: Any) -> Any:
-    """Makes processors, as docs/quickstart.md shows them."""
-    llguidance = pytest.importorskip("llguidance")
-    import numpy as np
-    from llguidance.hf import from_tokenizer
-    from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-
-    tokenizer = from_tokenizer(loaded.tokenizer, n_vocab=loaded.model.config.vocab_size)
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(SCHEMA, {"whitespace_flexible": False})
-
-    class Follows:
-        """One row's processor."""
-
-        def __init__(self) -> None:
-            self.matcher = llguidance.LLMatcher(tokenizer, grammar)
-            self.mask = allocate_token_bitmask(1, tokenizer.vocab_size)
-            self.begun = False
-
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if self.begun and not self.matcher.is_stopped():
-                assert self.matcher.consume_token(int(input_ids[0, -1]))
-            self.begun = True
-            fill_next_token_bitmask(self.matcher, self.mask)
-            allowed = np.unpackbits(self.mask.view(np.uint8), bitorder="little")[: scores.shape[1]]
-            return scores.masked_fill(~torch.from_numpy(allowed).bool(), -torch.inf)
-
-    return lambda: racer.PerRow(Follows)
+    """Makes processors, as the quickstart shows them."""
+    page = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "llguidance" in block)
+    space: dict[str, Any] = {}
+    exec(code, space)
+    schema = SCHEMA | {"x-guidance": {"whitespace_flexible": False}}
+    return lambda: space["follows_schema"](loaded.model, loaded.tokenizer, schema)
 
 
 @pytest.mark.parametrize("make", [_xgrammar, _llguidance])
@@ -103,9 +84,6 @@ def test_json_is_valid_and_that_of_plain_decoding(loaded: Any, make: Any, rows: 
 
 
 def test_a_grammar_of_each_row(loaded: Any) -> None:
-    xgrammar = pytest.importorskip("xgrammar")
-    from xgrammar.contrib.hf import LogitsProcessor
-
     info = xgrammar.TokenizerInfo.from_huggingface(loaded.tokenizer, vocab_size=loaded.model.config.vocab_size)
     compiler = xgrammar.GrammarCompiler(info, max_threads=1)
     grammars = [compiler.compile_regex(regex) for regex in ("(ab|ba){3,9}", "[0-9]{5}")]
