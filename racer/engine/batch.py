@@ -32,6 +32,8 @@ class BatchSpec:
     """Asked after every token of a row."""
     stops_ahead: Callable[[Request, Sequence[int]], bool] | None = None
     """See :attr:`racer.step.view.StepView.stops_ahead`; what it said, :attr:`stops` knows."""
+    foresee: Callable[[Sequence[tuple[Request, Sequence[int]]]], None] | None = None
+    """Called with the tokens that a step gives to each row, before :attr:`stops` is asked about them."""
     settle: Callable[[Sequence[Request]], None] | None = None
     """Called with all rows after each step; it may end rows, and cut their last tokens."""
     emit: Callable[[int, int], None] | None = None
@@ -120,9 +122,10 @@ class BatchState:
 
     def emit(self, view: StepView, outcome: StepOutcome) -> tuple[int, ...]:
         """Append what a step gave to the rows' texts; how many tokens each got."""
-        emitted = tuple(
-            self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
-        )
+        news = [outcome.host.accepted(row) if active else [] for row, active in enumerate(view.active)]
+        if self.spec.foresee is not None:
+            self.spec.foresee(list(zip(view.requests, news, strict=True)))
+        emitted = tuple(self.append(row, tokens) for row, tokens in enumerate(news))
         if not self.sends_late:
             self.outbox.send()
         return emitted

@@ -59,7 +59,7 @@ def batch_spec(
         pads = any(hasattr(item, "eos_token_id") for item in criteria)
         settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)
     elif others:
-        stops = RowCriteria(StoppingCriteriaList(others), input_ids.device)
+        stops = RowCriteria(others, input_ids.device)
     return BatchSpec(
         requests=requests,
         pipeline=pipeline,
@@ -67,6 +67,7 @@ def batch_spec(
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
         stops=stops,
         stops_ahead=None if stops is None else stops.ahead,
+        foresee=None if stops is None or batch == 1 else stops.foresee,
         settle=settle,
         emit=None if streamer is None else lambda row, token: streamer.put(torch.tensor([token])),
     )

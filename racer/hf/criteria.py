@@ -13,11 +13,14 @@ from transformers.generation import MaxLengthCriteria, MaxTimeCriteria, StopStri
 
 from racer.errors import UnsupportedGeneration
 from racer.step.request import Request
+from racer.step.verdict import NO_TOKEN
 
 OWN = (EosTokenCriteria, MaxLengthCriteria)
 """Criteria that the loop has itself."""
 ROW_WISE = (MaxTimeCriteria, StopStringCriteria)
 """Criteria whose answer for a row depends on that row alone, without a memory."""
+NOTHING = 2**40
+"""An id beyond all vocabularies, which no stop string has."""
 TOGETHER = ("ConfidenceCriteria",)
 """transformers' other ones: they read the first row."""
 
@@ -58,19 +61,23 @@ def refuse_criteria(criteria: Sequence[Any], batch_size: int, *, scores: bool, s
         )
 
 
-@attrs.frozen(eq=False)
 class RowCriteria:
-    """Asks criteria about rows, each as a batch of one: once about each token, in order."""
+    """Asks criteria about rows, each as a batch of one: once about each token, in order.
 
-    criteria: StoppingCriteriaList
-    device: torch.device
-    _said: dict[tuple[int, int, int], bool] = attrs.field(factory=dict)
-    """Of a request, its length and its last token: what was said ahead."""
+    :param criteria: other than the loop's own.
+    """
+
+    def __init__(self, criteria: Sequence[Any], device: torch.device) -> None:
+        self._criteria, self._device = StoppingCriteriaList(criteria), device
+        self._said: dict[tuple[int, int, int], bool] = {}
+        """Of a request, its length and its last token: what was said ahead."""
+        tails = [item.maximum_token_len for item in criteria if type(item) is StopStringCriteria]
+        self._tail = max(tails, default=0) if all(type(item) in ROW_WISE for item in criteria) else 0
+        """As many last tokens decide, if that is all that criteria look at; else 0."""
 
     def __call__(self, request: Request) -> bool:
         """Whether the row ends with its last token."""
-        key = request.id, len(request.tokens), request.tokens[-1]
-        said = self._said.pop(key, None)
+        said = self._said.pop((request.id, len(request.tokens), request.tokens[-1]), None)
         return self._ask(request, ()) if said is None else said
 
     def ahead(self, request: Request, tokens: Sequence[int]) -> bool:
@@ -79,9 +86,26 @@ class RowCriteria:
         self._said[key] = self._ask(request, tokens)
         return self._said[key]
 
+    def foresee(self, news: Sequence[tuple[Request, Sequence[int]]]) -> None:
+        """Ask about all tokens of a step at once, where a few last ones decide: of all rows, one behind the other."""
+        if not self._tail:
+            return
+        self._said, windows = {}, []
+        keys: list[tuple[int, int, int]] = []
+        for request, tokens in news:
+            text = [*request.padding, *request.tokens][-self._tail :]
+            text += [NOTHING if token == NO_TOKEN else token for token in tokens]
+            for number, token in enumerate(tokens, start=1):
+                window = text[: len(text) - len(tokens) + number][-self._tail :]
+                windows.append([NOTHING] * (self._tail - len(window)) + window)
+                keys.append((request.id, len(request.tokens) + number, token))
+        if windows:
+            said = self._criteria(torch.tensor(windows, device=self._device), None).tolist()
+            self._said = dict(zip(keys, said, strict=True))
+
     def _ask(self, request: Request, tokens: Sequence[int]) -> bool:
-        ids = torch.tensor([[*request.padding, *request.tokens, *tokens]], device=self.device)
-        return bool(self.criteria(ids, None).any())
+        ids = torch.tensor([[*request.padding, *request.tokens, *tokens]], device=self._device)
+        return bool(self._criteria(ids, None).any())
 
 
 @attrs.define(eq=False)

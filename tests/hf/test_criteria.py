@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,40 @@ def test_criteria_end_rows_where_generate_does(
     assert got.tolist() == expected.tolist()
     for one, other in zip(mine, theirs, strict=True):
         assert vars(one).get("asked") == vars(other).get("asked"), "the same questions in the same order"
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Any:
+    from racer.loading.models import load
+
+    return load(str(folder), dtype="fp32", device="cpu")
+
+
+@settings(max_examples=15)
+@given(
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 6),
+    places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(1, 3)), min_size=1, max_size=3),
+    cut=st.integers(0, 2),
+    declared=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_stop_strings_end_rows_where_generate_does(
+    loaded: Any, rows: int, columns: int, places: list[tuple[int, int, int]], cut: int, declared: bool, seed: int
+) -> None:
+    model, tokenizer = loaded.model, loaded.tokenizer
+    ids = torch.randint(3, 300, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    how: dict[str, Any] = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 36, "do_sample": False,
+        "pad_token_id": 0, "eos_token_id": 0, "tokenizer": tokenizer,
+    }  # fmt: skip
+    new = model.generate(**how)[:, columns:]
+    spans = [tokenizer.decode(new[row % rows, at : at + count])[cut:] for row, at, count in places]
+    how["stop_strings"] = [span for span in spans if span and "\ufffd" not in span] or ["never"]
+    how["stopping_criteria"] = [DeclaredAfterPair()] if declared else []
+    expected = model.generate(**how)
+    got = racer.generate(model, config=DecodeConfig(drafter="retrieval", budget=12), **how)
+    assert got.tolist() == expected.tolist()
 
 
 def test_without_an_eos_token_rows_go_on_until_all_have_stopped() -> None:
