@@ -77,11 +77,11 @@ class Level:
     def of(cls, going: Sequence[Descent], view: StepView, logits: Tensor) -> Level:
         """:param logits: ``[B, N, V]``."""
         prefixes = [descent.prefix for descent in going]
-        rows, nodes = [descent.row for descent in going], [descent.nodes[-1] for descent in going]
+        rows = [descent.row for descent in going]
         positions = torch.tensor([prefix.position for prefix in prefixes], device=logits.device)
-        # one node's logits are not copied
-        found = logits[rows, nodes] if len(going) > 1 else logits[rows[0], nodes[0]][None]
-        return cls(view.pipeline.at(prefixes), found, view.seeds[rows], positions)
+        found = [logits[descent.row, descent.nodes[-1]] for descent in going]
+        several = torch.stack(found) if len(found) > 1 else found[0][None]  # an index by lists takes far longer
+        return cls(view.pipeline.at(prefixes), several, view.seeds[rows], positions)
 
 
 def verdict_of(found: Sequence[Descent], tree: DraftTree, device: torch.device) -> Verdict:
