@@ -152,7 +152,11 @@ def test_matchers_see_consecutive_prefixes_and_nothing_behind_the_end(
         assert theirs == plain
 
 
-@pytest.mark.parametrize("step", [CountsCalls, Budget, Matcher, Guides, lambda: lambda ids, scores: scores])
+def _synth_id() -> hf.SynthIDTextWatermarkLogitsProcessor:
+    return hf.SynthIDTextWatermarkLogitsProcessor(3, [7, 1, 5], 64, 0, 16, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("step", [CountsCalls, Budget, Matcher, Guides, _synth_id, lambda: lambda ids, scores: scores])
 def test_what_nobody_knows_is_only_asked_about_one_row(step: Any) -> None:
     class Untouched(LogitsProcessor):
         racer_row_wise = True
