@@ -12,8 +12,10 @@ from transformers import EosTokenCriteria, StoppingCriteriaList
 from transformers.generation import MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria
 
 from racer.errors import UnsupportedGeneration
+from racer.hf.processors.texts import Text
 from racer.step.request import Request
 from racer.step.verdict import NO_TOKEN
+from racer.step.view import Prefix
 
 OWN = (EosTokenCriteria, MaxLengthCriteria)
 """Criteria that the loop has itself."""
@@ -71,6 +73,7 @@ class RowCriteria:
         self._criteria, self._device = StoppingCriteriaList(criteria), device
         self._said: dict[tuple[int, int, int], bool] = {}
         """Of a request, its length and its last token: what was said ahead."""
+        self._texts: dict[int, Text] = {}
         tails = [item.maximum_token_len for item in criteria if type(item) is StopStringCriteria]
         self._tail = max(tails, default=0) if all(type(item) in ROW_WISE for item in criteria) else 0
         """As many last tokens decide, if that is all that criteria look at; else 0."""
@@ -104,8 +107,8 @@ class RowCriteria:
             self._said = dict(zip(keys, said, strict=True))
 
     def _ask(self, request: Request, tokens: Sequence[int]) -> bool:
-        ids = torch.tensor([[*request.padding, *request.tokens, *tokens]], device=self._device)
-        return bool(self._criteria(ids, None).any())
+        text = self._texts.setdefault(request.id, Text(self._device))
+        return bool(self._criteria(text.of(Prefix(0, request, tokens))[None], None).any())
 
 
 @attrs.define(eq=False)
