@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from racer.hf.attach import attach, detach
     from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hf.plain import PlainDecodingWarning
+    from racer.hf.processors import PerRow
     from racer.hookspecs import hookimpl
     from racer.kernels.gumbel import gumbel
     from racer.step.draft_tree import DraftTree
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from racer.step.stats import DecodeStats, StepStats
     from racer.step.tree_builder import TreeBuilder, stack
     from racer.step.verdict import HostVerdict, Verdict
-    from racer.step.view import Needs, StepView
+    from racer.step.view import Needs, Prefix, StepView
     from racer.strategies import Drafter, Logits, Merge, NoDraft, PromptLookup, Recycling, Retrieval
     from racer.strategies.context.drafter import Racer
     from racer.strategies.device import DeviceDrafter, DraftProgram
@@ -37,11 +38,12 @@ _HOMES = {
     "racer.hf.attach": ("attach", "detach"),
     "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
     "racer.hf.plain": ("PlainDecodingWarning",),
+    "racer.hf.processors": ("PerRow",),
     "racer.core.model_state": ("release",),
     "racer.hookspecs": ("hookimpl",),
     "racer.kernels.gumbel": ("gumbel",),
     "racer.step.request": ("Request",),
-    "racer.step.view": ("Needs", "StepView"),
+    "racer.step.view": ("Needs", "Prefix", "StepView"),
     "racer.step.stats": ("DecodeStats", "StepStats"),
     "racer.strategies": ("Drafter", "Logits", "Merge", "NoDraft", "PromptLookup", "Recycling", "Retrieval"),
     "racer.strategies.context.drafter": ("Racer",),
@@ -68,7 +70,9 @@ __all__ = [
     "Merge",
     "Needs",
     "NoDraft",
+    "PerRow",
     "PlainDecodingWarning",
+    "Prefix",
     "PromptLookup",
     "Racer",
     "RacerError",

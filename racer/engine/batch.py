@@ -16,6 +16,7 @@ from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
 from racer.step.request import Request, add_token, end
 from racer.step.stats import DecodeStats, Stopwatch
+from racer.step.verdict import check_drawn
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
 
@@ -31,6 +32,12 @@ class BatchSpec:
     """Ids that end a row; the id itself is emitted."""
     stops: Callable[[Request], bool] | None = None
     """Asked after every token of a row."""
+    stops_ahead: Callable[[Request, Sequence[int]], bool] | None = None
+    """See :attr:`racer.step.view.StepView.stops_ahead`; what it said, :attr:`stops` knows."""
+    foresee: Callable[[Sequence[tuple[Request, Sequence[int]]]], None] | None = None
+    """Called with the tokens that a step gives to each row, before :attr:`stops` is asked about them."""
+    settle: Callable[[Sequence[Request]], None] | None = None
+    """Called with all rows after each step; it may end rows, and cut their last tokens."""
     emit: Callable[[int, int], None] | None = None
     """Told of every token: ``emit(row, token)``."""
     record: ScoreRecord | None = None
@@ -135,6 +142,7 @@ class BatchState:
             pipeline=self.pipeline,
             do_sample=self.spec.do_sample,
             stop_tokens=self.spec.stop_tokens,
+            stops_ahead=self.spec.stops_ahead,
             step_cost=self.step_cost,
             step=self.stats.steps,
             seeds=self.seeds,
@@ -143,9 +151,10 @@ class BatchState:
 
     def emit(self, view: StepView, outcome: StepOutcome) -> tuple[int, ...]:
         """Append what a step gave to the rows' texts; how many tokens each got."""
-        emitted = tuple(
-            self.append(row, outcome.host.accepted(row)) if active else 0 for row, active in enumerate(view.active)
-        )
+        news = [outcome.host.accepted(row) if active else [] for row, active in enumerate(view.active)]
+        if self.spec.foresee is not None:
+            self.spec.foresee(list(zip(view.requests, news, strict=True)))
+        emitted = tuple(self.append(row, tokens) for row, tokens in enumerate(news))
         if outcome.logits is not None:
             paths = zip(outcome.host.path, emitted, strict=True)
             self.keep_scores([outcome.logits[row, path[:count].tolist()] for row, (path, count) in enumerate(paths)])
@@ -154,9 +163,13 @@ class BatchState:
         return emitted
 
     def append(self, row: int, tokens: Sequence[int]) -> int:
-        """Append to a row's text, token by token, until it ends; how many were appended."""
+        """Append to a row's text, token by token, until it ends; how many were appended.
+
+        :raises RuntimeError: none can be drawn where the row has got to.
+        """
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
+            check_drawn(token)
             add_token(request, token)
             self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
@@ -174,6 +187,11 @@ class BatchState:
             if len(places):
                 self.spec.record.add(self.rows[row], request, places, self.pipeline, row)
         self.pipeline.forget()
+
+    def settle(self) -> None:
+        """A step is over, and everybody has observed it: end what can only be ended now."""
+        if self.spec.settle is not None:
+            self.spec.settle(self.spec.requests)
 
     def drop_finished(self) -> None:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.

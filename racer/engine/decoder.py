@@ -78,6 +78,7 @@ class BatchDecoder:
         if outcome.steady:
             batch.step_cost.learn(outcome.tree.width, (time.perf_counter() - started) * 1e3)
         emitted = batch.emit(view, outcome)
+        outcome.verdict.hide_missing()
         with batch.watch.phase("observe"):
             self._observe(batch, view, outcome, emitted)
 
@@ -108,9 +109,11 @@ class BatchDecoder:
             stats.first_token_seconds = time.perf_counter() - started
             stats.add(batch.watch.lap())
             try:
+                batch.settle()
                 while not batch.done:
                     batch.drop_finished()
                     self.step(batch)
+                    batch.settle()
             finally:
                 batch.outbox.send()
             stats.add(batch.watch.read())

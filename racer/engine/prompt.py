@@ -12,7 +12,7 @@ from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import top_tokens
 from racer.step.draft_tree import DraftTree
 from racer.step.stats import StepStats
-from racer.step.verdict import Verdict
+from racer.step.verdict import Verdict, check_drawn
 
 
 def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[list[int], Tensor]:
@@ -20,6 +20,7 @@ def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[lis
 
     :param chunk: positions whose logits may exist at once, all rows together.
     :return: the first tokens, and the logits ``[B, V]`` by which they were chosen.
+    :raises RuntimeError: no first token can be drawn.
     """
     requests, needs, outside, unseen = batch.spec.requests, strategies.needs, batch.spec.outside, batch.spec.unseen
     shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
@@ -39,6 +40,9 @@ def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[lis
                 last = DraftTree.root(view.root)
                 first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
                 last_logits = piece.logits[:, -1]
+                if batch.spec.do_sample:  # before drafters see it
+                    for token in first.tolist():
+                        check_drawn(token)
             if shown:
                 _show(batch, strategies, piece, follow)
     return first.tolist(), last_logits

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from racer.step.request import Request
-from racer.step.view import LogitsPipeline
+from racer.step.view import LogitsPipeline, PlacedPipeline, Prefix
+from racer.verifiers.exact import sampled
+
+_Key = tuple[int, tuple[int, ...]]
+"""A row of the whole batch and its text, padding included."""
 
 
 class RecordingPipeline:
@@ -21,10 +25,10 @@ class RecordingPipeline:
 
     def __init__(self, inner: LogitsPipeline, rows: Sequence[int]) -> None:
         self._inner = inner
-        self.context_free = inner.context_free
+        self.context_free, self.remembers = inner.context_free, inner.remembers
         self._rows = tuple(rows)
-        self._given: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        """By row of the whole batch and prefix: processed scores ``[V]`` of the step that runs."""
+        self._given: dict[_Key, Tensor] = {}
+        """Processed scores ``[V]`` of the step that runs."""
 
     @property
     def signature(self) -> Hashable | None:
@@ -39,32 +43,52 @@ class RecordingPipeline:
     def likely(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return self._inner.likely(logits, k)
 
-    def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
-        scores = self._inner.one(prefix, logits, row)
-        self._given[self._rows[row], tuple(prefix)] = scores
-        return scores
+    def at(self, prefixes: Sequence[Prefix]) -> PlacedPipeline:
+        texts = ([*prefix.request.padding, *prefix.request.tokens, *prefix.path] for prefix in prefixes)
+        keys = [(self._rows[prefix.row], tuple(text)) for prefix, text in zip(prefixes, texts, strict=True)]
+        return _RecordingPlaces(self._inner.at(prefixes), keys, self._given)
 
     def of_rows(self, rows: Sequence[int]) -> RecordingPipeline:
         return RecordingPipeline(self._inner.of_rows(rows), [self._rows[row] for row in rows])
 
-    def scores(self, prefixes: Sequence[Sequence[int]], logits: Tensor, row: int) -> Tensor:
-        """Float32 processed scores ``[n, V]`` of ``logits [n, V]`` after each of ``prefixes``, in batch row ``row``.
+    def scores(self, request: Request, logits: Tensor, row: int) -> Tensor:
+        """Float32 processed scores ``[n, V]`` of the places ``logits [n, V]`` of a row's last ``n`` tokens.
 
         What a verifier has asked for in this step is not computed again.
         """
         if self.context_free:
             return self.batch(logits).float()
-        given = [self._given.get((self._rows[row], tuple(prefix))) for prefix in prefixes]
-        return torch.stack(
-            [
-                self._inner.one(prefix, place, row) if known is None else known
-                for prefix, place, known in zip(prefixes, logits, given, strict=True)
-            ]
-        ).float()
+        ends = range(len(request.tokens) - len(logits), len(request.tokens))
+        return torch.stack([self._one(request, end, place, row) for end, place in zip(ends, logits, strict=True)])
+
+    def _one(self, request: Request, end: int, logits: Tensor, row: int) -> Tensor:
+        before = request.tokens[:end]
+        known = self._given.get((self._rows[row], (*request.padding, *before)))
+        if known is None:  # the verifier looked at logits only
+            prefix = Prefix(row, Request(prompt=tuple(before), padding=request.padding))
+            known = self._inner.at([prefix]).batch(logits[None])[0]
+        return known.float()
 
     def forget(self) -> None:
         """The step is over."""
         self._given.clear()
+
+
+@attrs.frozen(eq=False)
+class _RecordingPlaces:
+    """A placed pipeline whose scores are noted, whichever way they are asked for."""
+
+    _inner: PlacedPipeline
+    _keys: Sequence[_Key]
+    _given: dict[_Key, Tensor]
+
+    def batch(self, logits: Tensor) -> Tensor:
+        scores = self._inner.batch(logits)
+        self._given.update(zip(self._keys, scores, strict=True))
+        return scores
+
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        return sampled(self.batch(logits), seeds, positions)  # a processor with a memory must not be asked twice
 
 
 @attrs.define(eq=False)
@@ -97,6 +121,4 @@ class ScoreRecord:
         if self.keeps_scores and pipeline.signature == ():
             self.scores[number].extend(raw)
         elif self.keeps_scores:
-            text = [*request.padding, *request.tokens]
-            ends = range(len(text) - len(logits), len(text))
-            self.scores[number].extend(pipeline.scores([text[:end] for end in ends], logits.clone(), row))
+            self.scores[number].extend(pipeline.scores(request, logits.clone(), row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from racer.engine.batch import BatchSpec
 from racer.engine.recording import RecordingPipeline
 from racer.errors import UnsupportedGeneration
 from racer.hf.caches import GivenCache
+from racer.hf.criteria import OWN, Lockstep, RowCriteria, in_step, refuse_criteria
 from racer.hf.outputs import score_record
 from racer.hf.processors import ProcessorPipeline
 from racer.hf.streamer import InStep
@@ -38,30 +39,44 @@ def batch_spec(
     :param seed: of the call, from which each row's is made; None draws one where it is needed.
     :param outside: the cache that is gone on from or filled, if there is one.
     :param admit: asked with the slots that a row may take and whether rows are padded, when all else is well.
-    :raises UnsupportedGeneration: no room for a new token, or a mask with holes or right padding.
+    :raises UnsupportedGeneration: no room for a new token, a mask with holes or right padding, processors or criteria
+        that are only right for several rows as transformers asks them.
     """
     batch, width = input_ids.shape
+    others = [item for item in criteria if type(item) not in OWN]
     eos = [item for item in criteria if type(item) is EosTokenCriteria]
     lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
-    others = [item for item in criteria if type(item) not in (EosTokenCriteria, MaxLengthCriteria)]
     limit = min(lengths, default=settings.max_length) - width
     if limit < 1:
         raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
+    masked: Sequence[int]
     if outside is None:
-        padding = left_padding(input_ids, attention_mask, width)
+        unseen, masked = 0, left_padding(input_ids, attention_mask, width)
     else:
-        padding = [max(pad - outside.unseen, 0) for pad in outside.padding]
-    admit(
-        width + limit + (0 if outside is None else outside.unseen), any(padding if outside is None else outside.padding)
+        unseen, masked = outside.unseen, outside.padding
+    pipeline = ProcessorPipeline(processors, batch)
+    refuse_criteria(
+        criteria,
+        batch,
+        scores=bool(settings.output_scores and settings.return_dict_in_generate),
+        streams=streamer is not None,
+        remembers=pipeline.remembers,
     )
-    if seed is None:  # drawn when nothing can be refused any more
+    admit(unseen + width + limit, any(masked))
+    if seed is None:  # nothing may be drawn before it is sure that the call is ours
         seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
+    padding = [max(pad - unseen, 0) for pad in masked]
     requests = tuple(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
+    stops, settle = None, None
+    if in_step(criteria, batch):
+        pads = any(hasattr(item, "eos_token_id") for item in criteria)
+        settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)
+    elif others:
+        stops = RowCriteria(others, input_ids.device)
     record = score_record(settings, batch)
-    pipeline = ProcessorPipeline(processors, batch)
     return BatchSpec(
         requests=requests,
         pipeline=pipeline if record is None else RecordingPipeline(pipeline, range(batch)),
@@ -69,25 +84,12 @@ def batch_spec(
         outside=outside,
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
-        stops=_row_check(StoppingCriteriaList(others), input_ids.device) if others else None,
+        stops=stops,
+        stops_ahead=None if stops is None else stops.ahead,
+        foresee=None if stops is None or batch == 1 else stops.foresee,
+        settle=settle,
         emit=None if streamer is None else InStep(streamer, requests, pad_token(settings)).add,
     )
-
-
-def _row_check(criteria: StoppingCriteriaList, device: torch.device) -> Callable[[Request], bool]:
-    """Criteria that look at text, asked about one row as a batch of one."""
-
-    def stops(request: Request) -> bool:
-        ids = torch.tensor([[*request.padding, *request.tokens]], device=device)
-        return bool(criteria(ids, None).any())
-
-    return stops
-
-
-def pad_token(settings: GenerationConfig) -> int:
-    """What stands behind the end of a row that ends before others."""
-    pad = getattr(settings, "_pad_token_tensor", None)
-    return int(pad) if pad is not None else (settings.pad_token_id or 0)
 
 
 def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:
@@ -95,3 +97,9 @@ def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig)
     longest, fill = max(len(request.emitted) for request in spec.requests), pad_token(settings)
     new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
     return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
+
+
+def pad_token(settings: GenerationConfig) -> int:
+    """What stands behind the end of a row."""
+    pad = getattr(settings, "_pad_token_tensor", None)
+    return int(pad) if pad is not None else (settings.pad_token_id or 0)

@@ -85,6 +85,11 @@ def add_tokens(request: Request, tokens: Sequence[int]) -> None:
     list.extend(request.tokens, tokens)
 
 
+def cut(request: Request, length: int) -> None:
+    """Take back the tokens behind the first ``length``: the text has ended before them."""
+    list.__delitem__(request.tokens, slice(length, None))
+
+
 def add_step(request: Request, new_tokens: int) -> None:
     """Note how many tokens a step gave."""
     list.append(request.accept_lengths, new_tokens)

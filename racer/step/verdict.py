@@ -17,6 +17,20 @@ from racer.step.draft_tree import DraftTree
 FLOATS = ("top_probs",)
 """Of a :class:`HostVerdict`'s parts those that are float32."""
 
+NO_TOKEN = -1
+"""Stands for the next token where none can be drawn; it is an error if, and only if, the row gets that far."""
+
+
+def check_drawn(token: int) -> None:
+    """See that it is a token.
+
+    :raises RuntimeError: it is :data:`NO_TOKEN`.
+    """
+    if token == NO_TOKEN:
+        raise RuntimeError(
+            "no token can be drawn: of the scores, after all logits processors, all are -inf, or some are inf or nan"
+        )
+
 
 @attrs.frozen(eq=False)
 class HostVerdict:
@@ -25,7 +39,7 @@ class HostVerdict:
     length: NDArray[np.int64]
     """``[B]`` accepted nodes, the root included: the number of new tokens."""
     next_token: NDArray[np.int64]
-    """``[B]`` the bonus token: the next root."""
+    """``[B]`` the bonus token: the next root. :data:`NO_TOKEN` behind the end of a row only."""
     path: NDArray[np.int64]
     """``[B, N]`` columns of the accepted nodes, the root first; only ``length`` of them count."""
     tokens: NDArray[np.int64]
@@ -79,6 +93,12 @@ class Verdict:
         """
         self.host = host_verdict(_one_copy(self.parts(tree, faults, top=top)))
         return self.host
+
+    def hide_missing(self) -> None:
+        """Where rows have ended before :data:`NO_TOKEN`, let nobody take it for a token."""
+        if self.host is not None and (self.host.next_token == NO_TOKEN).any():
+            self.next_token = self.next_token.clamp(min=0)
+            self.host = attrs.evolve(self.host, next_token=self.host.next_token.clip(min=0))
 
     def parts(self, tree: DraftTree, faults: Tensor, *, top: bool = True) -> dict[str, Tensor]:
         """Everything the host needs: the parts of a :class:`HostVerdict`, int64 but for ``top_probs``."""

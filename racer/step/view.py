@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -15,35 +15,65 @@ from racer.step.cost_curve import CostCurve
 from racer.step.request import Request, signed_seeds
 
 
-class LogitsPipeline(Protocol):
-    """The logits processors of one call, as verifiers see them."""
+@attrs.frozen(eq=False)
+class Prefix:
+    """What stands before a token: a row's text, and behind it tokens of its tree."""
+
+    row: int
+    """In the batch as it is."""
+    request: Request
+    path: Sequence[int] = ()
+    """Drafted tokens behind the text."""
+
+    def __len__(self) -> int:
+        """Tokens, padding included, as logits processors count them."""
+        return len(self.request.padding) + self.position
+
+    @property
+    def position(self) -> int:
+        """Of the token that comes next, padding not counted."""
+        return len(self.request.tokens) + len(self.path)
+
+
+class PlacedPipeline(Protocol):
+    """The logits processors at certain places, whose prefixes are known."""
+
+    def batch(self, logits: Tensor) -> Tensor:
+        """Processed scores ``[M, V]`` of ``logits [M, V]``."""
+
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """``[M]`` sampled tokens of ``logits [M, V]``, each a function of its row, seed and position alone; on a CPU.
+        Where no token can be drawn, as scores are NaN or infinite or all of them -inf,
+        :data:`racer.step.verdict.NO_TOKEN`.
+
+        :param seeds: ``[M]`` int64.
+        :param positions: ``[M]`` int64: those of the tokens to draw.
+        """
+
+
+class LogitsPipeline(PlacedPipeline, Protocol):
+    """The logits processors of one call, as verifiers see them.
+
+    If they are free of context, it can be asked at once about all places; otherwise :meth:`at` has to be told them.
+    """
 
     context_free: bool
     """Whether no processor reads the prefix, so that all nodes can be processed in one batch."""
+    remembers: bool
+    """Whether a processor may keep a memory: then it must be asked about each place of the accepted path once, in
+    order, and about no other. Otherwise it may be asked about any."""
 
     @property
     def signature(self) -> Hashable | None:
         """Equal for pipelines that do the same, ``()`` for one that does nothing; None if one of its processors cannot
         be part of a CUDA graph."""
 
-    def batch(self, logits: Tensor) -> Tensor:
-        """Processed scores ``[M, V]`` of ``logits [M, V]``; for context-free pipelines."""
-
-    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        """``[M]`` sampled tokens of ``logits [M, V]``, each a function of its row, seed and position alone.
-
-        For context-free pipelines, on a CPU.
-
-        :param seeds: ``[M]`` int64.
-        :param positions: ``[M]`` int64: those of the tokens to draw.
-        """
+    def at(self, prefixes: Sequence[Prefix]) -> PlacedPipeline:
+        """The processors after each of M prefixes."""
 
     def likely(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The ``k`` best tokens ``[M, k]`` of ``logits [M, V]``, best first, and ``[M, k]`` about how likely they are
         to be drawn; for drafters. ``k`` is cut to V."""
-
-    def one(self, prefix: Sequence[int], logits: Tensor, row: int) -> Tensor:
-        """Processed scores ``[V]`` of ``logits [V]`` after ``prefix`` (padding included) in batch row ``row``."""
 
     def of_rows(self, rows: Sequence[int]) -> LogitsPipeline:
         """The same for the batch that is left when of its rows only these stay."""
@@ -69,6 +99,9 @@ class StepView:
     do_sample: bool
     stop_tokens: frozenset[int] = frozenset()
     """Ids that end a row."""
+    stops_ahead: Callable[[Request, Sequence[int]], bool] | None = None
+    """Whether a row ends with the last of these tokens behind its text, by the call's stopping criteria: to be asked
+    about each token of the accepted path, in order, before a processor with a memory is asked what follows it."""
     step_cost: CostCurve = attrs.field(factory=CostCurve)
     """Measured milliseconds of a step over so many nodes, on this model, device and batch, at about this context."""
     step: int = 0

@@ -17,10 +17,10 @@ from torch import Tensor
 from racer.kernels import vocab_search
 from racer.kernels.gumbel import gumbel
 from racer.step.draft_tree import DraftTree
-from racer.step.request import Request
-from racer.step.verdict import Verdict
-from racer.step.view import StepView
+from racer.step.verdict import NO_TOKEN, Verdict
+from racer.step.view import PlacedPipeline, StepView
 from racer.verifiers.base import Verifier, last_of, longest_path
+from racer.verifiers.descent import Level, descents, verdict_of
 
 
 class ExactVerifier(Verifier):
@@ -30,9 +30,9 @@ class ExactVerifier(Verifier):
         """``[M]`` tokens from processed ``scores [M, V]``; ``positions [M]`` are those of the tokens to pick."""
         raise NotImplementedError
 
-    def targets(self, view: StepView, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        """The same from ``logits [M, V]``, where no processor reads the prefix."""
-        return self.pick(view.pipeline.batch(logits), seeds, positions)
+    def targets(self, pipeline: PlacedPipeline, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """The same from ``logits [M, V]``; :data:`racer.step.verdict.NO_TOKEN` where there is none."""
+        return self.pick(pipeline.batch(logits), seeds, positions)
 
     def walks(self, view: StepView) -> bool:
         """Whether to process only the nodes on the accepted path, one after the other, on the host."""
@@ -51,7 +51,7 @@ class ExactVerifier(Verifier):
         batch, width, _ = logits.shape
         positions = view.position[:, None] + tree.depth + 1
         seeds = view.seeds[:, None].expand(-1, width).flatten()
-        targets = self.targets(view, logits.flatten(0, 1), seeds, positions.flatten())
+        targets = self.targets(view.pipeline, logits.flatten(0, 1), seeds, positions.flatten())
         return self.verify_targets(tree, targets.view(batch, width))
 
     def verify_targets(self, tree: DraftTree, targets: Tensor) -> Verdict:
@@ -66,39 +66,24 @@ class ExactVerifier(Verifier):
         return Verdict(path=path, length=length, next_token=next_token)
 
     def _walk(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
-        """Node after node, each with its own true prefix: for processors that read it, or are dear.
+        """Node after node, each with its own true prefix, all rows side by side.
 
         Each prefix is visited once and in order, as in plain decoding, so processors with a memory stay right.
         """
-        path, length = torch.zeros(tree.batch, tree.width, dtype=torch.long), torch.ones(tree.batch, dtype=torch.long)
-        next_token = torch.zeros(tree.batch, dtype=torch.long)
-        tokens, parents, counts = tree.tokens.tolist(), tree.parent.tolist(), tree.count.tolist()
-        for row, request in enumerate(view.requests):
-            if request.done:
-                continue
-            edges = {(parents[row][node], tokens[row][node]): node for node in range(counts[row] - 1, 0, -1)}
-            nodes, target = self._descend(view, request, row, edges, logits[row])
-            path[row, : len(nodes)] = torch.tensor(nodes)
-            length[row], next_token[row] = len(nodes), target
-        return Verdict(path=path.to(view.device), length=length.to(view.device), next_token=next_token.to(view.device))
+        going = found = descents(view, tree)
+        while going:
+            level = Level.of(going, view, logits)
+            targets = self.targets(level.pipeline, level.logits, level.seeds, level.positions).tolist()
+            going = [descent for descent, token in zip(going, targets, strict=True) if descent.follow(token, view)]
+        return verdict_of(found, tree, view.device)
 
-    def _descend(
-        self, view: StepView, request: Request, row: int, edges: dict[tuple[int, int], int], logits: Tensor
-    ) -> tuple[list[int], int]:
-        nodes, prefix = [0], [*request.padding, *request.tokens]
-        seed = view.seeds[row : row + 1]
-        while True:
-            position = torch.tensor([len(prefix) - len(request.padding)], device=logits.device)
-            if view.pipeline.context_free:
-                target = int(self.targets(view, logits[nodes[-1], None], seed, position))
-            else:
-                scores = view.pipeline.one(prefix, logits[nodes[-1]], row)
-                target = int(self.pick(scores[None], seed, position))
-            child = edges.get((nodes[-1], target))
-            if child is None or target in view.stop_tokens or len(nodes) >= request.remaining:
-                return nodes, target
-            nodes.append(child)
-            prefix.append(target)
+
+def sampled(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """``[M]`` tokens drawn from ``scores [M, V]``, or :data:`NO_TOKEN`; nobody waits for the device."""
+    tokens = (scores + gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+    # NaNs and infinities are larger than whatever noise makes of the rest
+    drawn = scores.gather(1, tokens[:, None])[:, 0].isfinite()
+    return torch.where(drawn, tokens, NO_TOKEN)
 
 
 def _walked(tree: DraftTree, targets: Tensor) -> Verdict:
@@ -139,10 +124,10 @@ class Sampling(ExactVerifier):
         return self._batch_key(view) if type(self) is Sampling else None
 
     def pick(self, scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-        return (scores + gumbel(seeds, positions, scores.shape[1])).argmax(-1)
+        return sampled(scores, seeds, positions)
 
-    def targets(self, view: StepView, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    def targets(self, pipeline: PlacedPipeline, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         """On an accelerator all rows at once, sorted where a processor sorts: less would need the host's answer."""
-        if view.device.type == "cpu":
-            return view.pipeline.draw(logits, seeds, positions)
-        return super().targets(view, logits, seeds, positions)
+        if logits.device.type == "cpu" and type(self).pick is Sampling.pick:
+            return pipeline.draw(logits, seeds, positions)
+        return super().targets(pipeline, logits, seeds, positions)

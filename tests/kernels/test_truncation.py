@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from racer.engine.static.cuda_graphs import CaptureCheck
-from racer.hf.processors import MANY, ProcessorPipeline
+from racer.hf.processors import ProcessorPipeline
+from racer.hf.processors.drawing import MANY
 from racer.kernels import truncation
 from racer.kernels.gumbel import gumbel
 

@@ -17,10 +17,16 @@ from transformers import (
 
 
 class RowDependent(LogitsProcessor):
-    """Reads everything that it is given: the whole prefix and the row's number."""
+    """Reads everything that it is given, the whole prefix, and the row's number."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
+
+    def racer_rows(self, rows: int) -> list[RowDependent]:
+        return [RowDependent(row) for row in range(rows)]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        rows = torch.arange(len(scores))[:, None]
+        rows = torch.arange(len(scores))[:, None] + self.first
         shift = (input_ids.sum(1, keepdim=True) * 31 + input_ids.shape[1] * 7 + rows * 3) % scores.shape[1]
         return scores + 1.5 * (torch.arange(scores.shape[1]) == shift)
 

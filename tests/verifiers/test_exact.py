@@ -108,10 +108,12 @@ class Edits:
 
 
 @pytest.mark.parametrize("how", [{"verifier": Sevens()}, {"plugins": (Edits(),)}])
-def test_nobody_is_passed_by_because_the_best_tokens_are_known(how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("mode", ["off", "static"])
+def test_nobody_is_passed_by_because_the_best_tokens_are_known(how: dict[str, Any], mode: str) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SMALL | {"vocab_size": 1024})).eval()
     for drafter in ("none", "racer"):
-        tokens, _ = decode(Decoder(model, DecodeConfig(drafter=drafter, budget=8, **how)), [[5, 6, 7]], 12)
+        config = DecodeConfig(drafter=drafter, budget=8, compile=mode, **how)
+        tokens, _ = decode(Decoder(model, config), [[5, 6, 7]], 12)
         assert tokens == [[7] * 12]
 
 

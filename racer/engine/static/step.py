@@ -113,7 +113,8 @@ class StaticStep:
         packed = PackedVerdict(verdict, pack(parts), shapes)
         if self.draft is not None:  # when all is decided, whatever the drafter writes into what it is shown
             self.launcher.doing = DRAFT
-            self.draft.program.observe(tree, verdict, self.device_batch.active)
+            seen = attrs.evolve(verdict, next_token=verdict.next_token.clamp(min=0))  # behind a row's end: no token
+            self.draft.program.observe(tree, seen, self.device_batch.active)
         self.launcher.doing = FORWARD  # whatever fails after this, it is neither draft nor verifier
         return StaticResult(top, packed, self.draft)
 
