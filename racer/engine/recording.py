@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from racer.step.request import Request
+from racer.step.sampling import sampled
 from racer.step.view import LogitsPipeline, PlacedPipeline, Prefix
-from racer.verifiers.exact import sampled
 
 _Key = tuple[int, tuple[int, ...]]
 """A row of the whole batch and its text, padding included."""

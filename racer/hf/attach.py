@@ -28,6 +28,8 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
     :raises UnknownStrategy: the configuration names something that nobody registered.
     """
     face = uncompiled(model)
+    if not callable(getattr(type(face), "generate", None)) or not hasattr(face, "config"):
+        raise UnsupportedModel(f"a {type(face).__name__} has no generate: attach a causal LM of transformers")
     if replaced_generate(face) is not None:
         warn_of_plain("its generate has been replaced, and RACER would go past that")
         return model

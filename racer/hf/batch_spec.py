@@ -96,7 +96,7 @@ def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig)
     """``[B, P + longest]``; rows that ended earlier are filled with the pad token, as ``generate`` does."""
     longest, fill = max(len(request.emitted) for request in spec.requests), pad_token(settings)
     new = [request.emitted + [fill] * (longest - len(request.emitted)) for request in spec.requests]
-    return torch.cat([input_ids, torch.tensor(new, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
+    return torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], dim=1)
 
 
 def pad_token(settings: GenerationConfig) -> int:

@@ -81,6 +81,8 @@ def outside_cache(
     given = getattr(cache, "_is_user_defined", not MARKED)
     if cache is None or not (given or settings.return_dict_in_generate):
         return None
+    if settings.use_cache is False:
+        raise UnsupportedGeneration("a cache is given, and use_cache=False says not to use it")
     if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
         raise UnsupportedGeneration(f"a cache of class {type(cache).__name__} is given: pass a DynamicCache")
     length = int(cache.get_seq_length())

@@ -64,13 +64,14 @@ def generate(model: Any, *args: Any, config: DecodeConfig | None = None, **kwarg
     :param args, kwargs: everything that ``model.generate`` takes.
     :return: ``[B, P + new]`` token ids, or with ``return_dict_in_generate=True`` an output that has ``racer_stats``
         (None if it was decoded plainly).
-    :raises ConfigError: ``config`` beside a decoder, which has its own; or a verifier that contradicts the call.
+    :raises ConfigError: ``config`` is none, or beside a decoder, which has its own; or a verifier that contradicts the
+        call.
     """
     decoder = model if isinstance(model, Decoder) else None
     if decoder and config is not None:
         raise ConfigError("a Decoder has its own configuration: make another Decoder, or pass the model itself")
     model = decoder.face if decoder else uncompiled(model)
-    config = decoder.config if decoder else config or DecodeConfig()
+    config = decoder.config if decoder else _checked(config)
     call = Call.of(model, args, kwargs)
     loop = _Loop(config, decoder)
     try:
@@ -112,7 +113,7 @@ def custom_generate(
 
     :raises UnsupportedGeneration: a method that transformers does not run behind a callable either.
     """
-    config = racer_config or DecodeConfig()
+    config = _checked(racer_config)
     held = None if racer_streamer is None else HeldStreamer(racer_streamer)
     settings = generation_config or model.generation_config
     prepared = dict(
@@ -127,6 +128,12 @@ def custom_generate(
     except (UnsupportedGeneration, UnsupportedModel) as refusal:
         warn_of_plain(refusal)
         return run_method(model, prepared, racer_streamer, config.seed)
+
+
+def _checked(config: DecodeConfig | None) -> DecodeConfig:
+    if config is not None and not isinstance(config, DecodeConfig):
+        raise ConfigError(f"expected a racer.DecodeConfig, not {config!r}")
+    return config or DecodeConfig()
 
 
 class _Loop:
@@ -163,6 +170,8 @@ class _Loop:
             refuse_for_batches(processors)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
+        if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
+            raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
         outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
         refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config

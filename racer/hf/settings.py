@@ -63,6 +63,10 @@ def _other_cache(value: Any, settings: GenerationConfig) -> bool:
     return not keeps_tokens or (value not in (None, "dynamic") and bool(settings.return_dict_in_generate))
 
 
+def _without_cache(value: Any, settings: GenerationConfig) -> bool:
+    return bool(value and settings.use_cache is False)
+
+
 _PROCESSOR = "a logits processor, applied to every scored place that counts"
 _OF_BEAMS = "it is about beams, and with beams a call is decoded plainly"
 _OF_ASSISTANTS = "it is about an assistant model, and with one a call is decoded plainly"
@@ -100,7 +104,10 @@ FIELDS: dict[str, Field] = {
     ),
     "cache_config": _without_effect("it is about quantized caches, and with them a call is decoded plainly"),
     "max_cache_len": _without_effect("it is about static caches"),
-    "prefill_chunk_size": _without_effect("`DecodeConfig.prefill_chunk` says how long the pieces of a prompt are"),
+    "prefill_chunk_size": _plain(
+        "without a cache; with one it has no effect, as `DecodeConfig.prefill_chunk` says how long pieces are",
+        _without_cache,
+    ),
     # what is done to scores
     "temperature": _honoured(_PROCESSOR),
     "top_k": _honoured(_PROCESSOR),

@@ -22,8 +22,13 @@ _CARRIED = {
 
 def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
     """Say no to model arguments that the loop would not pass on."""
+    if input_ids.dim() != 2:
+        raise UnsupportedGeneration(f"input_ids has {input_ids.dim()} dimensions: RACER decodes [batch, tokens]")
     if not input_ids.numel():
         raise UnsupportedGeneration("the prompt has no token: RACER decodes text prompts in input_ids")
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
+        raise UnsupportedGeneration("attention_mask holds other numbers than 0 and 1, which models read in many ways")
     for name, value in model_kwargs.items():
         empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
         if name not in _CARRIED and not empty:

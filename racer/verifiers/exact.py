@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from racer.kernels import vocab_search
-from racer.kernels.gumbel import gumbel
 from racer.step.draft_tree import DraftTree
-from racer.step.verdict import NO_TOKEN, Verdict
+from racer.step.sampling import sampled
+from racer.step.verdict import Verdict
 from racer.step.view import PlacedPipeline, StepView
 from racer.verifiers.base import Verifier, last_of, longest_path
 from racer.verifiers.descent import Level, descents, verdict_of
@@ -76,14 +76,6 @@ class ExactVerifier(Verifier):
             targets = self.targets(level.pipeline, level.logits, level.seeds, level.positions).tolist()
             going = [descent for descent, token in zip(going, targets, strict=True) if descent.follow(token, view)]
         return verdict_of(found, tree, view.device)
-
-
-def sampled(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    """``[M]`` tokens drawn from ``scores [M, V]``, or :data:`NO_TOKEN`; nobody waits for the device."""
-    tokens = (scores + gumbel(seeds, positions, scores.shape[1])).argmax(-1)
-    # NaNs and infinities are larger than whatever noise makes of the rest
-    drawn = scores.gather(1, tokens[:, None])[:, 0].isfinite()
-    return torch.where(drawn, tokens, NO_TOKEN)
 
 
 def _walked(tree: DraftTree, targets: Tensor) -> Verdict:

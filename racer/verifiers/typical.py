@@ -8,11 +8,11 @@ from torch import Tensor
 
 from racer.errors import ConfigError
 from racer.step.draft_tree import DraftTree
+from racer.step.sampling import sampled
 from racer.step.verdict import Verdict
 from racer.step.view import Prefix, StepView
 from racer.verifiers.base import Verifier, last_of, longest_path
 from racer.verifiers.descent import Level, descents, verdict_of
-from racer.verifiers.exact import sampled
 
 
 def _in_unit(_: object, field: attrs.Attribute[float], value: float) -> None:

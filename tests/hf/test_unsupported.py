@@ -163,3 +163,30 @@ def test_models_that_must_be_prepared_otherwise() -> None:
 def test_a_decoder_has_its_own_configuration() -> None:
     with pytest.raises(ConfigError, match="its own configuration"):
         racer.generate(Decoder(MODEL, GREEDY), config=DecodeConfig(), input_ids=IDS)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"input_ids": IDS[None], "max_new_tokens": 3}, "3 dimensions"),
+        ({"attention_mask": torch.tensor([[2, 1, 1, 1], [1, 1, 1, 1]])}, "other numbers"),
+        ({"pad_token_id": -1, "eos_token_id": 5, "max_new_tokens": 40}, "not in the vocabulary"),
+        ({"use_cache": False, "prefill_chunk_size": 2}, "prefill_chunk_size"),
+    ],
+)
+def test_what_models_read_in_ways_of_their_own_is_decoded_plainly(how: dict[str, Any], reason: str) -> None:
+    plain_instead(reason, **({"input_ids": IDS} | how))
+
+
+def test_tokens_have_the_type_that_transformers_gives_them() -> None:
+    how = {"max_new_tokens": 5, "do_sample": False}
+    expected, got = MODEL.generate(IDS.int(), **how), racer.generate(MODEL, IDS.int(), config=GREEDY, **how)
+    assert got.dtype == expected.dtype
+    assert torch.equal(got, expected)
+
+
+def test_what_is_no_configuration_or_no_model_is_said() -> None:
+    with pytest.raises(ConfigError, match="DecodeConfig, not 3"):
+        MODEL.generate(IDS, max_new_tokens=3, custom_generate=racer.custom_generate, racer_config=3)
+    with pytest.raises(UnsupportedModel, match="has no generate"):
+        racer.attach(torch.nn.Linear(2, 2))
