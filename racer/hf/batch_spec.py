@@ -43,12 +43,7 @@ def batch_spec(
         that are only right for several rows as transformers asks them.
     """
     batch, width = input_ids.shape
-    others = [item for item in criteria if type(item) not in OWN]
-    eos = [item for item in criteria if type(item) is EosTokenCriteria]
-    lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
-    limit = min(lengths, default=settings.max_length) - width
-    if limit < 1:
-        raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
+    limit = _room(criteria, settings, width)
     masked: Sequence[int]
     if outside is None:
         unseen, masked = 0, left_padding(input_ids, attention_mask, width)
@@ -70,12 +65,7 @@ def batch_spec(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
-    stops, settle = None, None
-    if in_step(criteria, batch):
-        pads = any(hasattr(item, "eos_token_id") for item in criteria)
-        settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)
-    elif others:
-        stops = RowCriteria(others, input_ids.device)
+    eos = [item for item in criteria if type(item) is EosTokenCriteria]
     record = score_record(settings, batch)
     return BatchSpec(
         requests=requests,
@@ -84,12 +74,31 @@ def batch_spec(
         outside=outside,
         do_sample=bool(settings.do_sample),
         stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
-        stops=stops,
-        stops_ahead=None if stops is None else stops.ahead,
-        foresee=None if stops is None or batch == 1 else stops.foresee,
-        settle=settle,
+        **_ends(criteria, input_ids, settings),
         emit=None if streamer is None else InStep(streamer, requests, pad_token(settings)).add,
     )
+
+
+def _room(criteria: list[Any], settings: GenerationConfig, width: int) -> int:
+    """New tokens that a row may have, 1 at least."""
+    lengths = [item.max_length for item in criteria if type(item) is MaxLengthCriteria]
+    limit: int = min(lengths, default=settings.max_length) - width
+    if limit < 1:
+        raise UnsupportedGeneration(f"the prompt has {width} tokens and max_length leaves no room for a new one")
+    return limit
+
+
+def _ends(criteria: list[Any], input_ids: Tensor, settings: GenerationConfig) -> dict[str, Any]:
+    """How a batch asks criteria that the loop does not have itself."""
+    others = [item for item in criteria if type(item) not in OWN]
+    if in_step(criteria, len(input_ids)):
+        pads = any(hasattr(item, "eos_token_id") for item in criteria)
+        return {"settle": Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)}
+    if not others:
+        return {}
+    stops = RowCriteria(others, input_ids.device)
+    foresee = stops.foresee if len(input_ids) > 1 else None
+    return {"stops": stops, "stops_ahead": stops.ahead, "foresee": foresee}
 
 
 def sequences_of(input_ids: Tensor, spec: BatchSpec, settings: GenerationConfig) -> Tensor:

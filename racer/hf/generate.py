@@ -22,7 +22,7 @@ from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import refuse_arguments, refuse_for_batches, refuse_positions
+from racer.hf.unsupported import refuse_arguments, refuse_positions
 from racer.step.stats import DecodeStats
 
 __all__ = ["Decoder", "GenerateOutput", "PlainDecodingWarning", "custom_generate", "generate"]
@@ -165,11 +165,9 @@ class _Loop:
         settings = generation_config or model.generation_config
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
-        refuse_arguments(input_ids, model_kwargs)
-        if len(input_ids) > 1:
-            refuse_for_batches(processors)
         if (support := probe(model)).plan is None:
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
+        refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
             raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
         outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.errors import UnsupportedGeneration
@@ -48,12 +47,6 @@ def refuse_positions(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: in
         usual = kept.cumsum(-1) - 1
         if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
-
-
-def refuse_for_batches(processors: list[Any]) -> None:
-    """Say no to what cannot be right when rows advance at different speeds, and leave when they end."""
-    if any(isinstance(step, UnbatchedClassifierFreeGuidanceLogitsProcessor) for step in processors):
-        raise UnsupportedGeneration("guidance_scale keeps a cache of its own for the batch: guide one prompt at a time")
 
 
 def left_padding(input_ids: Tensor, attention_mask: Tensor | None, slots: int) -> list[int]:

@@ -46,8 +46,8 @@ def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatc
     model = copy.deepcopy(tiny("llama")).float()
     for length in (3, 65, 70, 100):
         ids = torch.randint(2, VOCAB, (1, length), generator=torch.Generator().manual_seed(length))
-        how = {"input_ids": ids, "do_sample": False, "max_new_tokens": 12}
-        got = racer.generate(model, config=DecodeConfig(budget=8, pack=True), **how)
+        how = {"input_ids": ids, "do_sample": False, "max_new_tokens": 24}
+        got = racer.generate(model, config=DecodeConfig(drafter="logits", budget=8, pack=True), **how)
         assert torch.equal(got, model.generate(**how))
     assert seen
     assert not seen & {65, 70, 100}

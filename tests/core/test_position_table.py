@@ -57,6 +57,8 @@ def build(name: str) -> Any:
 class EndsAt(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
     """Lets a text have so many tokens."""
 
+    racer_row_wise = True
+
     def __init__(self, length: int) -> None:
         self.length = length
 

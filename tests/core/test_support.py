@@ -228,12 +228,20 @@ class Backwards(LlamaForCausalLM):  # type: ignore[misc]
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Shifted, "differ from generate's"), (Counting, "differ from generate's"), (Backwards, "another decoding loop")],
+    [
+        (Shifted, "a prepare_inputs_for_generation of its own"),
+        (Counting, "a _update_model_kwargs_for_generation of its own"),
+        (Backwards, "a _sample of its own"),
+    ],
 )
 @pytest.mark.parametrize("inputs", [alone(2), batch()], ids=["alone", "batch"])
+@pytest.mark.parametrize("from_transformers", [False, True])
 def test_whoever_prepares_inputs_otherwise_is_decoded_plainly(
-    kind: Any, reason: str, inputs: dict[str, torch.Tensor]
+    kind: Any, reason: str, inputs: dict[str, torch.Tensor], from_transformers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if from_transformers and kind is not Backwards:  # then it is tried
+        name, reason = reason.split()[1], "differ from generate's"
+        monkeypatch.setattr(getattr(kind, name), "__module__", "transformers.models.nonesuch")
     torch.manual_seed(4)
     model = kind(LlamaConfig(**SMALL)).double().eval()
     plain = model.generate(**inputs, **HOW).sequences
