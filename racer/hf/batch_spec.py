@@ -70,10 +70,11 @@ def batch_spec(
         Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
+    stop_tokens = frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist())
     stops, settle = None, None
     if in_step(criteria, batch):
         pads = any(hasattr(item, "eos_token_id") for item in criteria)
-        settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)
+        settle = Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None, stop_tokens)
     elif others:
         stops = RowCriteria(others, input_ids.device)
     record = score_record(settings, batch)
@@ -83,7 +84,7 @@ def batch_spec(
         record=record,
         outside=outside,
         do_sample=bool(settings.do_sample),
-        stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
+        stop_tokens=stop_tokens,
         stops=stops,
         stops_ahead=None if stops is None else stops.ahead,
         foresee=None if stops is None or batch == 1 else stops.foresee,

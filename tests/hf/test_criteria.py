@@ -20,7 +20,7 @@ from racer.errors import UnsupportedGeneration
 from racer.hf import criteria
 from racer.hf.batch_spec import batch_spec
 from support.criteria import AfterPair, CountsAsked, DeclaredAfterPair, OneFlag, RowLimits
-from support.toy_batch import BATCH, IDS, MODEL, VOCAB, Collects
+from support.toy_batch import BATCH, IDS, MASK, MODEL, VOCAB, Collects
 
 
 def test_every_criterion_of_transformers_is_known() -> None:
@@ -143,7 +143,11 @@ def test_processors_and_criteria_with_a_memory_take_turns() -> None:
 
 def _spec(**how: Any) -> Any:
     config = GenerationConfig(max_length=20, eos_token_id=5, pad_token_id=0, **how.pop("config", {}))
-    return batch_spec(IDS, None, config, how.get("processors", []), how["criteria"], how.get("streamer"), None)
+    return batch_spec(
+        *(IDS, MASK, None, config, how.get("processors", []), how["criteria"], how.get("streamer")),
+        seed=None,
+        admit=lambda *_: None,
+    )
 
 
 @pytest.mark.parametrize(
