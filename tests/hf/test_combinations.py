@@ -1,4 +1,4 @@
-"""What calls ask for together: criteria, caches, scores, processors with a memory, streamers, in both kinds of shapes."""
+"""What calls ask for together: criteria, caches, scores, processors with a memory, streamers, in both kinds of shape."""
 
 from __future__ import annotations
 
