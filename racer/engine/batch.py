@@ -16,7 +16,7 @@ from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
 from racer.step.request import Request, add_token, end
 from racer.step.stats import DecodeStats, Stopwatch
-from racer.step.verdict import check_drawn
+from racer.step.verdict import NO_TOKEN, check_drawn
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
 
@@ -37,7 +37,8 @@ class BatchSpec:
     foresee: Callable[[Sequence[tuple[Request, Sequence[int]]]], None] | None = None
     """Called with the tokens that a step gives to each row, before :attr:`stops` is asked about them."""
     settle: Callable[[Sequence[Request]], None] | None = None
-    """Called with all rows after each step; it may end rows, and cut their last tokens."""
+    """Called with all rows after each step; it may end rows, and cut their last tokens. A row for which no token can be
+    drawn is done, short of its end: whether that is an error is said here."""
     emit: Callable[[int, int], None] | None = None
     """Told of every token: ``emit(row, token)``."""
     record: ScoreRecord | None = None
@@ -169,6 +170,9 @@ class BatchState:
         """
         spec, request = self.spec, self.spec.requests[self.rows[row]]
         for number, token in enumerate(tokens, start=1):
+            if token == NO_TOKEN and spec.settle is not None:
+                end(request)  # it ran ahead: an error only if all rows get that far
+                return number - 1
             check_drawn(token)
             add_token(request, token)
             self.outbox.add(self.rows[row], token)

@@ -88,7 +88,7 @@ def final_states(batch: BatchState) -> FinalStates:
         for place, row in enumerate(batch.rows):
             whole.put_row(row, cache.row(place, lengths[row]))
         for row, states in batch.left.items():
-            whole.put_row(row, states)
+            whole.put_row(row, [part[:, :, : lengths[row]] for part in states])  # it may have been cut since it left
         whole.lengths, cache = lengths, whole
     return FinalStates(
         runner=batch.runner,

@@ -66,6 +66,7 @@ def batch_spec(
         for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
     eos = [item for item in criteria if type(item) is EosTokenCriteria]
+    stop_tokens = frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist())
     record = score_record(settings, batch)
     return BatchSpec(
         requests=requests,
@@ -73,8 +74,8 @@ def batch_spec(
         record=record,
         outside=outside,
         do_sample=bool(settings.do_sample),
-        stop_tokens=frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist()),
-        **_ends(criteria, input_ids, settings),
+        stop_tokens=stop_tokens,
+        **_ends(criteria, input_ids, settings, stop_tokens),
         emit=None if streamer is None else InStep(streamer, requests, pad_token(settings)).add,
     )
 
@@ -88,12 +89,15 @@ def _room(criteria: list[Any], settings: GenerationConfig, width: int) -> int:
     return limit
 
 
-def _ends(criteria: list[Any], input_ids: Tensor, settings: GenerationConfig) -> dict[str, Any]:
+def _ends(
+    criteria: list[Any], input_ids: Tensor, settings: GenerationConfig, stop_tokens: frozenset[int]
+) -> dict[str, Any]:
     """How a batch asks criteria that the loop does not have itself."""
     others = [item for item in criteria if type(item) not in OWN]
     if in_step(criteria, len(input_ids)):
         pads = any(hasattr(item, "eos_token_id") for item in criteria)
-        return {"settle": Lockstep(StoppingCriteriaList(others), input_ids, pad_token(settings) if pads else None)}
+        pad = pad_token(settings) if pads else None
+        return {"settle": Lockstep(StoppingCriteriaList(others), input_ids, pad, stop_tokens)}
     if not others:
         return {}
     stops = RowCriteria(others, input_ids.device)

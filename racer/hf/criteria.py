@@ -14,7 +14,7 @@ from transformers.generation import MaxLengthCriteria, MaxTimeCriteria, StopStri
 from racer.errors import UnsupportedGeneration
 from racer.hf.processors.texts import Text
 from racer.step.request import Request, cut, end
-from racer.step.verdict import NO_TOKEN
+from racer.step.verdict import NO_TOKEN, check_drawn
 from racer.step.view import Prefix
 
 OWN = (EosTokenCriteria, MaxLengthCriteria)
@@ -123,12 +123,15 @@ class Lockstep:
     """``[B, L]`` as far as was asked; to begin with, the prompts."""
     pad: int | None
     """What stands behind the end of a row; None: its tokens go on until all rows have ended."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids with which the loop itself ends a row."""
     _ended: list[bool] = attrs.field(default=attrs.Factory(lambda self: [False] * len(self._ids), takes_self=True))
 
     def __call__(self, requests: Sequence[Request]) -> None:
         """Take note of new tokens, and end rows.
 
         :param requests: all rows of the call.
+        :raises RuntimeError: no token can be drawn for a row, and all rows have got that far.
         """
         while not all(self._ended) and (column := self._column(requests)) is not None:
             self._ids = torch.cat([self._ids, self._ids.new_tensor(column)[:, None]], dim=1)
@@ -136,13 +139,18 @@ class Lockstep:
             said = self.criteria(self._ids, None).expand(len(requests)).tolist()
             for row, request in enumerate(requests):
                 if not self._ended[row]:
-                    own = len(request.padding) + len(request.tokens)
-                    self._ended[row] = said[row] or (request.done and own == length)
+                    self._ended[row] = said[row] or self._ends_itself(request, length)
                     if self._ended[row] and self.pad is not None:
                         _end(request, length)
         if all(self._ended) and self.pad is None:
             for request in requests:
                 _end(request, self._ids.shape[1])
+
+    def _ends_itself(self, request: Request, length: int) -> bool:
+        """Whether the loop has ended a row where its text has this length, padding included."""
+        if not request.done or length != len(request.padding) + len(request.tokens):
+            return False
+        return request.remaining <= 0 or request.tokens[-1] in self.stop_tokens
 
     def _column(self, requests: Sequence[Request]) -> list[int] | None:
         """The next token of every row, if all have got there."""
@@ -153,6 +161,8 @@ class Lockstep:
                 column.append(self.pad)
             elif place < len(request.tokens):
                 column.append(request.tokens[place])
+            elif request.done:
+                check_drawn(NO_TOKEN)
             else:
                 return None
         return column

@@ -53,7 +53,7 @@ class Request:
     )
     """Prompt and emitted tokens; the last one is the next root."""
     accept_lengths: ReadOnlyList = attrs.field(init=False, factory=ReadOnlyList)
-    """New tokens of each step, the bonus token included."""
+    """New tokens of each step, the bonus token included; less those that were taken back."""
     done: bool = attrs.field(init=False, default=False)
 
     @property
@@ -86,8 +86,17 @@ def add_tokens(request: Request, tokens: Sequence[int]) -> None:
 
 
 def cut(request: Request, length: int) -> None:
-    """Take back the tokens behind the first ``length``: the text has ended before them."""
+    """Take back the tokens behind the first ``length``: the text has ended before them.
+
+    The steps that gave them are noted with fewer, or not at all.
+    """
     list.__delitem__(request.tokens, slice(length, None))
+    surplus = 1 + sum(request.accept_lengths) - len(request.emitted)  # the prompt's step gave the first one
+    while surplus > 0 and request.accept_lengths:
+        last = list.pop(request.accept_lengths)
+        if last > surplus:
+            list.append(request.accept_lengths, last - surplus)
+        surplus -= last
 
 
 def add_step(request: Request, new_tokens: int) -> None:

@@ -16,6 +16,7 @@ from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.step.stats import StepStats
 from racer.testing import HostileDrafter, decode, decode_plainly, toy_model
+from support.listening import listen
 from support.processors import RowDependent
 from support.toy import MODEL, VOCAB
 
@@ -60,7 +61,7 @@ def test_finished_rows_leave_the_batch(lengths: list[int], do_sample: bool, step
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("calls", [99, 4])
-def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
+def test_every_accepted_token_is_told_of(late: bool, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On an accelerator once the next forward pass has been launched; also if that fails."""
     model, events = toy_model(VOCAB), []
 
@@ -76,7 +77,7 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int) -> None:
             raise RuntimeError("device lost")
 
     decoder = Watched(model, DecodeConfig(drafter="none", compile="static"))
-    model.register_forward_pre_hook(launched)
+    listen(monkeypatch, model, launched)
     request = Request(prompt=(1, 2, 3), limit=6)
     spec = BatchSpec(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))
     with nullcontext() if calls == 99 else pytest.raises(RuntimeError, match="device lost"):
@@ -106,9 +107,11 @@ def test_state_is_kept_between_calls_and_requests_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("drafter", "pieces"), [("none", [16, 3]), ("logits", [1] * 19)])
-def test_prompts_that_nobody_looks_at_are_scored_in_larger_pieces(drafter: str, pieces: list[int]) -> None:
+def test_prompts_that_nobody_looks_at_are_scored_in_larger_pieces(
+    drafter: str, pieces: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, widths = toy_model(VOCAB), []
-    model.register_forward_pre_hook(lambda _, __, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True)
+    listen(monkeypatch, model, lambda given: widths.append(given["input_ids"].shape[1]))
     decoder = Decoder(model, DecodeConfig(drafter=drafter, prefill_chunk=1))
     widths.clear()  # of the model's examination
     tokens, _ = decode(decoder, [[1, 2, 3] * 6 + [1]], 1)

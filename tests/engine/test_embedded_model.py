@@ -90,7 +90,7 @@ def differing(loaded: Any, prompts: list[str], new: int, drafters: tuple[str, ..
     return wrong
 
 
-@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("do_sample", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_few_prompts(loaded: Any, do_sample: bool) -> None:
     assert differing(loaded, PROMPTS[3:20:6], 24, ("racer-paper",), do_sample) == []
 

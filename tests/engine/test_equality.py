@@ -16,7 +16,7 @@ from support.toy import MODEL, VOCAB, prompts
 processors = st.lists(st.sampled_from(CONTEXT_FREE + PREFIX_READING), max_size=3, unique=True)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     prompts=prompts,
     seed=st.integers(0, 2**40),
@@ -51,7 +51,7 @@ def test_hostile_trees_change_nothing(
     assert [sum(lengths) + 1 for lengths in stats.accept_lengths] == [len(row) for row in got]
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(prompts=prompts, seed=st.integers(0, 99), budget=st.integers(2, 24), do_sample=st.booleans(), steps=processors)
 def test_long_accepted_paths_change_nothing(
     prompts: list[list[int]], seed: int, budget: int, do_sample: bool, steps: list[Any]
@@ -68,6 +68,7 @@ def test_long_accepted_paths_change_nothing(
         assert stats.mean_accepted_tokens > 1.5, "the replay is there to be accepted"
 
 
+@settings(max_examples=30)
 @given(prompts=prompts, do_sample=st.booleans(), budget=st.integers(2, 12))
 def test_processors_with_a_memory_or_an_eye_on_rows(prompts: list[list[int]], do_sample: bool, budget: int) -> None:
     drafter = Merge(HostileDrafter(1, VOCAB), Logits(3), Retrieval(3, 50))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,6 +20,15 @@ DRAFTERS = ["racer-paper", "retrieval", "logits", "recycling", "prompt-lookup"]
 CORE = ["llama", "qwen3", "gpt2"]
 
 
+def pairs(drafters: list[str], everywhere: str) -> list[Any]:
+    """Every drafter on every architecture; by default every drafter on one, and one everywhere."""
+    return [
+        pytest.param(name, drafter, marks=[] if name == CORE[0] or drafter == everywhere else pytest.mark.slow)
+        for name in CORE
+        for drafter in drafters
+    ]
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ALL)
 def test_hostile_trees_on_every_architecture(name: str, attention: str) -> None:
@@ -31,8 +42,7 @@ def test_hostile_trees_on_every_architecture(name: str, attention: str) -> None:
         assert out.racer_stats.steps
 
 
-@pytest.mark.parametrize("drafter", [*DRAFTERS, "racer", "none"])
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize(("name", "drafter"), pairs([*DRAFTERS, "racer", "none"], "racer"))
 def test_greedy_is_model_generate(name: str, drafter: str) -> None:
     model, how = tiny(name), {"max_new_tokens": 40, "do_sample": False}
     config = DecodeConfig(drafter=drafter, budget=24)
@@ -40,8 +50,7 @@ def test_greedy_is_model_generate(name: str, drafter: str) -> None:
         assert torch.equal(racer.generate(model, config=config, **inputs, **how), model.generate(**inputs, **how))
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize(("name", "drafter"), pairs(DRAFTERS, "racer-paper"))
 def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, drafter: str) -> None:
     model, how = tiny(name), {"max_new_tokens": 30, "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 12}
     together = racer.generate(model, config=DecodeConfig(drafter=drafter, seed=11, budget=24), **batch(), **how)

@@ -17,6 +17,7 @@ import racer
 from racer import DecodeConfig
 from racer.hf.caches import CACHE_FIELD
 from racer.hf.plain import PlainDecodingWarning
+from support.listening import listen
 from support.tiny_models import VOCAB, batch, tiny
 
 DRAFTS = DecodeConfig(drafter="racer", budget=12)
@@ -168,13 +169,13 @@ def test_the_next_turn_is_that_of_plain_decoding(name: str, whole: bool, rows: i
     assert cache_of(fifth) is cache_of(ours)
 
 
-def test_only_what_is_new_is_scored() -> None:
+def test_only_what_is_new_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = copy.deepcopy(tiny("llama"))
     one = {key: part[-1:] for key, part in batch().items()}
     first = mine(model, **one)
     turn = next_turn(first, True, 1)
     widths: list[int] = []
-    model.register_forward_pre_hook(lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True)
+    listen(monkeypatch, model, lambda inputs: widths.append(inputs["input_ids"].shape[1]))
     mine(model, **turn, **{CACHE_FIELD: cache_of(first)})
     assert widths[0] == 6, "five new tokens, and the last of the first turn"
 

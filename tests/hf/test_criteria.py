@@ -19,7 +19,8 @@ from racer import DecodeConfig
 from racer.errors import UnsupportedGeneration
 from racer.hf import criteria
 from racer.hf.batch_spec import batch_spec
-from support.toy_batch import BATCH, IDS, MODEL, VOCAB, Collects
+from support.criteria import AfterPair, CountsAsked, DeclaredAfterPair, OneFlag, RowLimits
+from support.toy_batch import BATCH, IDS, MASK, MODEL, VOCAB, Collects
 
 
 def test_every_criterion_of_transformers_is_known() -> None:
@@ -30,51 +31,6 @@ def test_every_criterion_of_transformers_is_known() -> None:
     }
     known = {item.__name__ for item in (*criteria.OWN, *criteria.ROW_WISE)} | set(criteria.TOGETHER)
     assert own == known, "look at its source: may it be asked about one row at a time?"
-
-
-class AfterPair(StoppingCriteria):
-    """Row-wise, but does not say so."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return input_ids[:, -1] == input_ids[:, -2]
-
-
-class DeclaredAfterPair(AfterPair):
-    racer_row_wise = True
-
-
-class RowLimits(StoppingCriteria):
-    """Holds a limit of each batch row, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self.asked.append(input_ids.tolist())
-        return torch.tensor([input_ids.shape[1] >= 7 + 4 * row for row in range(len(input_ids))])
-
-
-class OneFlag(StoppingCriteria):
-    """Ends all rows at once, as evaluation harnesses do: when each has had a certain token."""
-
-    def __init__(self, token: int = 3) -> None:
-        self.token, self.had = token, None
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
-        now = input_ids[:, -1] == self.token
-        self.had = now if self.had is None else self.had | now
-        return bool(self.had.all())
-
-
-class CountsAsked(StoppingCriteria):
-    """Ends by how often it was asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self.asked += 1
-        return torch.full((len(input_ids),), self.asked >= 9)
 
 
 @settings(max_examples=40)
@@ -187,7 +143,11 @@ def test_processors_and_criteria_with_a_memory_take_turns() -> None:
 
 def _spec(**how: Any) -> Any:
     config = GenerationConfig(max_length=20, eos_token_id=5, pad_token_id=0, **how.pop("config", {}))
-    return batch_spec(IDS, None, config, how.get("processors", []), how["criteria"], how.get("streamer"), None)
+    return batch_spec(
+        *(IDS, MASK, None, config, how.get("processors", []), how["criteria"], how.get("streamer")),
+        seed=None,
+        admit=lambda *_: None,
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from racer.hf.processors import ProcessorPipeline
 from racer.hf.processors.drawing import MANY
 from racer.kernels import truncation
 from racer.kernels.gumbel import gumbel
+from racer.step.verdict import NO_TOKEN
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 700, 5000])
 MASSES = st.one_of(st.sampled_from([0.0, 1e-6, 0.5, 0.8, 0.9, 0.999, 1.0]), st.floats(0, 1))
@@ -151,12 +153,13 @@ def test_a_gpu_keeps_what_transformers_keeps(step: Any) -> None:
 
 
 def drawn(logits: Tensor, steps: list[Any], seed: int) -> list[int]:
-    """What a whole vocabulary of processed scores and noise gives."""
+    """What a whole vocabulary of processed scores and noise gives; ``NO_TOKEN`` where none is left."""
     seeds, positions = keys(logits, seed)
     scores = logits.float()
     for step in steps:
         scores = step(None, scores)
-    return (scores + gumbel(seeds, positions, logits.shape[1])).argmax(-1).tolist()
+    best = (scores + gumbel(seeds, positions, logits.shape[1])).argmax(-1)
+    return torch.where((scores == -math.inf).all(-1), NO_TOKEN, best).tolist()
 
 
 def keys(logits: Tensor, seed: int) -> tuple[Tensor, Tensor]:

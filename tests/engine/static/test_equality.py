@@ -38,7 +38,7 @@ class BatchSampling(Sampling):
         return self._batch_key(view)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     prompts=prompts,
     seed=st.integers(0, 2**40),
@@ -91,7 +91,7 @@ class HostileByRequest(Drafter):
             nodes += [] if node is None else [node]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     prompts=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9), min_size=2, max_size=5),
     budget=st.integers(2, 14),
@@ -115,7 +115,7 @@ def test_batches_take_the_same_steps(
         assert getattr(runs[0][1], name) == getattr(runs[1][1], name)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(prompts=prompts, seed=st.integers(0, 99), budget=st.integers(2, 24), do_sample=st.booleans())
 def test_long_accepted_paths_change_nothing(prompts: list[list[int]], seed: int, budget: int, do_sample: bool) -> None:
     plain = decode_plainly(MODEL, prompts, 24, do_sample=do_sample)
@@ -130,7 +130,7 @@ def test_long_accepted_paths_change_nothing(prompts: list[list[int]], seed: int,
 
 
 @given(prompts=prompts, do_sample=st.booleans(), budget=st.integers(2, 12))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_processors_with_a_memory_or_an_eye_on_rows(prompts: list[list[int]], do_sample: bool, budget: int) -> None:
     for step in (RowDependent, CountsCalls):
         rows = [prompts[0]] if step is CountsCalls else prompts
