@@ -170,6 +170,7 @@ def test_an_interrupt_keeps_what_is_there(
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.slow  # in process: the test above; of a real process: that of --state
 def test_ctrl_c_ends_a_real_run_quietly(arguments: list[str], questions: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": SENTENCES[number % 4]}) + "\n" for number in range(1000)]  # minutes of work
     questions.write_text("".join(lines), encoding="utf-8")
