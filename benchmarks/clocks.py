@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ class Clocks:
         """Time ``owner.name`` as ``part``, while a step runs, until ``stack`` closes."""
         call = getattr(owner, name)
 
+        @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
             if not self._open and part != "host":  # the prefill is no step
                 return call(*args, **kwargs)
@@ -69,14 +71,6 @@ class Clocks:
         stack.callback(setattr, owner, name, call)
         setattr(owner, name, timed)
 
-    def inside(self, stack: ExitStack, model: Any, part: str) -> None:
-        """Time the forward of ``model`` as ``part``, likewise."""
-        for register, act in (
-            (model.register_forward_pre_hook, lambda *_: self.enter(part) if self._open else None),
-            (model.register_forward_hook, lambda *_: self.leave() if self._open else None),
-        ):
-            stack.callback(register(act).remove)
-
 
 @contextmanager
 def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
@@ -87,7 +81,7 @@ def clocks_on(decoder: racer.Decoder, clocks: Clocks) -> Iterator[None]:
         clocks.around(stack, ModelRunner, "forward", "mask")
         clocks.around(stack, StaticExecutor, "_prepare", "mask")
         clocks.around(stack, StaticExecutor, "_launch", "mask")
-        clocks.inside(stack, decoder.model, "forward")
+        clocks.around(stack, type(decoder.model), "forward", "forward")  # hooks would have it decoded plainly
         clocks.around(stack, decoder.strategies, "verify", "verify")
         clocks.around(stack, executor, "top_tokens", "top-k")
         clocks.around(stack, static_executor, "top_tokens", "top-k")

@@ -47,8 +47,9 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_writes_all_its_files_and_shows_how_it_goes(
-    arguments: list[str], tmp_path: Path, capsys: Capture
+    arguments: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["racer", *arguments])
     assert main(arguments) == 0
     captured = capsys.readouterr()
     out = tmp_path / "out"
@@ -169,6 +170,7 @@ def test_an_interrupt_keeps_what_is_there(
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.slow  # in process: the test above; of a real process: that of --state
 def test_ctrl_c_ends_a_real_run_quietly(arguments: list[str], questions: Path, tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": SENTENCES[number % 4]}) + "\n" for number in range(1000)]  # minutes of work
     questions.write_text("".join(lines), encoding="utf-8")
@@ -233,11 +235,11 @@ def refused(arguments: list[str], capsys: Capture) -> str:
         (["--methods", "racer,,hf"], "commas between"),
         (["--limit", "0"], "whole number from 1"),
         (["--top-p", "0.9"], "add --temperature"),
-        (["--temperature", "-1"], "from 0"),
+        (["--temperature", "-1"], "expected 0 (greedy) or a number from"),
         (["--batch-size", "2", "--methods", "hf-prompt-lookup"], "one prompt at a time"),
         (["--questions", "missing.jsonl"], "no such question file"),
         (["--model", "./missing"], "no such model"),
-        (["--output", "/dev/null/x"], "another --output"),
+        (["--output", "/dev/null/x"], "'--output': '/dev/null/x': Not a directory"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], extra: list[str], message: str, capsys: Capture) -> None:

@@ -29,7 +29,7 @@ def figures(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads((folder / "figures.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("cold", [(), ("--cold",)])
+@pytest.mark.parametrize("cold", [(), pytest.param(("--cold",), marks=pytest.mark.slow)])
 def test_acceptance_of_parts_and_of_drafters(tmp_path: Path, cold: tuple[str, ...]) -> None:
     (tmp_path / "prompt.txt").write_text("Write a long story about the sea.", encoding="utf-8")
     drafters = "--drafter", "none", "--drafter", "no matches"
@@ -62,6 +62,7 @@ def test_all_drafters_of_an_ablation_decode_one_text(tmp_path: Path) -> None:
     assert "matches" in table.stdout
 
 
+@pytest.mark.slow
 def test_prompts_are_scored_by_all_methods(tmp_path: Path) -> None:
     report = figures(
         "prefill.py", tmp_path, "--tokens", "20", "--tokens", "60", "--drafter", "logits", "--repeats", "1"
@@ -101,6 +102,7 @@ def test_without_a_gpu_the_check_says_so() -> None:
     assert "there is no CUDA device here" in done.stderr
 
 
+@pytest.mark.slow
 def test_budgets_on_the_same_texts(tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("Count to ten, twice.", encoding="utf-8")
     budgets = "--budget", "1", "--budget", "4", "--budget", "auto", "--budget", "own=1,lesson=0"
@@ -112,12 +114,14 @@ def test_budgets_on_the_same_texts(tmp_path: Path) -> None:
     assert all(part["tokens a second"] > 0 for part in report["budgets"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_call(tmp_path: Path) -> None:
     report = figures("memory.py", tmp_path, "--prompt-tokens", "600", "--max-new-tokens", "2", "--method", "none")
     assert report["MiB"]["none"]["peak"] > report["MiB"]["none"]["before"] > 200
 
 
+@pytest.mark.slow
 def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
     small = "--limit", "1", "--epochs", "1", "--max-new-tokens", "8"
     done = run("fit_start.py", *small, "--output", str(tmp_path / "fitted.npz"))

@@ -41,7 +41,7 @@ def test_closed_and_full_streams(line: str, code: int, told: str) -> None:
     assert run(line) == (code, "", told)
 
 
-@pytest.mark.parametrize("json", [True, False])
+@pytest.mark.parametrize("json", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_full_disk_behind_the_answer(json: bool, folder: Path) -> None:
     line = f"RACER generate --model {folder} --device cpu --max-new-tokens 3 {'--json' if json else ''} x > /dev/full"
     code, _, told = run(line)

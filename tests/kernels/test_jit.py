@@ -105,23 +105,40 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def test_damaged_machine_code_is_made_anew(sources: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [((".nbi",), "cut off"), ((".nbc",), "one bit")],
+        pytest.param(
+            [
+                *(((suffix,), damage) for suffix in (".nbi", ".nbc") for damage in DAMAGES),
+                ((".nbi", ".nbc"), "cut off"),
+            ],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_damaged_machine_code_is_made_anew(
+    sources: Path, tmp_path: Path, damaged: list[tuple[tuple[str, ...], str]]
+) -> None:
     kept = tmp_path / "kept"
     assert answered(sources, kept) == 2
     files = [path for path in kept.rglob("*") if path.suffix in (".nbi", ".nbc")]
     assert len(files) == 4
     sound = {path: path.read_bytes() for path in files}
-    for suffixes, damages in (((".nbi",), DAMAGES), ((".nbc",), DAMAGES), ((".nbi", ".nbc"), ["cut off"])):
-        for damage in damages:
-            for path in files:
-                path.write_bytes(DAMAGES[damage](sound[path]) if path.suffix in suffixes else sound[path])
-            assert answered(sources, kept) == 2, (suffixes, damage)
-            for path in files:
-                content = path.read_bytes()
-                assert hashlib.sha256(content[32:]).digest() == content[:32], (path.name, damage)
+    for suffixes, damage in damaged:
+        for path in files:
+            path.write_bytes(DAMAGES[damage](sound[path]) if path.suffix in suffixes else sound[path])
+        assert answered(sources, kept) == 2, (suffixes, damage)
+        for path in files:
+            content = path.read_bytes()
+            assert hashlib.sha256(content[32:]).digest() == content[:32], (path.name, damage)
 
 
-@pytest.mark.parametrize("place", ["stamp", "index", "code"])
+@pytest.mark.parametrize(
+    "place", ["code", *(pytest.param(place, marks=pytest.mark.slow) for place in ("stamp", "index"))]
+)
 def test_folders_where_files_belong_are_gone_around(sources: Path, tmp_path: Path, place: str) -> None:
     kept = tmp_path / "kept"
     assert answered(sources, kept) == 2

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import reprlib
+import stat
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -44,7 +45,7 @@ def _load(source: str, text_group: str | None) -> list[Question]:
         beneath = ", ".join(str(file) for file in sorted(path.rglob("question*.jsonl"))[:3])
         mend = f"name a question file, such as {shown(beneath)}" if beneath else "name a .jsonl or text file"
         raise ConfigError(f"{shown(source)} is a folder: {mend}")
-    if path.is_char_device() or path.is_block_device():  # some of which never end
+    if _is_device(path):
         raise ConfigError(f"{shown(source)} is a device: name a .jsonl or text file")
     if source.lower().endswith(".jsonl"):
         # sets of one category are told apart by their folders: human_eval/question.jsonl, mgsm/question.jsonl
@@ -64,6 +65,15 @@ def _exists(source: str) -> bool:
     except (OSError, ValueError, RuntimeError):  # also: too long, a NUL within, the home of nobody
         return False
     return source not in ("", BUILTIN)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether reading it might never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # reading it will tell
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _read(source: str, place: Traversable) -> str:
