@@ -27,9 +27,8 @@ def check_drawn(token: int) -> None:
     :raises RuntimeError: it is :data:`NO_TOKEN`.
     """
     if token == NO_TOKEN:
-        raise RuntimeError(
-            "no token can be drawn: of the scores, after all logits processors, all are -inf, or some are inf or nan"
-        )
+        # all scores behind the logits processors are -inf, or some are inf or NaN; torch's words for it, as in generate
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
 
 
 @attrs.frozen(eq=False)

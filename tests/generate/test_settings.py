@@ -49,10 +49,10 @@ PROCESSORS = [
     Case("exponential_decay_length_penalty", {"exponential_decay_length_penalty": (3, 1.3), "eos_token_id": EOS}),
     Case("renormalize_logits", {"renormalize_logits": True, "repetition_penalty": 1.2}),
     Case("remove_invalid_values", {"remove_invalid_values": True}),
-    Case("guidance_scale", {"guidance_scale": 1.5}, Either("guidance")),
+    Case("guidance_scale", {"guidance_scale": 1.5}, Either("(?i)guidance")),
     Case("guidance_scale with negative prompts", lambda m, r: {
-        "guidance_scale": 1.5, "negative_prompt_ids": torch.full((r, 3), 8)}, Either("guidance")),
-    Case("guidance_scale without cache", {"guidance_scale": 1.5, "use_cache": False}, Either("guidance|use_cache")),
+        "guidance_scale": 1.5, "negative_prompt_ids": torch.full((r, 3), 8)}, Either("(?i)guidance")),
+    Case("guidance_scale without cache", {"guidance_scale": 1.5, "use_cache": False}, Either("(?i)guidance|use_cache")),
     Case("watermarking_config", {"watermarking_config": WatermarkingConfig(bias=3.0)}, Either("WatermarkLogits")),
     Case("watermarking_config as dict", {"watermarking_config": {"bias": 3.0, "context_width": 2,
         "seeding_scheme": "selfhash"}}, Either("WatermarkLogits")),

@@ -93,7 +93,7 @@ def test_generate_raises_where_the_text_gets_there(drafter: Any, rows: int) -> N
     config = DecodeConfig(drafter=drafter, budget=16, seed=0)
     for length in (4, 9):
         breaks = Breaks(length=length)
-        with pytest.raises(RuntimeError, match=r"no token can be drawn.*-inf.*nan"):
+        with pytest.raises(RuntimeError, match=r"probability tensor"):
             racer.generate(MODEL, config=config, max_new_tokens=20, logits_processor=[breaks], **how)
         with pytest.raises(RuntimeError):
             MODEL.generate(max_new_tokens=20, logits_processor=[breaks], **how)
