@@ -213,6 +213,7 @@ def test_any_call(drawn: AnyCall) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # longer than CI has time for
 @pytest.mark.timeout(3600)
 @settings(max_examples=2000, print_blob=True)
 @given(any_call())
