@@ -9,6 +9,7 @@ import random
 from collections.abc import Hashable
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from support.processors import CONTEXT_FREE, PREFIX_READING, CountsCalls, RowDep
 from support.static_path import static
 from support.tiny_models import VOCAB as TINY_VOCAB
 from support.tiny_models import alone, batch, tiny
-from support.toy import MODEL, VOCAB, prompts
+from support.toy import MODEL, VOCAB, plain_or_none, prompts
 
 NAMES = ["llama", "qwen3", "gpt2", "gemma3", "mistral-sliding", "qwen2-sliding"]
 
@@ -60,19 +61,18 @@ def test_hostile_trees_change_nothing(
         "seeds": [seed + 3 * i for i in range(len(prompts))],
     }
     verifier: Any = BatchSampling() if do_sample and inside else "auto"
-    runs = [
-        decode(
-            Decoder(
-                MODEL,
-                DecodeConfig(drafter=HostileDrafter(seed, VOCAB), budget=budget, verifier=verifier, compile=compile),
-            ),
-            prompts,
-            new,
-            **how,
-        )
+    config = DecodeConfig(budget=budget, verifier=verifier)
+    decoders = [
+        Decoder(MODEL, attrs.evolve(config, drafter=HostileDrafter(seed, VOCAB), compile=compile))
         for compile in ("static", "off")
     ]
-    assert runs[0][0] == runs[1][0] == decode_plainly(MODEL, prompts, new, **how)
+    if (plain := plain_or_none(prompts, new, **how)) is None:
+        for decoder in decoders:
+            with pytest.raises(RuntimeError, match="probability tensor"):
+                decode(decoder, prompts, new, **how)
+        return
+    runs = [decode(decoder, prompts, new, **how) for decoder in decoders]
+    assert runs[0][0] == runs[1][0] == plain
     if len(prompts) > 1:
         return  # rows that have ended leave the batch on one path only, and the hostile drafter guesses by the batch
     for name in ("nodes", "accept_lengths", "drafted", "accepted", "steps"):
