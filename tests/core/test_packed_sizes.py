@@ -53,7 +53,7 @@ def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatc
     assert not seen & {65, 70, 100}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
 def test_resident_memory_stays_flat_over_a_thousand_mixed_requests() -> None:
     """Each took 1.5 to 2 MiB, up to oneDNN's own limit of 1,024 pieces of code; now there are few to be made."""

@@ -260,7 +260,7 @@ FROM_STEP_TO_STEP = ("hooked", "hooked_for_all", "forward_replaced")
 """They tell steps from prompts by the number of tokens, so there must be no trees."""
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.filterwarnings("ignore:.*without packed weights. a .* in it has hooks", "ignore:.*hooks on all modules")
 @pytest.mark.filterwarnings("ignore:.*without packed weights. the forward of a")

@@ -97,7 +97,7 @@ def soak(requests: int, settled: int) -> None:
     assert drafted > requests / 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_hundred_and_fifty_requests() -> None:
     soak(250, 100)
 

@@ -81,7 +81,7 @@ def _without_drafts(model: Any, how: dict[str, Any], args: tuple[Any, ...]) -> O
 def over_models(cases: Iterable[Case]) -> pytest.MarkDecorator:
     """Parametrizes a test by ``case, name, ways``, where a way is a face and a number of rows.
 
-    Every other case runs in one way, another face, model and number of rows in turn; all ways of all cases are slow.
+    Every other case runs in one way, another face, model and number of rows in turn; all ways of all cases are a soak test.
     """
     chosen = []
     for place, case in enumerate(cases):
@@ -91,6 +91,6 @@ def over_models(cases: Iterable[Case]) -> pytest.MarkDecorator:
         if place % 2 == 0:
             chosen.append(pytest.param(case, name, ((face, rows),), id=f"{case.name}-{name}-{face}-{rows}"))
         ways = tuple(itertools.product(case.faces, case.rows))
-        slow = pytest.mark.slow
-        chosen += [pytest.param(case, name, ways, id=f"{case.name}-{name}", marks=slow) for name in case.models]
+        long = pytest.mark.soak
+        chosen += [pytest.param(case, name, ways, id=f"{case.name}-{name}", marks=long) for name in case.models]
     return pytest.mark.parametrize(("case", "name", "ways"), chosen)
