@@ -81,7 +81,7 @@ def _without_drafts(model: Any, how: dict[str, Any], args: tuple[Any, ...]) -> O
 def over_models(cases: Iterable[Case]) -> pytest.MarkDecorator:
     """Parametrizes a test by ``case, name, ways``, where a way is a face and a number of rows.
 
-    Every other case runs in one way, another face, model and number of rows in turn; all ways of all cases are a soak test.
+    Every other case runs in one way, another face, model and number of rows in turn; all ways of all are a soak test.
     """
     chosen = []
     for place, case in enumerate(cases):
