@@ -10,6 +10,7 @@ DEVICES = ("cpu", "cuda")
 """Where autocast may be on."""
 
 _NAMES = ("grad mode", "inference mode", "the default dtype", "a function mode", "the default device", "autocast")
+"""Of the fields of :class:`TorchModes`, in words."""
 _held: list[Any] = []
 """Guards of inference mode that must never end: at its end, each would bring back the mode that it mended."""
 
@@ -51,15 +52,7 @@ class TorchModes(NamedTuple):
         self._restore_function_modes()
         self._restore_autocast()
         torch.set_grad_enabled(self.grad)  # last: inference mode switches it too
-        names = (
-            "grad mode",
-            "inference mode",
-            "the default dtype",
-            "a function mode",
-            "the default device",
-            "autocast",
-        )
-        return " and ".join(name for name, then, left in zip(names, self, now, strict=True) if then != left)
+        return " and ".join(name for name, then, left in zip(_NAMES, self, now, strict=True) if then != left)
 
     def _restore_function_modes(self) -> None:
         if _default_device() is not self.device:

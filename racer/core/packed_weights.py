@@ -38,7 +38,7 @@ SMALL = 2**30
 """Bytes of a model's packable weights up to which ``auto`` packs them."""
 WORTH = 16
 """New tokens from which on a call gains more by the copies than it pays for looking at the weights: that takes as long
-as three or four trees gain."""
+as four or five trees of 24 nodes gain."""
 
 
 class PackingWarning(UserWarning):

@@ -17,14 +17,10 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
-from torch.nn.modules import module as torch_module
 from torch.utils._device import DeviceContext
 
+from racer.core.hooks import ALL, BACKWARD, CAPTURING, FORWARD, hooked
 from racer.core.model_state import state_of
-
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-HARMLESS = "transformers.utils.output_capturing"
-"""Where the hooks come from that transformers leaves behind once it was asked for hidden states."""
 
 
 class Twin:
@@ -190,16 +186,13 @@ def obstacle(model: nn.Module) -> str:
 
     It might write weights after they were looked at, or tell modules by their identity.
     """
-    if any(getattr(torch_module, f"_global{name}", None) for name in HOOKS):
-        return "there are hooks on all modules"
     for module in model.modules():
-        own = vars(module)
-        if "forward" in own:
+        if "forward" in vars(module):
             return f"the forward of a {type(module).__name__} in it was replaced"
-        hooks = (hook for name in HOOKS for hook in (own.get(name) or {}).values())
-        if any(getattr(hook, "__module__", "") != HARMLESS for hook in hooks):
-            return f"a {type(module).__name__} in it has hooks"
-    return ""
+    where = hooked(model, FORWARD + BACKWARD, CAPTURING)
+    if where == ALL:
+        return "there are hooks on all modules"
+    return where and f"a {where} in it has hooks"
 
 
 def intercepted() -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
+from racer.core.support import Support
 from racer.engine.executor import Executor, StepOutcome
 from racer.engine.outside_cache import OutsideCache
 from racer.engine.recording import RecordingPipeline, ScoreRecord
@@ -45,6 +46,8 @@ class BatchSpec:
     """Where the scores of emitted tokens are kept, if they are wanted; steps then run in dynamic shapes."""
     outside: OutsideCache | None = None
     """The cache that is gone on from or filled, if there is one."""
+    support: Support | None = None
+    """What the model can do in this call, if it was looked at for it already."""
 
     @property
     def unseen(self) -> int:

@@ -93,7 +93,7 @@ class BatchDecoder:
             left-padded rows; nobody was asked or told anything yet.
         """
         verifier, name = self.strategies.verifier_for(spec.do_sample)
-        mode, support = self.mode, self.supported(spec.slots, any(spec.padding))
+        mode, support = self.mode, spec.support or self.supported(spec.slots, any(spec.padding))
         assert support.plan is not None
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
@@ -198,8 +198,7 @@ class BatchDecoder:
 
     def _step_cost(self, batch: BatchState) -> CostCurve:
         """What steps of these rows cost by now."""
-        mode = self.mode
-        return step_cost(self.model, len(batch.rows), mode, batch.runner.packed is not None, batch.length)
+        return step_cost(self.model, len(batch.rows), self.mode, batch.runner.packed is not None, batch.length)
 
     def _observe(self, batch: BatchState, view: StepView, outcome: StepOutcome, emitted: tuple[int, ...]) -> None:
         """Write the statistics, and let everybody observe."""

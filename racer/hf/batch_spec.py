@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList
 from transformers.generation import MaxLengthCriteria
 
+from racer.core.support import Support
 from racer.engine.batch import BatchSpec
 from racer.engine.recording import RecordingPipeline
 from racer.errors import UnsupportedGeneration
@@ -32,13 +33,14 @@ def batch_spec(
     streamer: Any,
     *,
     seed: int | None,
-    admit: Callable[[int, bool], Any],
+    admit: Callable[[int, bool], Support],
 ) -> BatchSpec:
     """What to decode.
 
     :param seed: of the call, from which each row's is made; None draws one where it is needed.
     :param outside: the cache that is gone on from or filled, if there is one.
-    :param admit: asked with the slots that a row may take and whether rows are padded, when all else is well.
+    :param admit: asked what the model can do, with the slots that a row may take and whether rows are padded, when all
+        else is well.
     :raises UnsupportedGeneration: no room for a new token, a mask with holes or right padding, processors or criteria
         that are only right for several rows as transformers asks them.
     """
@@ -57,7 +59,7 @@ def batch_spec(
         streams=streamer is not None,
         remembers=pipeline.remembers,
     )
-    admit(unseen + width + limit, any(masked))
+    support = admit(unseen + width + limit, any(masked))
     if seed is None:  # nothing may be drawn before it is sure that the call is ours
         seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
     padding = [max(pad - unseen, 0) for pad in masked]
@@ -73,6 +75,7 @@ def batch_spec(
         pipeline=pipeline if record is None else RecordingPipeline(pipeline, range(batch)),
         record=record,
         outside=outside,
+        support=support,
         do_sample=bool(settings.do_sample),
         stop_tokens=stop_tokens,
         **_ends(criteria, input_ids, settings, stop_tokens),

@@ -22,8 +22,6 @@ METHODS = {
     GenerationMode.BEAM_SAMPLE: "_beam_search",
 }
 """transformers' loops that need nothing but what a callable is given."""
-
-
 BETWEEN = ("racer", "transformers", "torch", "peft", "contextlib")
 """Packages that may stand between the line that calls ``generate`` and us."""
 
