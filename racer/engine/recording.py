@@ -52,12 +52,12 @@ class RecordingPipeline:
         return RecordingPipeline(self._inner.of_rows(rows), [self._rows[row] for row in rows])
 
     def scores(self, request: Request, logits: Tensor, row: int) -> Tensor:
-        """Float32 processed scores ``[n, V]`` of the places ``logits [n, V]`` of a row's last ``n`` tokens.
+        """Processed scores ``[n, V]`` of the places ``logits [n, V]`` of a row's last ``n`` tokens.
 
         What a verifier has asked for in this step is not computed again.
         """
         if self.context_free:
-            return self.batch(logits).float()
+            return self.batch(logits)
         ends = range(len(request.tokens) - len(logits), len(request.tokens))
         return torch.stack([self._one(request, end, place, row) for end, place in zip(ends, logits, strict=True)])
 
@@ -67,7 +67,7 @@ class RecordingPipeline:
         if known is None:  # the verifier looked at logits only
             prefix = Prefix(row, Request(prompt=tuple(before), padding=request.padding))
             known = self._inner.at([prefix]).batch(logits[None])[0]
-        return known.float()
+        return known
 
     def forget(self) -> None:
         """The step is over."""

@@ -197,6 +197,11 @@ KEPT = [
     AnyCall("mistral", prompts=_ROWS, settings={"max_new_tokens": 12}, criteria=["limits by row", "stop strings"]),
     AnyCall("qwen2", "attached", prompts=_ROWS, settings={"max_new_tokens": 13}, processors=["counts calls"]),
     AnyCall("llama", "custom", prompts=_ROWS, settings={"max_new_tokens": 13}, processors=["mixes rows"]),
+    AnyCall(
+        "llama",
+        prompts=[[4]],
+        settings={"guidance_scale": 1.5, "max_length": 2} | {"output_scores": True, "return_dict_in_generate": True},
+    ),
 ]
 """Calls that were wrong once."""
 

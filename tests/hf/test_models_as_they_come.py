@@ -97,6 +97,7 @@ def test_rows_with_adapters_of_their_own() -> None:
         same(model)
 
 
+@pytest.mark.slow
 def test_compiled_modules() -> None:
     model = llama()
     same(torch.compile(model, backend="eager"))

@@ -149,6 +149,7 @@ def test_folders_where_files_belong_are_gone_around(sources: Path, tmp_path: Pat
     assert answered(sources, kept) == 2
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_code_is_made_in_every_process(sources: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     assert answered(sources, kept, LIMITED) == 2
@@ -217,6 +218,7 @@ def ran(code: str, tmp_path: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_compiling_spoils_no_later_call(tmp_path: Path) -> None:
     ran(WHILE_COMPILING, tmp_path)
 
