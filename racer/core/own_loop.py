@@ -75,17 +75,29 @@ def own_logits(
             **inputs,
         )
 
+    output = generate_with(model, input_ids, padding, steps, loop)
+    return torch.stack(output.logits, dim=1), seen
+
+
+def generate_with(model: Any, input_ids: Tensor, padding: list[int], steps: int, loop: Callable[..., Any]) -> Any:
+    """What ``loop`` makes of a prompt that ``generate`` has prepared for it, with room for ``steps + 1`` new tokens.
+
+    The model's own generation settings do not count.
+
+    :param input_ids: ``[B, P]``, left-padded.
+    :param padding: masked columns of each row.
+    """
+    width = input_ids.shape[1]
     settings = _TrialSettings(
         max_length=width + steps + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     settings.disable_compile = True
     columns = torch.arange(width, device=input_ids.device)
     mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
-    output = GenerationMixin.generate(
+    return GenerationMixin.generate(
         model,
         input_ids=input_ids,
         attention_mask=mask,
         generation_config=settings,
         custom_generate=loop,
     )
-    return torch.stack(output.logits, dim=1), seen

@@ -18,18 +18,22 @@ import attrs
 import torch
 from transformers import GenerationMixin
 
+from racer.core.chain_runner import ChainPlan
+from racer.core.chain_trial import chain_faults
 from racer.core.grouped_attention import PLAIN, reads_names
 from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
 from racer.core.subject import foreign_loop, replaced_methods, subject_of
-from racer.core.trial import Trial
-from racer.core.windows import beyond, windows_of
+from racer.core.trial import PROMPT, Trial
+from racer.core.windows import MARGIN, beyond, windows_of
 
 TREE_ATTENTION = ("sdpa", "eager")
 LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 """They rotate by the longest position of a forward pass: a tree, or a piece of prompt, would change the angles."""
+LONGEST_PROMPT = 1024
+"""Chains are tried on prompts of up to so many tokens, and not used beyond windows that are longer."""
 MAX_KEPT = 8
 """States of a model, and windows within them, that are remembered; the least recently used one makes room."""
 
@@ -41,7 +45,7 @@ class Support:
     plan: ForwardPlan | None
     """None if the model cannot be verified with trees."""
     reason: str
-    """Why not; empty if it can."""
+    """Why it can be verified neither with trees nor by chains; empty if it can."""
     vocab_size: int = 0
     padding_reason: str = ""
     """Why left-padded rows cannot be, although others can; empty if they can."""
@@ -49,6 +53,15 @@ class Support:
     """False: the model's user can mend the reason by loading or preparing it otherwise."""
     windows: tuple[int, ...] = ()
     """Lengths that its configuration names and that it may attend otherwise beyond, ascending."""
+    chain: ChainPlan | None = None
+    """How it takes chains, where it takes no trees; None otherwise."""
+    tree_reason: str = ""
+    """Why it takes no trees; empty if it does."""
+
+    @property
+    def way(self) -> str:
+        """How it is decoded: ``tree``, ``chain`` or ``plain``."""
+        return "tree" if self.plan is not None else "chain" if self.chain is not None else "plain"
 
 
 class _Probes:
@@ -87,8 +100,8 @@ def probe(model: Any, reach: int = 0) -> Support:
     except Exception as failure:  # transformers raises many kinds: for several texts in one configuration, say
         return Support(None, f"it cannot be examined ({type(failure).__name__}: {failure})")
     known = state_of(model).part(_Probes)
-    first = known.of(subject, lambda: _quietly(model, lambda: _examine(model)))
-    if first.plan is None or not first.windows:
+    first = known.of(subject, lambda: _quietly(model, lambda: _tree_or_chain(model)))
+    if first.way == "plain" or not first.windows:
         return first
     tried = next((window for window in first.windows if window >= reach), None)
     return known.of((subject, tried), lambda: _quietly(model, lambda: _examine_beyond(model, first, tried)))
@@ -120,11 +133,48 @@ def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
             support = examine()
     except Exception as failure:  # any failure of a trial run means: not with trees
         support = Support(None, f"a trial run failed with {type(failure).__name__}: {failure}")
-    if support.plan is None or support.padding_reason:  # other threads may have drawn: that is not undone without need
+    if (
+        support.way == "plain" or support.padding_reason
+    ):  # other threads may have drawn: that is not undone without need
         torch.random.set_rng_state(before[0])
         for device, state in zip(devices, before[1], strict=True):
             torch.cuda.set_rng_state(state, device)
     return support
+
+
+def _tree_or_chain(model: Any) -> Support:
+    """What a few tokens show: trees where a model takes them, chains where it takes those."""
+    try:
+        support = _examine(model)
+    except Exception as failure:  # any failure of a trial run means: not with trees
+        support = Support(None, f"a trial run failed with {type(failure).__name__}: {failure}")
+    return support if support.plan is not None else _examine_chain(model, support, [])
+
+
+def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | None = None) -> Support:
+    """What chains show of a model that does not take trees, beyond ``windows``.
+
+    :param tried: slots of a call that these windows are for.
+    """
+    if _no_loop(model) or _stretched(model):
+        return trees
+    vocab_size = trees.vocab_size or _vocab_size(model)
+    near = [window for window in windows if window <= LONGEST_PROMPT]
+    if len(near) < len(windows):  # beyond the next one chains are not tried, and not used
+        tried = windows[len(near)]
+    prompt = near[-1] + MARGIN if near else PROMPT
+    chain, reason, padded = chain_faults(model, vocab_size, prompt)
+    if chain is not None:
+        return Support(
+            plan=None,
+            reason="",
+            vocab_size=vocab_size,
+            padding_reason=padded,
+            windows=windows_of(model.config.get_text_config()),
+            chain=attrs.evolve(chain, tried=tried),
+            tree_reason=trees.reason,
+        )
+    return attrs.evolve(trees, reason=f"{trees.reason}; nor by chains: {reason}", tree_reason=trees.reason)
 
 
 def _examine(model: Any) -> Support:
@@ -155,30 +205,44 @@ def _tried(trial: Trial, runner: ModelRunner, vocab_size: int) -> Support:
 
 def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
     """What a trial beyond all windows, or all before ``tried``, shows of a model that takes trees before them."""
-    assert first.plan is not None
     windows = [window for window in first.windows if tried is None or window < tried]
+    if first.plan is None:
+        trees = attrs.evolve(first, reason=first.tree_reason, chain=None)
+        return _examine_chain(model, trees, windows, tried) if windows else first
     plan = attrs.evolve(first.plan, tried=tried)
     reason, padded = beyond(ModelRunner(model, plan), first.vocab_size, windows) if windows else ("", "")
-    return attrs.evolve(
-        first, plan=None if reason else plan, reason=reason, padding_reason=first.padding_reason or padded
-    )
+    if reason:
+        return _examine_chain(model, attrs.evolve(first, plan=None, reason=reason), windows, tried)
+    return attrs.evolve(first, plan=plan, padding_reason=first.padding_reason or padded)
 
 
 def _obstacle(model: Any) -> str:
     """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
+    if reason := _no_loop(model) or _stretched(model):
+        return reason
+    accepted = inspect.signature(model.forward).parameters
+    if "position_ids" not in accepted:
+        return "its forward takes no position_ids"
+    if not any(name in accepted for name in CACHE_ARGUMENTS):
+        return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
+    return ""
+
+
+def _no_loop(model: Any) -> str:
+    """Why a model's decoding loop is not transformers' own; empty if it is."""
     if not isinstance(model, GenerationMixin):
         return "its class has another decoding loop than transformers'"
     if part := foreign_loop(model):
         return f"its class has a {part} of its own in the decoding loop, which is not transformers'"
     if replaced := replaced_methods(model):
         return f"its {replaced[0]} has been replaced, as for prompt tuning"
+    return ""
+
+
+def _stretched(model: Any) -> str:
+    """Why its positions mean something else in longer passes; empty if they do not."""
     if stretched := sorted(_rope_types(model.config.get_text_config()) & LENGTH_DEPENDENT_ROPE):
         return f"its {stretched[0]!r} rotary embedding depends on the length of the sequence"
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted:
-        return "its forward takes no position_ids"
-    if not any(name in accepted for name in CACHE_ARGUMENTS):
-        return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
     return ""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import attrs
 from torch import Tensor
 
+from racer.core.chain_cache import ChainCache
+from racer.core.chain_runner import ChainRunner, PreparedCall
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.core.support import Support
@@ -48,6 +50,9 @@ class BatchSpec:
     """The cache that is gone on from or filled, if there is one."""
     support: Support | None = None
     """What the model can do in this call, if it was looked at for it already."""
+
+    prepared: PreparedCall | None = None
+    """What transformers prepared for its own loop: models that take no trees are decoded with it."""
 
     @property
     def unseen(self) -> int:
@@ -91,7 +96,7 @@ class BatchState:
     """Which rows are still in the batch, what has been emitted, and how its steps run."""
 
     spec: BatchSpec
-    runner: ModelRunner
+    runner: ModelRunner | ChainRunner
     verifier: Verifier
     vocab_size: int
     rows: tuple[int, ...]
@@ -99,7 +104,7 @@ class BatchState:
     pipeline: LogitsPipeline
     seeds: Tensor
     """``[B]``, on the device."""
-    cache: TreeCache
+    cache: TreeCache | ChainCache
     executor: Executor
     pool: DevicePool
     pooled: PooledBatch | None
@@ -151,6 +156,7 @@ class BatchState:
             step=self.stats.steps,
             seeds=self.seeds,
             verifier=self.verifier,
+            chain=isinstance(self.runner, ChainRunner),
         )
 
     def emit(self, view: StepView, outcome: StepOutcome) -> tuple[int, ...]:
@@ -204,11 +210,11 @@ class BatchState:
         """Let finished rows leave the batch when the rest fits into a smaller power of two, so that it costs less.
 
         Other sizes are filled up with finished rows: each new size must learn what its steps cost. In static shapes
-        nobody leaves.
+        nobody leaves, nor out of transformers' own cache.
         """
         left = [place for place, request in enumerate(self.requests) if not request.done]
         size = 1 << (len(left) - 1).bit_length()
-        if size >= len(self.rows) or self.pooled is not None:
+        if size >= len(self.rows) or self.pooled is not None or isinstance(self.cache, ChainCache):
             return
         gone = [place for place in range(len(self.rows)) if place not in left]
         stay = sorted(left + gone[: size - len(left)])

@@ -17,6 +17,9 @@ from racer.verifiers.base import Verifier
 if TYPE_CHECKING:
     from racer.engine.strategy_set import StrategySet
 
+CHAIN_FROM = 32
+"""Nodes of the tree, at least, whose best path becomes a chain."""
+
 
 class ConfiguredStrategies:
     """What a plugin manager, which is in circles of its own, holds of a strategy set: nothing that would keep it.
@@ -40,10 +43,12 @@ class ConfiguredStrategies:
     @hookimpl(trylast=True)
     def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
         strategies = self._set
-        tree: DraftTree | None = strategies.guard.attempt(strategies.drafter.draft, view, budget)
+        asked = max(budget, CHAIN_FROM) if view.chain else budget
+        tree: DraftTree | None = strategies.guard.attempt(strategies.drafter.draft, view, asked)
         if tree is None:
             return None
-        return strategies.budget.fit(view, check_form(tree, len(view.requests), budget), budget)
+        tree = check_form(tree, len(view.requests), asked)
+        return strategies.budget.fit(view, tree.best_path(budget) if view.chain else tree, budget)
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 
 from racer.config import MAX_BUDGET, DecodeConfig
+from racer.core.chain_cache import ChainCache
+from racer.core.chain_runner import ChainRunner
+from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import state_of
 from racer.core.packed_weights import pack
 from racer.core.support import Support, probe
 from racer.engine.batch import BatchSpec, BatchState
+from racer.engine.chain_executor import ChainExecutor
 from racer.engine.executor import DynamicExecutor, StepOutcome
 from racer.engine.outside_cache import final_states
 from racer.engine.prompt import prefill
@@ -53,7 +57,7 @@ class BatchDecoder:
         self.model = model
         self.config = config or DecodeConfig()
         support = probe(model)
-        if support.plan is None:
+        if support.way == "plain":
             raise UnsupportedModel(f"{type(model).__name__} cannot be verified with trees: {support.reason}")
         step_mode(self.config.compile, model.device)
         self.strategies = strategies or StrategySet(self.config)
@@ -72,7 +76,9 @@ class BatchDecoder:
     def step(self, batch: BatchState) -> None:
         """Guess a tree, score it in one forward pass, keep the longest right path, and learn from all of it."""
         started = time.perf_counter()
-        batch.step_cost = self._step_cost(batch)
+        curve = self._step_cost(batch)
+        carried = batch.executor.carried(batch.requests) if isinstance(batch.executor, ChainExecutor) else 0
+        batch.step_cost = curve.behind(carried)
         view = batch.view()
         outcome = batch.executor.run(view, self.strategies)  # draft, forward, verify, fetch, commit
         if outcome.steady:
@@ -94,13 +100,20 @@ class BatchDecoder:
         """
         verifier, name = self.strategies.verifier_for(spec.do_sample)
         mode, support = self.mode, spec.support or self.supported(spec.slots, any(spec.padding))
-        assert support.plan is not None
+        if support.plan is None and spec.prepared is None:
+            raise UnsupportedGeneration(f"{type(self.model).__name__} is decoded by chains: call generate")
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()
         compiled = mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
         packed = pack(self.model, False if compiled else self.config.pack, max(r.limit for r in spec.requests))
-        runner = ModelRunner(self.model, support.plan, packed)
+        runner: ModelRunner | ChainRunner
+        if support.plan is not None:
+            runner = ModelRunner(self.model, support.plan, packed)
+        else:
+            assert support.chain is not None  # or it would have been refused
+            assert spec.prepared is not None
+            runner = ChainRunner(self.model, support.chain, spec.prepared, packed)
         try:
             for request in spec.requests:
                 self.strategies.request_opened(request)
@@ -117,7 +130,9 @@ class BatchDecoder:
             finally:
                 batch.outbox.send()
             stats.add(batch.watch.read())
-            if spec.outside is not None:
+            if isinstance(batch.executor, ChainExecutor) and batch.executor.runner.call.keeps_cache:
+                batch.executor.finish(spec.requests)
+            elif spec.outside is not None:
                 spec.outside.store(final_states(batch))
             if batch.pooled is not None:
                 batch.pool.give_back(batch.pooled)
@@ -152,17 +167,30 @@ class BatchDecoder:
             accept_path.make_ready()
 
     def _open(
-        self, runner: ModelRunner, spec: BatchSpec, verifier: Verifier, stats: DecodeStats, mode: str, vocab_size: int
+        self,
+        runner: ModelRunner | ChainRunner,
+        spec: BatchSpec,
+        verifier: Verifier,
+        stats: DecodeStats,
+        mode: str,
+        vocab_size: int,
     ) -> BatchState:
         padding, first = list(spec.padding), spec.requests[0]
         width = spec.unseen + len(first.padding) + len(first.prompt)
         limit = max(request.limit for request in spec.requests)
         capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
         pool = state_of(self.model).part(DevicePool)
-        static = mode != "off" and spec.record is None and not spec.unseen
-        pooled = pool.acquire(runner, mode, padding, capacity) if static else None
-        cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
-        watch = Stopwatch(self.model.device)
+        watch, pooled = Stopwatch(self.model.device), None
+        cache: TreeCache | ChainCache
+        executor: DynamicExecutor | ChainExecutor
+        if isinstance(runner, ChainRunner):
+            cache = runner.open(padding, capacity)
+            executor = ChainExecutor(runner, cache, watch, last_position, spec.record is not None)
+        else:
+            static = mode != "off" and spec.record is None and not spec.unseen
+            pooled = pool.acquire(runner, mode, padding, capacity) if static else None
+            cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
+            executor = DynamicExecutor(runner, cache, watch, last_position, spec.record is not None)
         return BatchState(
             spec=spec,
             runner=runner,
@@ -172,7 +200,7 @@ class BatchDecoder:
             pipeline=spec.pipeline,
             seeds=signed_seeds(spec.requests, self.model.device),
             cache=cache,
-            executor=DynamicExecutor(runner, cache, watch, last_position, spec.record is not None),
+            executor=executor,
             pool=pool,
             pooled=pooled,
             last_position=last_position,
@@ -190,7 +218,7 @@ class BatchDecoder:
             batch.append(row, [token])
         batch.keep_scores(logits[:, None])
         batch.outbox.send()
-        if batch.pooled is not None:
+        if batch.pooled is not None and isinstance(batch.runner, ModelRunner):
             batch.pooled.device_batch.begin(first, batch.seeds, batch.last_position)
             batch.executor = StaticExecutor(
                 batch.runner, batch.pooled, batch.watch, self.strategies.needs, batch.outbox.send
@@ -198,7 +226,8 @@ class BatchDecoder:
 
     def _step_cost(self, batch: BatchState) -> CostCurve:
         """What steps of these rows cost by now."""
-        return step_cost(self.model, len(batch.rows), self.mode, batch.runner.packed is not None, batch.length)
+        mode = "chain" if isinstance(batch.runner, ChainRunner) else self.mode
+        return step_cost(self.model, len(batch.rows), mode, batch.runner.packed is not None, batch.length)
 
     def _observe(self, batch: BatchState, view: StepView, outcome: StepOutcome, emitted: tuple[int, ...]) -> None:
         """Write the statistics, and let everybody observe."""

@@ -80,18 +80,20 @@ class FinalStates:
 
 def final_states(batch: BatchState) -> FinalStates:
     """What a batch that is done has in its cache, together with what rows that left had there."""
-    spec, cache = batch.spec, batch.cache
+    spec, cache, runner = batch.spec, batch.cache, batch.runner
+    assert isinstance(cache, TreeCache)  # transformers' own is left as it is
+    assert isinstance(runner, ModelRunner)
     lengths = [batch.slots(request) - 1 for request in spec.requests]
     length = max(lengths)
     if batch.left or min(lengths) < length:
-        whole = batch.runner.open(list(spec.padding), length)
+        whole = runner.open(list(spec.padding), length)
         for place, row in enumerate(batch.rows):
             whole.put_row(row, cache.row(place, lengths[row]))
         for row, states in batch.left.items():
             whole.put_row(row, [part[:, :, : lengths[row]] for part in states])  # it may have been cut since it left
         whole.lengths, cache = lengths, whole
     return FinalStates(
-        runner=batch.runner,
+        runner=runner,
         cache=cache,
         length=length,
         tails=tuple(request.tokens[-1] for request in spec.requests),

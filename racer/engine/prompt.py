@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import torch
 from torch import Tensor
 
+from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import PromptPiece
 from racer.engine.batch import BatchState
 from racer.engine.strategy_set import StrategySet
@@ -29,9 +32,11 @@ def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[lis
     with batch.watch.phase("prefill"):
         columns, cached = max(1, chunk // len(prompts)), 0
         if outside is not None:
+            assert isinstance(batch.cache, TreeCache)
             outside.load(batch.cache)
             cached = outside.length - unseen
-        for piece in batch.runner.prefill(prompts[:, cached:], batch.cache, columns, keep=max(shown, 1)):
+        runner: Any = batch.runner  # it and the cache are of one kind
+        for piece in runner.prefill(prompts[:, cached:], batch.cache, columns, keep=max(shown, 1)):
             end = piece.start + piece.tokens.shape[1] - unseen
             if end < prompts.shape[1]:
                 follow = prompts[:, end]

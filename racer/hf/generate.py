@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import GenerateDecoderOnlyOutput
@@ -16,8 +17,9 @@ from racer.engine.kept_strategies import StrategySets
 from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
-from racer.hf.caches import CACHE_FIELD, outside_cache
+from racer.hf.caches import CACHE_FIELD, given_cache, outside_cache
 from racer.hf.call import Call
+from racer.hf.chains import prepared_call, refuse_for_chains
 from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
 from racer.hf.settings import refuse_settings
@@ -165,12 +167,19 @@ class _Loop:
         settings = generation_config or model.generation_config
         processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
         refuse_settings(settings)
-        if (support := probe(model)).plan is None:
+        if (support := probe(model)).way == "plain":
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
             raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
-        outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad_token(settings))
+        chains = support.plan is None
+        outside = (
+            None
+            if support.plan is None
+            else outside_cache(*(input_ids, settings, model_kwargs), support.plan, pad_token(settings))
+        )
+        if chains:
+            refuse_for_chains(input_ids, settings, model_kwargs)
         refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
@@ -180,6 +189,10 @@ class _Loop:
             seed=config.seed,
             admit=decoder.supported,
         )
+        if spec.support is not None and spec.support.plan is None:
+            if not chains:  # it takes trees, but not so long ones
+                refuse_for_chains(input_ids, settings, model_kwargs)
+            spec = attrs.evolve(spec, prepared=prepared_call(model, input_ids, settings, model_kwargs))
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)
@@ -188,7 +201,8 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        kept = {CACHE_FIELD: None if outside is None else outside.cache, **score_tuples(spec.record, spec.requests)}
+        cache = given_cache(model_kwargs) if spec.prepared is not None else None if outside is None else outside.cache
+        kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
         output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats
         return output

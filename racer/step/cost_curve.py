@@ -131,6 +131,10 @@ class CostCurve:
         doubt = DOUBT / self.samples(size)
         return (self.samples(size) * costs[at] + doubt * hope) / (self.samples(size) + doubt)
 
+    def behind(self, tokens: int) -> CostCurve:
+        """What steps cost that score so many tokens beside their nodes."""
+        return _Behind(self, tokens) if tokens else self
+
     def _drawn(self, least: int) -> tuple[list[int], list[float]]:
         """Sizes of ``least`` samples or more, and their costs."""
         line = self._lines.get(least)
@@ -139,6 +143,33 @@ class CostCurve:
             costs = [self._medians[size] for size in sizes]
             line = self._lines[least] = sizes, _rising(costs, [len(self._samples[size]) for size in sizes])
         return line
+
+
+class _Behind(CostCurve):
+    """A curve as it is seen by steps that score other tokens beside their nodes."""
+
+    def __init__(self, whole: CostCurve, tokens: int) -> None:
+        super().__init__()
+        self._whole, self._tokens = whole, tokens
+
+    def learn(self, nodes: int, milliseconds: float) -> None:
+        self._whole.learn(nodes + self._tokens, milliseconds)
+
+    def samples(self, nodes: int) -> int:
+        return self._whole.samples(nodes + self._tokens)
+
+    @property
+    def sizes(self) -> int:
+        return self._whole.sizes
+
+    def points(self) -> dict[int, float]:
+        return {n - self._tokens: cost for n, cost in self._whole.points().items() if n > self._tokens}
+
+    def __call__(self, nodes: int) -> float:
+        return self._whole(nodes + self._tokens)
+
+    def hopeful(self, sizes: Sequence[int]) -> NDArray[np.float64]:
+        return self._whole.hopeful([size + self._tokens for size in sizes])
 
 
 def _rising(values: list[float], weights: list[int]) -> list[float]:

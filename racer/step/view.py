@@ -115,6 +115,8 @@ class StepView:
         default=attrs.Factory(lambda view: tuple(len(request.tokens) - 1 for request in view.requests), takes_self=True)
     )
     """The same as ``position``, on the host."""
+    chain: bool = False
+    """Whether the model takes a single path: of a tree the best one is scored (:meth:`DraftTree.best_path`)."""
     _copies: bool = False
     """Whether tensors are shown as copies, a new one each time."""
 

@@ -1,0 +1,133 @@
+"""Forward passes of a model that takes no trees: a chain of tokens after transformers' own cache.
+
+The model prepares its inputs as in transformers' loop, several tokens at once as in assisted generation: masks,
+positions and states are its own business, and whether it is up to it, a trial shows (:mod:`racer.core.chain_trial`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer.core.chain_cache import ChainCache
+from racer.core.model_runner import PromptPiece, call_model
+from racer.core.packed_weights import Looks, PackedModel
+from racer.core.twin import intercepted, twin_of
+
+KEEP = "logits_to_keep"
+
+
+@attrs.frozen(eq=False)
+class ChainPlan:
+    """How a model takes chains. It does not hold the model."""
+
+    cache_argument: str
+    """What its generation loop calls the cache."""
+    takes_logits_to_keep: bool
+    tried: int | None = None
+    """Slots up to which it is known to take chains; None if no window may end somewhere."""
+
+    def room(self, nodes: int, end: int) -> int:
+        """How many of ``nodes`` a chain may have whose root comes to slot ``end``; one does as plain decoding does."""
+        return nodes if self.tried is None else max(1, min(nodes, self.tried - end))
+
+
+@attrs.frozen(eq=False)
+class PreparedCall:
+    """What transformers gives to its decoding loop."""
+
+    input_ids: Tensor
+    """``[B, P]``"""
+    settings: Any
+    """The generation configuration."""
+    arguments: Mapping[str, Any]
+    """The model's."""
+    pad: int = 0
+    """The token after the end of a row that ends before others."""
+    keeps_cache: bool = False
+    """Whether somebody will see the cache when the call is over."""
+
+
+@attrs.define(eq=False)
+class ChainRunner:
+    """Runs a model over a prompt and over chains, for one call. It touches nothing of the model."""
+
+    model: Any
+    plan: ChainPlan
+    call: PreparedCall
+    packed: PackedModel | None = None
+    """The weights that it multiplies with in its place, if any."""
+    twin: Any = attrs.field(init=False)
+    """What scores chains in the model's place (:mod:`racer.core.twin`); None: the model itself."""
+    _looks: Looks = attrs.field(init=False, factory=Looks)
+    _output: Any = attrs.field(init=False, default=None)
+    """Of the latest forward pass."""
+
+    def __attrs_post_init__(self) -> None:
+        self.twin = None if self.packed is None else twin_of(self.model, partial(self.packed.twin, self._looks))
+
+    @property
+    def looks(self) -> int:
+        """See :attr:`racer.core.model_runner.ModelRunner.looks`."""
+        return self._looks.count
+
+    def open(self, padding: list[int], capacity: int) -> ChainCache:
+        """The call's cache, which grows as transformers' does."""
+        return ChainCache(padding, dict(self.call.arguments), self.plan.cache_argument)
+
+    def prefill(self, input_ids: Tensor, cache: ChainCache, chunk: int, keep: int) -> Iterator[PromptPiece]:
+        """Score the whole prompt as transformers does; yields its last ``keep`` columns, or as many as the model shows.
+
+        :param chunk: no piece is shown that is larger.
+        """
+        keep = min(keep, chunk, input_ids.shape[1])
+        arguments = dict(cache.arguments)
+        if self.plan.takes_logits_to_keep:
+            arguments[KEEP] = keep
+        output = self.model._prefill(input_ids, self.call.settings, arguments)
+        self._output = output
+        cache.committed = input_ids.shape[1]
+        logits = output.logits[:, -keep:]
+        shown = logits.shape[1]
+        yield PromptPiece(input_ids.shape[1] - shown, input_ids[:, -shown:], logits)
+
+    def forward(self, tokens: Tensor, cache: ChainCache, count: int, keep: int) -> tuple[Tensor, dict[str, Any]]:
+        """Logits ``[B, keep, V]`` of the last ``keep`` of ``count`` tokens after the committed ones, and the arguments
+        with which these would be committed.
+
+        :param tokens: ``[B, committed + count]``: the whole texts.
+        """
+        model, after = self.model, self.arguments_after(cache, count)
+        inputs = model.prepare_inputs_for_generation(tokens, next_sequence_length=count, **after)
+        inputs["return_dict"] = True
+        if self.plan.takes_logits_to_keep:  # some prepare a number of their own
+            inputs[KEEP] = keep
+        self._output = self._call(inputs)
+        logits: Tensor = self._output.logits[:, -keep:]
+        return logits, after
+
+    def arguments_after(self, cache: ChainCache, count: int) -> dict[str, Any]:
+        """The model's arguments when ``count`` more tokens are committed."""
+        after: dict[str, Any] = self.model._update_model_kwargs_for_generation(
+            self._output,
+            dict(cache.arguments),
+            is_encoder_decoder=self.model.config.is_encoder_decoder,
+            num_new_tokens=count,
+        )
+        return after
+
+    def _call(self, inputs: dict[str, Any]) -> Any:
+        # a twin that failed half-way would leave half of the states updated: it is tried on the first pass of a trial
+        model = self.model if self.twin is None or intercepted() else self.twin
+        return call_model(model, **inputs)
+
+
+def whole_texts(rows: list[list[int]], length: int, pad: int, device: torch.device) -> Tensor:
+    """``[B, length]``: each row's tokens, filled up or cut."""
+    filled = [row[:length] + [pad] * (length - len(row)) for row in rows]
+    return torch.tensor(filled, device=device)
