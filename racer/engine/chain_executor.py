@@ -1,19 +1,22 @@
 """Steps of a model that takes no trees: a chain after the state of the last commit.
 
 A state that has seen a wrong token cannot be taken back by one token, only to where it was noted. So a step scores, in
-one pass, the tokens that were accepted since then (*carried*), the pending token and a chain of drafted ones. If all of
-them are right, or none was drafted, the state stays and nothing is carried on; otherwise it goes back, and the accepted
-tokens are carried in front of the next chain. Where all layers keep keys and values alone, wrong ones are cut off
-instead.
+one pass, the tokens that were accepted since then (*carried*), the pending token and a chain of drafted ones. Before
+the next step, what was scored is compared with the texts as they are now. If it is what stands there, the state stays
+and nothing is carried on; otherwise it goes back, and the accepted tokens are carried in front of the next chain. Where
+all layers keep keys and values alone, wrong tokens are cut off instead.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainRunner, whole_texts
@@ -29,6 +32,16 @@ MOST_CARRIED = 16
 """Tokens that are carried by all rows; more are committed by a pass of their own."""
 
 
+@attrs.frozen(eq=False)
+class _Scored:
+    """A pass of which it is not known yet how much is right."""
+
+    tokens: list[list[int]]
+    """What it has scored, by row, all of one length."""
+    arguments: dict[str, Any]
+    """The model's, if all of it is."""
+
+
 @attrs.define(eq=False)
 class ChainExecutor:
     """Runs the steps of a batch in transformers' own cache."""
@@ -40,17 +53,22 @@ class ChainExecutor:
     """No token is emitted beyond it."""
     keeps_logits: bool = False
     """Whether the scores of emitted tokens are kept."""
+    _scored: _Scored | None = None
+    _fed_tokens: int = 0
+    """Tokens that the last pass has scored of each row."""
 
     def pending(self, requests: Sequence[Request]) -> Tensor:
         ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
         return torch.tensor(ends, device=self.runner.model.device)
 
-    def carried(self, requests: Sequence[Request]) -> int:
-        """Tokens before the pending one that the next pass has to score again."""
-        return max((self._behind(request) for request in requests if not request.done), default=1) - 1
+    def carry(self, requests: Sequence[Request]) -> int:
+        """Keep of the last pass what turned out right; how many tokens before the pending one must be scored again."""
+        self._settle(requests)
+        return self._carried(requests)
 
     def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
-        """Draft a chain, score it, verify it, fetch the verdict, and commit what the state allows."""
+        """Draft a chain, score it, verify it, and fetch the verdict. What was right is committed before the next step,
+        when it is known which tokens of it the texts have taken."""
         phase, requests = self.watch.phase, view.requests
         with phase("draft"):
             budget = self._room(strategies.nodes(view), requests)
@@ -58,18 +76,14 @@ class ChainExecutor:
         looks = self.runner.looks
         with phase("forward"):
             self._catch_up(requests)
-            logits, fed, after = self._forward(tree, requests)
+            logits, after = self._forward(tree, requests)
         with phase("verify"):
             top = top_tokens(strategies.needs, view.pipeline, view.do_sample, logits)
             verdict = strategies.verify(view, tree, logits, argmax_of(top, strategies.needs, logits))
             verdict.top_ids, verdict.top_probs = top
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
-        with phase("commit"):
-            right = [
-                self._behind(request) - 1 + int(length) if on else fed
-                for request, length, on in zip(requests, host.length, view.active, strict=True)
-            ]
-            self._commit(min(right), fed, after)
+        rows = zip(requests, host.tokens.tolist(), strict=True)
+        self._scored = _Scored([self._fed(request, nodes, tree.width) for request, nodes in rows], after)
         steady = self.runner.looks == looks
         return StepOutcome(tree, verdict, budget, steady=steady, logits=logits if self.keeps_logits else None)
 
@@ -77,71 +91,92 @@ class ChainExecutor:
         """Leave the cache as plain decoding does: with all tokens but the last, and pad tokens behind rows that ended
         before others."""
         length = max(self._slots(request) for request in requests) - 1
-        if length > self.cache.committed:
-            texts = self._texts(requests, length)
-            count = length - self.cache.committed
-            _, self.cache.arguments = self.runner.forward(texts, self.cache, count, 1)
-            self.cache.committed = length
+        self._settle(requests, length)
+        self._advance(requests, length - self.cache.committed)
 
     def _chain(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """A draft as it can be scored: whoever drafted it, a chain."""
         chain = tree if tree is None or tree.width == 1 else tree.best_path(tree.width)
         return to_model_device(view, chain)
 
-    def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, int, dict[str, object]]:
-        """Logits ``[B, N, V]`` of a chain's nodes, how many tokens were scored for each row, and the model's arguments
-        if all of them are committed."""
+    def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, dict[str, Any]]:
+        """Logits ``[B, N, V]`` of a chain's nodes, and the model's arguments if all that was scored is committed."""
         behind = [1 if request.done else self._behind(request) for request in requests]
         counts = [tree.width] * len(requests) if len(requests) == 1 else tree.count.tolist()
         fed = max(before + count - 1 for before, count in zip(behind, counts, strict=True))
-        start = self.cache.committed
+        start, first = self.cache.committed, min(behind) - 1
         texts = self._texts(requests, start + fed)
-        nodes = torch.arange(tree.width, device=texts.device) + torch.tensor(behind, device=texts.device)[:, None] - 1
+        nodes = torch.tensor(behind, device=texts.device)[:, None] - 1 + torch.arange(tree.width, device=texts.device)
         if fed > min(behind):  # something was guessed
-            board = torch.nn.functional.pad(texts[:, start:], (0, tree.width))
-            texts[:, start:] = board.scatter(1, nodes, tree.tokens)[:, :fed]
+            board = pad(texts[:, start:], (0, fed + tree.width))
+            done = torch.tensor([request.done for request in requests], device=texts.device)[:, None]
+            texts[:, start:] = board.scatter(1, torch.where(done, nodes + fed, nodes), tree.tokens)[:, :fed]
             if not self.cache.crops:
                 self.cache.mark()
-        inside = nodes.clamp(max=fed - 1)
-        first = min(behind) - 1
+        self._fed_tokens = fed
         logits, after = self.runner.forward(texts, self.cache, fed, fed - first)
-        rows = torch.arange(len(requests), device=texts.device)[:, None]
-        return (
-            (logits if fed - first == tree.width and len(requests) == 1 else logits[rows, inside - first]),
-            fed,
-            after,
-        )
+        if len(requests) > 1:
+            rows = torch.arange(len(requests), device=texts.device)[:, None]
+            logits = logits[rows, nodes.clamp(max=fed - 1) - first]
+        return logits, after
 
-    def _commit(self, right: int, fed: int, after: dict[str, object]) -> None:
-        """Keep the state after the last pass if all rows' tokens in it are right, and otherwise go back."""
-        if right >= fed:
-            self.cache.arguments, self.cache.committed = after, self.cache.committed + fed
+    def _settle(self, requests: Sequence[Request], slots: int = sys.maxsize) -> None:
+        """Keep the state after the last pass if it has seen what stands in the texts now, and otherwise go back.
+
+        :param slots: the state must have seen no more than so many.
+        """
+        if (scored := self._scored) is None:
+            return
+        self._scored = None
+        matter = [
+            (tokens, text)
+            for tokens, text, request in zip(scored.tokens, self._rows(requests), requests, strict=True)
+            if self.runner.call.keeps_cache or not request.done
+        ]
+        start, fed = self.cache.committed, len(scored.tokens[0])
+        right = min((_agreeing(tokens, text[start:], self.runner.call.pad) for tokens, text in matter), default=fed)
+        right = min(right, slots - start)
+        if right == fed:
+            self.cache.arguments, self.cache.committed = scored.arguments, start + fed
         elif self.cache.crops:
-            self._crop(right)
+            self.cache.crop(start + right)
+            self.cache.arguments = self.runner.arguments_after(self.cache, right)
+            self.cache.committed = start + right
         else:
             self.cache.back()
-
-    def _crop(self, right: int) -> None:
-        slots = self.cache.committed + right
-        self.cache.crop(slots)
-        self.cache.arguments, self.cache.committed = self.runner.arguments_after(self.cache, right), slots
 
     def _catch_up(self, requests: Sequence[Request]) -> None:
         """Commit what all rows carry, if it is much."""
         carried = min((self._behind(request) for request in requests if not request.done), default=1) - 1
         if carried > MOST_CARRIED:
-            texts = self._texts(requests, self.cache.committed + carried)
-            _, self.cache.arguments = self.runner.forward(texts, self.cache, carried, 1)
-            self.cache.committed += carried
+            self._advance(requests, carried)
+
+    def _advance(self, requests: Sequence[Request], count: int) -> None:
+        """Let the state see the next ``count`` tokens of the texts."""
+        if count > 0:
+            texts = self._texts(requests, self.cache.committed + count)
+            _, self.cache.arguments = self.runner.forward(texts, self.cache, count, 1)
+            self.cache.committed += count
+
+    def _carried(self, requests: Sequence[Request]) -> int:
+        return max((self._behind(request) for request in requests if not request.done), default=1) - 1
 
     def _room(self, nodes: int, requests: Sequence[Request]) -> int:
-        carried = self.carried(requests)
+        carried = self._carried(requests)
         nodes = min(nodes, max(1, self.last_position + 1 - self.cache.committed - carried))
         return self.runner.plan.room(nodes, self.cache.committed + carried)
 
+    def _fed(self, request: Request, nodes: list[int], width: int) -> list[int]:
+        """What the last pass has scored of a row."""
+        text = [*request.padding, *request.tokens][self.cache.committed :]
+        drafted = [] if request.done else nodes[1:width]
+        return (text + drafted + [self.runner.call.pad] * self._fed_tokens)[: self._fed_tokens]
+
+    def _rows(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [[*request.padding, *request.tokens] for request in requests]
+
     def _texts(self, requests: Sequence[Request], length: int) -> Tensor:
-        rows = [[*request.padding, *request.tokens] for request in requests]
-        return whole_texts(rows, length, self.runner.call.pad, self.runner.model.device)
+        return whole_texts(self._rows(requests), length, self.runner.call.pad, self.runner.model.device)
 
     def _slots(self, request: Request) -> int:
         return len(request.padding) + len(request.tokens)
@@ -149,3 +184,11 @@ class ChainExecutor:
     def _behind(self, request: Request) -> int:
         """Tokens of a row that are not committed: the pending one, and those that are carried."""
         return self._slots(request) - self.cache.committed
+
+
+def _agreeing(tokens: Sequence[int], text: Sequence[int], pad_token: int) -> int:
+    """How many of the tokens are the text's, pad tokens behind its end included."""
+    for place, token in enumerate(tokens):
+        if token != (text[place] if place < len(text) else pad_token):
+            return place
+    return len(tokens)

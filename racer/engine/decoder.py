@@ -77,7 +77,7 @@ class BatchDecoder:
         """Guess a tree, score it in one forward pass, keep the longest right path, and learn from all of it."""
         started = time.perf_counter()
         curve = self._step_cost(batch)
-        carried = batch.executor.carried(batch.requests) if isinstance(batch.executor, ChainExecutor) else 0
+        carried = batch.executor.carry(batch.requests) if isinstance(batch.executor, ChainExecutor) else 0
         batch.step_cost = curve.behind(carried)
         view = batch.view()
         outcome = batch.executor.run(view, self.strategies)  # draft, forward, verify, fetch, commit
@@ -101,7 +101,10 @@ class BatchDecoder:
         verifier, name = self.strategies.verifier_for(spec.do_sample)
         mode, support = self.mode, spec.support or self.supported(spec.slots, any(spec.padding))
         if support.plan is None and spec.prepared is None:
-            raise UnsupportedGeneration(f"{type(self.model).__name__} is decoded by chains: call generate")
+            name, reason = type(self.model).__name__, support.tree_reason
+            raise UnsupportedGeneration(
+                f"{name} cannot be verified with trees: {reason}; generate decodes it by chains"
+            )
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()

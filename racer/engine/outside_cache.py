@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 import torch
@@ -80,9 +80,7 @@ class FinalStates:
 
 def final_states(batch: BatchState) -> FinalStates:
     """What a batch that is done has in its cache, together with what rows that left had there."""
-    spec, cache, runner = batch.spec, batch.cache, batch.runner
-    assert isinstance(cache, TreeCache)  # transformers' own is left as it is
-    assert isinstance(runner, ModelRunner)
+    spec, cache, runner = batch.spec, cast(TreeCache, batch.cache), cast(ModelRunner, batch.runner)
     lengths = [batch.slots(request) - 1 for request in spec.requests]
     length = max(lengths)
     if batch.left or min(lengths) < length:

@@ -192,7 +192,7 @@ class _Loop:
         if spec.support is not None and spec.support.plan is None:
             if not chains:  # it takes trees, but not so long ones
                 refuse_for_chains(input_ids, settings, model_kwargs)
-            spec = attrs.evolve(spec, prepared=prepared_call(model, input_ids, settings, model_kwargs))
+            spec = attrs.evolve(spec, outside=None, prepared=prepared_call(model, input_ids, settings, model_kwargs))
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)

@@ -14,8 +14,6 @@ from transformers import (
     FalconForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -41,7 +39,7 @@ def llama(**more: Any) -> Any:
     return model
 
 
-def test_models_that_cannot_take_trees_are_decoded_plainly() -> None:
+def test_models_that_cannot_take_trees_are_decoded_by_chains() -> None:
     """Falcon's ALiBi ignores position ids: the trial tree shows it, nobody has to know."""
     torch.manual_seed(1)
     config = FalconConfig(
@@ -49,11 +47,12 @@ def test_models_that_cannot_take_trees_are_decoded_plainly() -> None:
         eos_token_id=None,
     )  # fmt: skip
     model = FalconForCausalLM(config).double().eval()
-    with pytest.warns(UserWarning, match="takes no trees"):
-        got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False)
-    assert torch.equal(got, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
-    with pytest.raises(racer.RacerError, match="cannot be verified with trees"):
-        racer.Decoder(model)
+    support = probe(model)
+    assert (support.way, support.reason) == ("chain", "")
+    assert support.tree_reason.startswith("a trial tree")
+    got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False, return_dict_in_generate=True)
+    assert got.racer_stats.steps
+    assert torch.equal(got.sequences, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -66,18 +65,6 @@ def test_rotary_embeddings_that_depend_on_length_are_decoded_plainly(kind: str) 
         out = racer.generate(model, **alone(2), max_new_tokens=40, do_sample=False, return_dict_in_generate=True)
     assert torch.equal(out.sequences, model.generate(**alone(2), max_new_tokens=40, do_sample=False))
     assert out.racer_stats is None
-
-
-def test_stateful_models_are_decoded_plainly() -> None:
-    torch.manual_seed(2)
-    model = MambaForCausalLM(
-        MambaConfig(
-            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=None
-        )
-    ).eval()
-    with pytest.warns(PlainDecodingWarning, match="takes no trees"):
-        got = racer.generate(model, **alone(1), max_new_tokens=12, do_sample=False)
-    assert torch.equal(got, model.generate(**alone(1), max_new_tokens=12, do_sample=False))
 
 
 def test_a_resized_model_is_examined_anew() -> None:
@@ -245,6 +232,12 @@ def test_whoever_prepares_inputs_otherwise_is_decoded_plainly(
     torch.manual_seed(4)
     model = kind(LlamaConfig(**SMALL)).double().eval()
     plain = model.generate(**inputs, **HOW).sequences
+    if kind is Shifted and from_transformers:  # chains are prepared by the model itself
+        assert reason in probe(model).tree_reason
+        out = racer.generate(model, **inputs, **HOW)
+        assert out.racer_stats.steps
+        assert torch.equal(out.sequences, plain)
+        return
     with pytest.warns(PlainDecodingWarning, match=reason):
         assert torch.equal(racer.generate(model, **inputs, **HOW).sequences, plain)
 

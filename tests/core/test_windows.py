@@ -22,7 +22,6 @@ from racer import DecodeConfig, Decoder
 from racer.core.support import probe
 from racer.core.windows import windows_of
 from racer.errors import UnsupportedGeneration
-from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter, decode
 from support.tiny_models import SMALL, VOCAB, tiny
 
@@ -53,12 +52,14 @@ def prompt(length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("window", [18, 256])
-def test_text_beyond_a_window_that_masks_by_slot_is_plain(window: int) -> None:
+def test_text_beyond_a_window_that_masks_by_slot_is_decoded_by_chains(window: int) -> None:
     model = racer.attach(neo(window), CONFIG)
     inputs = prompt(window - 8)
     plain = type(model).generate(model, inputs, **HOW, max_new_tokens=20)
-    with pytest.warns(PlainDecodingWarning, match=f"beyond its window of {window}"):
-        assert torch.equal(model.generate(inputs, **HOW, max_new_tokens=20), plain)
+    out = model.generate(inputs, **HOW, max_new_tokens=20, return_dict_in_generate=True)
+    assert probe(model, window + 12).way == "chain"
+    assert out.racer_stats.steps
+    assert torch.equal(out.sequences, plain)
 
 
 def test_text_that_ends_before_a_window_is_decoded_with_trees_that_end_there_too() -> None:
@@ -74,7 +75,7 @@ def test_text_that_ends_before_a_window_is_decoded_with_trees_that_end_there_too
 def test_a_key_more_or_less_is_noticed_in_every_dtype(window: int, dtype: torch.dtype) -> None:
     support = probe(neo(window, dtype), 400)
     assert support.plan is None
-    assert f"beyond its window of {window}" in support.reason
+    assert f"beyond its window of {window}" in support.tree_reason
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
