@@ -18,6 +18,7 @@ from racer.core.chain_cache import ChainCache
 from racer.core.model_runner import PromptPiece, call_model
 from racer.core.packed_weights import Looks, PackedModel
 from racer.core.twin import intercepted, twin_of
+from racer.errors import first_line
 
 KEEP = "logits_to_keep"
 
@@ -65,6 +66,8 @@ class ChainRunner:
     twin: Any = attrs.field(init=False)
     """What scores chains in the model's place (:mod:`racer.core.twin`); None: the model itself."""
     _looks: Looks = attrs.field(init=False, factory=Looks)
+    _proven: bool = attrs.field(init=False, default=False)
+    """Whether the twin has been through a pass."""
     _output: Any = attrs.field(init=False, default=None)
     """Of the latest forward pass."""
 
@@ -107,7 +110,7 @@ class ChainRunner:
         inputs["return_dict"] = True
         if self.plan.takes_logits_to_keep:  # some prepare a number of their own
             inputs[KEEP] = keep
-        self._output = self._call(inputs)
+        self._output = self._call(inputs, cache)
         logits: Tensor = self._output.logits[:, -keep:]
         return logits, after
 
@@ -121,10 +124,26 @@ class ChainRunner:
         )
         return after
 
-    def _call(self, inputs: dict[str, Any]) -> Any:
-        # a twin that failed half-way would leave half of the states updated: it is tried on the first pass of a trial
-        model = self.model if self.twin is None or intercepted() else self.twin
-        return call_model(model, **inputs)
+    def _call(self, inputs: dict[str, Any], cache: ChainCache) -> Any:
+        if self.twin is None or intercepted():
+            return call_model(self.model, **inputs)
+        if self._proven:
+            return call_model(self.twin, **inputs)
+        cache.mark()  # half of the states may be new when it fails
+        try:
+            output = call_model(self.twin, **inputs)
+        except Exception as error:
+            failure = f"its twin fails with {type(error).__name__}: {first_line(error)}"
+        else:
+            self._proven = True
+            return output
+        cache.back()
+        cache.mark()
+        self.twin = None
+        output = call_model(self.model, **inputs)  # raises what is the model's own
+        if self.packed is not None:
+            self.packed.give_up(failure)
+        return output
 
 
 def whole_texts(rows: list[list[int]], length: int, pad: int, device: torch.device) -> Tensor:

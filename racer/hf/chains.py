@@ -10,11 +10,10 @@ from transformers import DynamicCache, GenerationConfig
 from racer.core.chain_runner import PreparedCall
 from racer.core.own_loop import CACHE
 from racer.errors import UnsupportedGeneration
-from racer.hf.batch_spec import pad_token
 from racer.hf.caches import MARKED, given_cache
 
 
-def refuse_for_chains(input_ids: Tensor, settings: GenerationConfig, arguments: dict[str, Any]) -> None:
+def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> None:
     """Say no to caches that chains cannot go on from.
 
     :raises UnsupportedGeneration: one that has seen tokens already, or is of another kind than generate makes itself.
@@ -33,17 +32,19 @@ def _has_states(layer: Any) -> bool:
     return any(dict(getattr(layer, "has_previous_state", None) or {}).values())
 
 
-def prepared_call(model: Any, input_ids: Tensor, settings: GenerationConfig, arguments: dict[str, Any]) -> PreparedCall:
+def prepared_call(
+    model: Any, input_ids: Tensor, settings: GenerationConfig, arguments: dict[str, Any], pad: int
+) -> PreparedCall:
     """What transformers' own loop would be given; with a cache, whether or not the call wants one."""
     if given_cache(arguments) is None:
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         arguments = arguments | {CACHE: cache, "use_cache": True}
-        return PreparedCall(input_ids, settings, arguments, pad=pad_token(settings))
+        return PreparedCall(input_ids, settings, arguments, pad=pad)
     given = getattr(given_cache(arguments), "_is_user_defined", not MARKED)
     return PreparedCall(
         input_ids,
         settings,
         arguments,
-        pad=pad_token(settings),
+        pad=pad,
         keeps_cache=bool(given or settings.return_dict_in_generate),
     )

@@ -11,7 +11,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from racer.config import DecodeConfig
 from racer.core.model_state import base_of, state_of, uncompiled
-from racer.core.support import probe
+from racer.core.support import Support, probe
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
 from racer.engine.strategy_set import StrategySet
@@ -172,27 +172,28 @@ class _Loop:
         refuse_arguments(input_ids, model_kwargs)
         if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
             raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
-        chains = support.plan is None
-        outside = (
-            None
-            if support.plan is None
-            else outside_cache(*(input_ids, settings, model_kwargs), support.plan, pad_token(settings))
-        )
-        if chains:
-            refuse_for_chains(input_ids, settings, model_kwargs)
+        outside, pad = None, pad_token(settings)
+        if support.plan is not None:
+            outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad)
         refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")
+
+        def admit(slots: int, padded: bool) -> Support:
+            found = decoder.supported(slots, padded)
+            if found.plan is None:
+                refuse_for_chains(settings, model_kwargs)
+            return found
+
         spec = batch_spec(
             *(input_ids, mask, outside, settings, processors, criteria, self.streamer),
             seed=config.seed,
-            admit=decoder.supported,
+            admit=admit,
         )
         if spec.support is not None and spec.support.plan is None:
-            if not chains:  # it takes trees, but not so long ones
-                refuse_for_chains(input_ids, settings, model_kwargs)
-            spec = attrs.evolve(spec, outside=None, prepared=prepared_call(model, input_ids, settings, model_kwargs))
+            prepared = prepared_call(model, input_ids, settings, model_kwargs, pad)
+            spec = attrs.evolve(spec, outside=None, prepared=prepared)
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)
@@ -201,7 +202,9 @@ class _Loop:
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
-        cache = given_cache(model_kwargs) if spec.prepared is not None else None if outside is None else outside.cache
+        cache = None if outside is None else outside.cache
+        if spec.prepared is not None:
+            cache = given_cache(model_kwargs)
         kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
         output = GenerateOutput(sequences=sequences, **kept)
         output.racer_stats = stats

@@ -183,6 +183,24 @@ def test_long_carries_are_committed() -> None:
     assert torch.equal(out.sequences, expected)
 
 
+def test_a_twin_that_fails_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, how = chain_model("qwen3.5"), GREEDY | {"do_sample": False}
+    expected = lm.generate(**ALONE, **how).sequences
+    failed = []
+
+    def fails(self: Any, *_: Any) -> Any:
+        failed.append(self)
+        if len(failed) == 5:
+            raise RuntimeError("no such kernel")
+        return torch.nn.Linear.forward(self, *_)
+
+    monkeypatch.setattr("racer.core.packed_weights.PackedLinear.forward", fails)
+    with pytest.warns(UserWarning, match="no such kernel"):
+        out = racer.generate(lm, **ALONE, **how, config=DecodeConfig(drafter="racer-paper", pack=True))
+    assert failed
+    assert torch.equal(out.sequences, expected)
+
+
 def test_attached_models_are_decoded_by_chains_too() -> None:
     lm = chain_model("lfm2")
     expected = lm.generate(**PADDED, **GREEDY).sequences
