@@ -42,7 +42,33 @@ class CacheLayout:
     """What a model's layers store, as seen in a trial run (never taken from the configuration)."""
 
     keys: tuple[Block, ...]
+    """Of each layer that stores something."""
     values: tuple[Block, ...]
+    stored: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda own: tuple(range(len(own.keys))), True))
+    """The numbers of these layers, ascending. Others read what an earlier layer stored, or do not attend at all."""
+    layers: int = attrs.field(default=attrs.Factory(lambda own: len(own.keys), True))
+    """How many there are of both kinds."""
+
+    @classmethod
+    def of(cls, cache: Cache) -> CacheLayout:
+        """From a cache of transformers' after a run.
+
+        :raises TypeError: a layer has states that are not keys and values of each token.
+        """
+        stored = []
+        for index, layer in enumerate(cache.layers):
+            if hasattr(layer, "conv_states") or getattr(layer, "indexer_keys", None) is not None:
+                raise TypeError(f"a {type(layer).__name__} stores more than keys and values")
+            if layer.keys is not None:
+                stored.append(index)
+        if not stored:
+            raise TypeError("no layer stores keys and values")
+        return cls(
+            keys=tuple(Block.of(cache.layers[index].keys) for index in stored),
+            values=tuple(Block.of(cache.layers[index].values) for index in stored),
+            stored=tuple(stored),
+            layers=len(cache.layers),
+        )
 
     def groups(self) -> dict[Block, int]:
         """How many equal blocks there are of each kind."""
@@ -95,14 +121,14 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """
 
     def __init__(self, layout: CacheLayout, padding: Sequence[int], capacity: int) -> None:
-        super().__init__(layers=[_TreeLayer(self, index) for index in range(len(layout.keys))])
+        super().__init__(layers=[_TreeLayer(self, index) for index in range(layout.layers)])
         self.padding = list(padding)
         self.lengths = [0] * len(padding)
         """Slots in use per row, padding included; known to the host without asking the device."""
         self.capacity = _bucket(capacity)
         self.moves = 0
         """How often storage has grown, and so moved."""
-        self._layout = layout
+        self.layout = layout
         self._stores = {
             block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()
         }
@@ -114,7 +140,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         return max(self.lengths)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[B, heads, capacity, head_dim]`` of one layer."""
+        """Keys and values ``[B, heads, capacity, head_dim]`` of one layer, which stores some."""
         return self._keys[index], self._values[index]
 
     @property
@@ -146,7 +172,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self._values.clear()
         self.moves += 1
         self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
-        for block, count in self._layout.groups().items():
+        for block, count in self.layout.groups().items():
             old = self._stores.pop(block)
             new = _zeros(block, count, len(self.lengths), self.capacity)
             new[:, :, :, : old.shape[3]] = old
@@ -231,8 +257,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             taken[block] += 1
             return self._stores[block][taken[block] - 1]
 
-        self._keys = [next_of(block) for block in self._layout.keys]
-        self._values = [next_of(block) for block in self._layout.values]
+        keys, values = ([next_of(block) for block in blocks] for blocks in (self.layout.keys, self.layout.values))
+        self._keys, self._values = (dict(zip(self.layout.stored, views, strict=True)) for views in (keys, values))
 
 
 def _bucket(slots: int) -> int:

@@ -8,7 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+AS_FULL = frozenset({FULL, "attention", "dummy", "mlp", "moe", "sparse", "dense"})
+"""Names of full attention, and of layers that do not attend. A name proves nothing: the model is tried."""
 
 
 @attrs.frozen
@@ -19,16 +21,19 @@ class MaskPlan:
     """Width of the sliding window, if some layers have one."""
     layer_types: tuple[str, ...] = ()
     """Non-empty: the model takes a dict with one mask for each of these."""
+    chunk: int | None = None
+    """Length of the chunks that some layers attend within, counted from a row's first token; None if none do."""
 
     @classmethod
     def of(cls, config: Any) -> MaskPlan | str:
         """From a model's configuration, or the reason why there is none."""
         config = config.get_text_config()
         types = tuple(sorted(set(getattr(config, "layer_types", None) or ())))
-        if strange := [name for name in types if name not in (FULL, SLIDING)]:
-            return f"it has layers of type {strange[0]}, and only full and sliding attention can be masked as a tree"
+        if strange := [name for name in types if name not in (SLIDING, CHUNKED, *AS_FULL)]:
+            return f"it has layers of type {strange[0]}, and only full, sliding and chunked attention take trees"
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-        return cls(window if not types or SLIDING in types else None, types)
+        chunk = getattr(config, "attention_chunk_size", None) if not types or CHUNKED in types else None
+        return cls(window if not types or SLIDING in types else None, types, chunk)
 
     def build(self, seen: Tensor, position: Tensor, places: Tensor, dtype: torch.dtype) -> Any:
         """Additive mask ``[B, 1, N, K]``, or a dict of them by layer type.
@@ -37,14 +42,25 @@ class MaskPlan:
         :param position: ``[B, N]`` int64: position of each node.
         :param places: ``[B, K]`` int64: position of each key.
         """
-        if self.window is None:
-            mask = _additive(seen, dtype)
-            return dict.fromkeys(self.layer_types, mask) if self.layer_types else mask
-        near = position[:, :, None] - places[:, None, :] < self.window
-        sliding = _additive(seen & near, dtype)
         if not self.layer_types:
-            return sliding
-        return {name: sliding if name == SLIDING else _additive(seen, dtype) for name in self.layer_types}
+            for name in (SLIDING, CHUNKED):
+                seen = self._narrowed(seen, position, places, name)
+            return _additive(seen, dtype)
+        full = _additive(seen, dtype)
+        masks = dict.fromkeys(self.layer_types, full)
+        for name in {SLIDING, CHUNKED} & masks.keys():
+            narrow = self._narrowed(seen, position, places, name)
+            masks[name] = full if narrow is seen else _additive(narrow, dtype)
+        return masks
+
+    def _narrowed(self, seen: Tensor, position: Tensor, places: Tensor, layer_type: str) -> Tensor:
+        """``[B, N, K]`` bool: what layers of a type may see of ``seen``."""
+        query, key = position[:, :, None], places[:, None, :]
+        if layer_type == SLIDING and self.window is not None:
+            return seen & (query - key < self.window)
+        if layer_type == CHUNKED and self.chunk is not None:  # by position: masked slots may have negative ones
+            return seen & (query // self.chunk == key // self.chunk)
+        return seen
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -54,7 +54,7 @@ class ForwardPlan:
     groups: bool = False
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped`."""
     positions: int | None = None
-    """Positions that the model's own table of them has; None if it has none."""
+    """Positions that the model's own table of them has, or up to which it rotates alike; None if there is no end."""
     tried: int | None = None
     """Slots of the cache up to which the model is known to take trees; None if no window may end somewhere."""
 

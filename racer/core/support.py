@@ -25,13 +25,12 @@ from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
+from racer.core.rope import RopeBorder
 from racer.core.subject import foreign_loop, replaced_methods, subject_of
 from racer.core.trial import PROMPT, Trial
 from racer.core.windows import MARGIN, beyond, windows_of
 
 TREE_ATTENTION = ("sdpa", "eager")
-LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
-"""They rotate by the longest position of a forward pass: a tree, or a piece of prompt, would change the angles."""
 LONGEST_PROMPT = 1024
 """Chains are tried on prompts of up to so many tokens, and not used beyond windows that are longer."""
 MAX_KEPT = 8
@@ -51,6 +50,8 @@ class Support:
     """Why left-padded rows cannot be, although others can; empty if they can."""
     prepared: bool = True
     """False: the model's user can mend the reason by loading or preparing it otherwise."""
+    border: RopeBorder | None = None
+    """Where its rotary embedding begins to depend on the length of the text, if it does."""
     windows: tuple[int, ...] = ()
     """Lengths that its configuration names and that it may attend otherwise beyond, ascending."""
     chain: ChainPlan | None = None
@@ -88,8 +89,9 @@ class _Probes:
 def probe(model: Any, reach: int = 0) -> Support:
     """What ``model`` can do, by a few short forward passes; remembered until something of it changes.
 
-    :param reach: slots that a call's prompt and new tokens take. The model is also tried beyond every window that its
-        configuration names below; for more slots a plan's trees must keep within what was tried.
+    :param reach: slots that a call's prompt and new tokens take; some rotary embeddings allow only so many. The model
+        is also tried beyond every window that its configuration names below; for more slots a plan's trees must keep
+        within what was tried.
     """
     try:
         if mend := _unprepared(model):
@@ -101,6 +103,8 @@ def probe(model: Any, reach: int = 0) -> Support:
         return Support(None, f"it cannot be examined ({type(failure).__name__}: {failure})")
     known = state_of(model).part(_Probes)
     first = known.of(subject, lambda: _quietly(model, lambda: _tree_or_chain(model)))
+    if first.way != "plain" and first.border is not None and (fault := first.border.fault(reach)):
+        return attrs.evolve(first, plan=None, chain=None, reason=fault)
     if first.way == "plain" or not first.windows:
         return first
     tried = next((window for window in first.windows if window >= reach), None)
@@ -170,6 +174,7 @@ def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | 
             reason="",
             vocab_size=vocab_size,
             padding_reason=padded,
+            border=RopeBorder.of(model.config.get_text_config()),
             windows=windows_of(model.config.get_text_config()),
             chain=attrs.evolve(chain, tried=tried),
             tree_reason=trees.reason,
@@ -199,8 +204,12 @@ def _examine(model: Any) -> Support:
 
 def _tried(trial: Trial, runner: ModelRunner, vocab_size: int) -> Support:
     reason, padded, positions = trial.faults(runner)
-    plan, windows = attrs.evolve(runner.plan, positions=positions), windows_of(trial.model.config.get_text_config())
-    return Support(None if reason else plan, reason, vocab_size, padded, windows=windows)
+    config = trial.model.config.get_text_config()
+    border = RopeBorder.of(config)
+    if border is not None:  # no node may stand beyond it: its pass would be another
+        positions = min(positions or border.length, border.length)
+    plan = attrs.evolve(runner.plan, positions=positions)
+    return Support(None if reason else plan, reason, vocab_size, padded, border=border, windows=windows_of(config))
 
 
 def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
@@ -221,7 +230,7 @@ def _obstacle(model: Any) -> str:
     if reason := _no_loop(model) or _stretched(model):
         return reason
     accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted:
+    if "position_ids" not in accepted and not any(part.kind is part.VAR_KEYWORD for part in accepted.values()):
         return "its forward takes no position_ids"
     if not any(name in accepted for name in CACHE_ARGUMENTS):
         return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
@@ -240,10 +249,9 @@ def _no_loop(model: Any) -> str:
 
 
 def _stretched(model: Any) -> str:
-    """Why its positions mean something else in longer passes; empty if they do not."""
-    if stretched := sorted(_rope_types(model.config.get_text_config()) & LENGTH_DEPENDENT_ROPE):
-        return f"its {stretched[0]!r} rotary embedding depends on the length of the sequence"
-    return ""
+    """Why its positions mean something else in longer passes, however short a text is; empty if they do not."""
+    border = RopeBorder.of(model.config.get_text_config())
+    return "" if border is None else border.fault(0)
 
 
 def _vocab_size(model: Any) -> int:
@@ -253,10 +261,3 @@ def _vocab_size(model: Any) -> int:
         with suppress(NotImplementedError, AttributeError):  # models without weights of that name
             rows.append(int(end().weight.shape[0]))
     return min(rows, default=int(model.config.get_text_config().vocab_size))
-
-
-def _rope_types(config: Any) -> set[str]:
-    """Kinds of rotary embedding in a configuration, which may nest them by layer type."""
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    nested = [given, *(part for part in given.values() if isinstance(part, dict))]
-    return {str(part.get("rope_type", part.get("type", ""))) for part in nested}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.core.kv_cache import Block, CacheLayout
+from racer.core.kv_cache import CacheLayout
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
 from racer.core.own_loop import own_logits
@@ -49,11 +49,7 @@ class Trial:
         ids = torch.randint(vocab_size, shape, generator=generator).to(model.device)
         prompts, tokens = ids[:, :PROMPT], ids[:, PROMPT:]
         theirs, cache = _their_logits(model, prompts, tokens[:, ::2])
-        layout = CacheLayout(
-            keys=tuple(Block.of(layer.keys) for layer in cache.layers),
-            values=tuple(Block.of(layer.values) for layer in cache.layers),
-        )
-        return cls(model, prompts, tokens, theirs, layout)
+        return cls(model, prompts, tokens, theirs, CacheLayout.of(cache))
 
     def faults(self, runner: ModelRunner) -> tuple[str, str, int | None]:
         """What is wrong with rows without padding, what with padded ones (empty: nothing), and how many positions the

@@ -19,7 +19,7 @@ from racer.core.trial import PARENTS, trial_tree
 _LENGTHS = re.compile(
     r"window|chunk|block|local|sink|keep|stride|span|segment|mem_len|look|compress|topk|recent|sparse"
 )
-_COUNTS = re.compile(r"expert|layer|head|pattern|group|logits|num_|n_|interval|rope|moe|conv|mamba")
+_COUNTS = re.compile(r"expert|layer|head|pattern|group|logits|num_|(?:^|_)n_|interval|rope|moe|conv|mamba")
 """Names that speak of lengths, and words in them that speak of something else."""
 SHORTEST = 4
 """Shorter ones are outgrown by every trial."""
@@ -56,6 +56,9 @@ def beyond(runner: ModelRunner, vocab_size: int, windows: list[int]) -> tuple[st
         windows = [window for window in windows if window < length]
         if not windows:
             return "", ""  # no text gets so far
+    elif (chunk := runner.plan.masks.chunk) in windows:
+        assert chunk is not None
+        length += (chunk - 1 - length) % chunk  # the root is the last of its chunk: the nodes after it see none before
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(vocab_size, (1, len(PARENTS)), generator=generator).to(runner.model.device)
     trial = _LongTrial(runner, tokens, windows, length)
@@ -96,30 +99,31 @@ class _LongTrial:
         yield piece.logits, theirs
 
     def _fill(self, cache: Any) -> None:
-        for layer, (keys, values) in enumerate(self._states()):
+        for layer, keys, values in self._states():
             cache.update(keys, values, layer)
 
     def _our_cache(self, padding: int) -> TreeCache:
         cache = self.runner.open([padding], self.length + self.tokens.shape[1])
-        for layer, (keys, values) in enumerate(self._states()):
+        for layer, keys, values in self._states():
             for place, states in zip(cache.layer(layer), (keys, values), strict=True):
                 place[:, :, : self.length] = states
         cache.append(self.length)
         return cache
 
-    def _states(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer. Small keys are attended to evenly, and where windows end values are the larger
-        the older they are, so that one key more or less shows in a long window and in a small dtype too."""
+    def _states(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The number of each layer that stores something, and its keys and values. Small keys are attended to evenly,
+        and where windows end values are the larger the older they are, so that one key more or less shows in a long
+        window and in a small dtype too."""
         layout = self.runner.plan.layout
         generator = torch.Generator(layout.keys[0].device).manual_seed(1)
-        for keys, values in zip(layout.keys, layout.values, strict=True):
+        for layer, keys, values in zip(layout.stored, layout.keys, layout.values, strict=True):
             filled = self._random(values, generator)
             for window in self.windows:
                 for place in range(-2, MARGIN):
                     if 0 <= (slot := self.length - window + place) < self.length:
                         larger = window * 2.0 ** (MARGIN - 1 - max(place, 0))
                         filled[:, :, slot] *= min(larger, torch.finfo(values.dtype).max / 8)
-            yield self._random(keys, generator) * 0.02, filled
+            yield layer, self._random(keys, generator) * 0.02, filled
 
     def _random(self, block: Block, generator: torch.Generator) -> Tensor:
         shape = (1, block.heads, self.length, block.head_dim)

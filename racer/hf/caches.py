@@ -40,7 +40,8 @@ class GivenCache:
     def load(self, cache: TreeCache) -> None:
         if not self.length:
             return
-        for index, layer in enumerate(self.cache.layers):
+        for index in cache.layout.stored:
+            layer = self.cache.layers[index]
             start = self.length - layer.keys.shape[2]  # what a sliding window has left behind is never looked at
             for slots, states in zip(cache.layer(index), (layer.keys, layer.values), strict=True):
                 slots[:, :, start : self.length] = states
@@ -56,7 +57,7 @@ class GivenCache:
     def _append(self, states: FinalStates, cache: Any) -> None:
         """Let each layer of ``cache`` take the new slots in its own way."""
         tree_cache, new = states.complete_with(self.pad), slice(self.length, states.length)
-        for index in range(len(tree_cache.layers)):
+        for index in tree_cache.layout.stored:
             keys, values = (slots[:, :, new] for slots in tree_cache.layer(index))
             cache.update(keys, values, index)
             layer = cache.layers[index]
@@ -117,15 +118,19 @@ def _unseen(input_ids: Tensor, settings: GenerationConfig, model_kwargs: dict[st
 
 def _misfit(cache: DynamicCache, length: int, rows: int, plan: ForwardPlan) -> str:
     """Why a cache cannot be gone on from; empty if it can."""
-    blocks = list(zip(plan.layout.keys, plan.layout.values, strict=True))
-    if len(cache.layers) != len(blocks) and (length or cache.layers):
-        return f"has {len(cache.layers)} layers, the model {len(blocks)}"
-    for layer, block in zip(cache.layers, blocks, strict=False):
+    layout, layers = plan.layout, cache.layers
+    needed = layout.stored[-1] + 1  # layers after the last that stores something may be left out
+    if not needed <= len(layers) <= layout.layers and (length or layers):
+        return f"has {len(layers)} layers, the model {layout.layers}"
+    for index, *block in zip(layout.stored, layout.keys, layout.values, strict=True):
+        if not layers:
+            break
+        layer = layers[index]
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer, "record_past", False):
             return f"has a layer that RACER does not read, a {type(layer).__name__}"
         slides = isinstance(layer, DynamicSlidingWindowLayer)
-        if slides and layer.sliding_window != plan.masks.window:
-            return f"slides by {layer.sliding_window} tokens, the model by {plan.masks.window}"
+        if slides and layer.sliding_window not in (plan.masks.window, plan.masks.chunk):
+            return f"slides by {layer.sliding_window} tokens, the model by {plan.masks.window or plan.masks.chunk}"
         if layer.get_seq_length() != length:
             return "holds more tokens in some layers than in others"
         if not length:
@@ -134,6 +139,6 @@ def _misfit(cache: DynamicCache, length: int, rows: int, plan: ForwardPlan) -> s
             return "does not hold what its length says"
         if layer.keys.shape[0] != rows:
             return f"has {layer.keys.shape[0]} rows, the call {rows}"
-        if (Block.of(layer.keys), Block.of(layer.values)) != block:
+        if [Block.of(layer.keys), Block.of(layer.values)] != block:
             return "holds states of another shape, kind or place than the model's"
     return ""

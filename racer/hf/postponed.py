@@ -47,9 +47,10 @@ class _Fill:
                 self._fill(self._aside)
             for layer, full in zip(self._layers, self._aside.layers, strict=True):
                 state = object.__getattribute__(layer, "__dict__")
-                state.update(vars(full))
-                object.__setattr__(layer, "__class__", type(full))  # from now on nobody asks us
-                del state["_fill"]
+                if "_fill" in state:
+                    state.update(vars(full))
+                    object.__setattr__(layer, "__class__", type(full))  # from now on nobody asks us
+                    del state["_fill"]
             self._layers, self._aside = [], None
 
 
@@ -66,5 +67,6 @@ def postpone(cache: Any, fill: Callable[[Any], None]) -> None:
     """
     work = _Fill(cache, fill)
     for layer in cache.layers:
-        vars(layer)["_fill"] = work
-        layer.__class__ = STAND_INS[type(layer)]
+        if type(layer) in STAND_INS:  # others store nothing
+            vars(layer)["_fill"] = work
+            layer.__class__ = STAND_INS[type(layer)]

@@ -124,6 +124,8 @@ def test_windows_are_found_by_what_their_names_speak_of() -> None:
     config.attention = {"chunk": {"left": 40, "sizes": [50, 60]}, "dropout": 0.5}
     config.sink_tokens, config.use_window = 7, True
     assert windows_of(config) == (7, 12, 40, 50, 60)
+    config.attention_window, config.attention_chunk_size, config.n_chunks = 90, 80, 70
+    assert windows_of(config) == (7, 12, 40, 50, 60, 80, 90)
 
 
 def test_an_altered_window_is_noticed() -> None:

@@ -59,8 +59,10 @@ class FixedWindow(Cache):  # type: ignore[misc]  # transformers is untyped here
     """
 
     def __init__(self, cache: TreeCache, length: int) -> None:
-        parts = [cache.layer(index) for index in range(len(cache.layers))]
-        super().__init__(layers=[_FixedLayer(keys[:, :, :length], values[:, :, :length]) for keys, values in parts])
+        parts = {index: cache.layer(index) for index in cache.layout.stored}
+        own = {index: _FixedLayer(*(part[:, :, :length] for part in both)) for index, both in parts.items()}
+        unused = next(iter(own.values()))  # in the place of layers that store nothing, for what they may ask for
+        super().__init__(layers=[own.get(index, unused) for index in range(cache.layout.layers)])
         self.length = length
 
     def aim(self, slots: Tensor) -> None:

@@ -1,0 +1,187 @@
+"""Layers that store nothing, chunks of attention, rotary embeddings with a border, and positions that are offset."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    DynamicCache,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
+
+import racer
+from racer import DecodeConfig
+from racer.core.masks import MaskPlan
+from racer.core.own_loop import CACHE
+from racer.core.support import probe
+from racer.hf.caches import CACHE_FIELD
+from racer.hf.generate import PlainDecodingWarning
+from racer.testing import HostileDrafter
+from support.tiny_models import SMALL, VOCAB, alone, batch
+
+HOW: dict[str, Any] = {"max_new_tokens": 24, "return_dict_in_generate": True, "pad_token_id": 0}
+CONFIG = DecodeConfig(drafter=HostileDrafter(3, VOCAB), budget=9, prefill_chunk=4)
+SHARING: dict[str, Any] = SMALL | {
+    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "head_dim": 8, "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": VOCAB,
+    "hidden_size_per_layer_input": 8,
+}  # fmt: skip
+BUILD: dict[str, Any] = {
+    "gemma3n": lambda: Gemma3nForCausalLM(
+        Gemma3nTextConfig(**SHARING, laurel_rank=4, activation_sparsity_pattern=[0.0] * 4, altup_num_inputs=2)
+    ),
+    "gemma4": lambda: Gemma4ForCausalLM(Gemma4TextConfig(**SHARING, global_head_dim=8)),
+    "llama4": lambda: Llama4ForCausalLM(
+        Llama4TextConfig(
+            **SMALL | {"num_hidden_layers": 4}, attention_chunk_size=8, intermediate_size_mlp=48, head_dim=8,
+            num_local_experts=2, no_rope_layers=[1, 1, 1, 0], moe_layers=[1],
+        )
+    ),
+    "roberta": lambda: RobertaForCausalLM(
+        RobertaConfig(
+            vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+            max_position_embeddings=60, is_decoder=True, pad_token_id=0, eos_token_id=None,
+        )
+    ),
+}  # fmt: skip
+
+
+@cache
+def build(name: str) -> Any:
+    torch.manual_seed(7)
+    model = BUILD[name]().double().eval()
+    if name == "llama4":
+        model.set_experts_implementation("eager")
+    for parameter in model.parameters():
+        parameter.data.mul_(2)
+    return model
+
+
+def same(model: Any, inputs: dict[str, torch.Tensor], **how: Any) -> Any:
+    """Decode with trees, and compare with ``generate``."""
+    plain = model.generate(**inputs, **HOW | how, do_sample=False).sequences
+    out = racer.generate(model, config=CONFIG, **inputs, **HOW | how, do_sample=False)
+    assert torch.equal(out.sequences, plain)
+    assert max(out.racer_stats.nodes) > 1
+    return out
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_trees_say_what_generate_says(name: str) -> None:
+    model = build(name)
+    support = probe(model, 100 if name != "roberta" else 50)
+    assert support.plan is not None, support.reason
+    assert not support.padding_reason
+    same(model, alone(2))
+    same(model, batch())
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_samples_come_from_the_same_distribution(name: str) -> None:
+    """One token has nearly all of the probability, so that the draws are the same ones."""
+    out = racer.generate(build(name), config=CONFIG, **batch(), **HOW, do_sample=True, temperature=1e-4, top_k=0)
+    assert torch.equal(out.sequences, build(name).generate(**batch(), **HOW, do_sample=False).sequences)
+    assert out.racer_stats.steps
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
+def test_layers_that_read_others_keys_are_nowhere_in_the_cache(name: str) -> None:
+    plan = probe(build(name)).plan
+    assert plan is not None
+    assert (plan.layout.stored, plan.layout.layers) == ((0, 1), 4)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "llama4"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_call_goes_on_from_a_cache_as_plain_decoding_does(name: str, given: bool) -> None:
+    model, inputs = build(name), batch()
+    mask = torch.cat([inputs["attention_mask"], inputs["attention_mask"].new_ones(3, HOW["max_new_tokens"])], dim=1)
+    ends = []
+    for decode in (model.generate, partial(racer.generate, model, config=CONFIG)):
+        more = {CACHE: DynamicCache(config=model.config)} if given else {}
+        out = decode(**inputs, **HOW, do_sample=False, **more)
+        kept = getattr(out, CACHE_FIELD)
+        again = decode(input_ids=out.sequences, attention_mask=mask, **{CACHE: kept}, **HOW, do_sample=False)
+        ends.append((again.sequences, [layer.keys for layer in getattr(again, CACHE_FIELD).layers]))
+    (theirs, their_keys), (ours, our_keys) = ends
+    assert torch.equal(theirs, ours)
+    for their, our in zip(their_keys, our_keys, strict=True):
+        assert (their is None) == (our is None)
+        assert their is None or torch.allclose(their, our)
+
+
+def test_chunks_are_counted_from_the_first_token() -> None:
+    """Left-padded rows of every length cross the border of a chunk at another step."""
+    model = build("llama4")
+    assert MaskPlan.of(model.config).chunk == 8  # type: ignore[union-attr]
+    for row in range(3):
+        same(model, alone(row))
+
+
+@pytest.mark.parametrize("chunk", [8, 40, 300])
+@pytest.mark.parametrize("wrong", [-1, 1, None])
+def test_a_wrong_chunk_is_noticed(chunk: int, wrong: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    config = BUILD["llama4"]().config
+    config.attention_chunk_size = chunk
+    model = Llama4ForCausalLM(config).double().eval()
+    model.set_experts_implementation("eager")
+    assert probe(model, chunk + 100).plan is not None
+    right = MaskPlan.of
+
+    def other(config: Any) -> Any:
+        plan = right(config)
+        assert isinstance(plan, MaskPlan)
+        return MaskPlan(plan.window, plan.layer_types, wrong and chunk + wrong)
+
+    monkeypatch.setattr(MaskPlan, "of", other)
+    model = Llama4ForCausalLM(config).double().eval()
+    model.set_experts_implementation("eager")
+    assert probe(model, chunk + 100).plan is None
+
+
+def stretched(kind: str) -> Any:
+    torch.manual_seed(3)
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}
+    if kind == "longrope":
+        rope |= {"original_max_position_embeddings": 32, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+        return Phi3ForCausalLM(
+            Phi3Config(**SMALL, rope_parameters=rope, original_max_position_embeddings=32)
+        ).double().eval()  # fmt: skip
+    small = SMALL | {"max_position_embeddings": 32}
+    return LlamaForCausalLM(LlamaConfig(**small, rope_parameters=rope)).double().eval()
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_call_on_the_short_side_of_the_border_is_decoded_with_trees(kind: str) -> None:
+    model = stretched(kind)
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    for inputs in (alone(2), batch()):
+        same(model, inputs, max_new_tokens=21)  # 32 tokens: up to the border
+        with pytest.warns(PlainDecodingWarning, match=f"'{kind}' rotary embedding"):
+            out = racer.generate(model, config=CONFIG, **inputs, **HOW | {"max_new_tokens": 30}, do_sample=False)
+        plain = model.generate(**inputs, **HOW | {"max_new_tokens": 30}, do_sample=False)
+        assert torch.equal(out.sequences, plain.sequences)
+        same(model, inputs, max_new_tokens=20)  # after a long call, which leaves its angles behind
+
+
+def test_no_drafted_node_stands_beyond_the_border() -> None:
+    plan = probe(stretched("dynamic")).plan
+    assert plan is not None
+    assert plan.positions == 32
+    assert plan.room(9, 28) == 4
