@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from racer.core.model_state import release
     from racer.errors import RacerError, StateError
     from racer.hf.attach import attach, detach
+    from racer.hf.examine import Examination, examine
     from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hf.plain import PlainDecodingWarning
     from racer.hf.processors import PerRow
@@ -36,6 +37,7 @@ _HOMES = {
     "racer.config": ("DecodeConfig",),
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf.attach": ("attach", "detach"),
+    "racer.hf.examine": ("Examination", "examine"),
     "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
     "racer.hf.plain": ("PlainDecodingWarning",),
     "racer.hf.processors": ("PerRow",),
@@ -64,6 +66,7 @@ __all__ = [
     "DraftProgram",
     "DraftTree",
     "Drafter",
+    "Examination",
     "Greedy",
     "HostVerdict",
     "Logits",
@@ -90,6 +93,7 @@ __all__ = [
     "attach",
     "custom_generate",
     "detach",
+    "examine",
     "generate",
     "gumbel",
     "hookimpl",

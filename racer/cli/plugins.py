@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: 'plugins' and 'broken'.")
-def plugins(as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: 'plugins' and 'broken', or 'model'.")
+@click.option("--model", help="Say how this model is decoded instead: a folder, a .gguf file, a hub id, or 'default'.")
+@click.option("--tokens", default=0, help="With --model: for calls that take so many tokens, new ones included.")
+def plugins(as_json: bool, model: str | None, tokens: int) -> None:
     """List every drafter, verifier and budget: exact or lossy, where it comes from, and its parameters.
 
     Parameters are shown with their defaults; 'racer generate --drafter' and configuration files set them. What could
@@ -24,7 +26,11 @@ def plugins(as_json: bool) -> None:
     Examples:
       racer plugins
       racer plugins --json
+      racer plugins --model ./my-model --tokens 4096
     """
+    if model is not None:
+        _examine(model, tokens, as_json)
+        return
     from racer.cli import render
     from racer.discovery import plugins as known
 
@@ -36,6 +42,21 @@ def plugins(as_json: bool) -> None:
         render.print_json({"plugins": listed, "broken": broken})
     else:
         _print_table(listed, broken)
+
+
+def _examine(name: str, tokens: int, as_json: bool) -> None:
+    """Print how a model is decoded, and why not in a better way."""
+    import attrs
+
+    from racer.cli import render
+    from racer.hf.examine import examine
+    from racer.loading import models
+
+    found = examine(models.load(None if name == "default" else name, dtype="fp32").model, tokens)
+    if as_json:
+        render.print_json({"model": attrs.asdict(found)})
+    else:
+        click.echo(str(found))
 
 
 def _described(offer: Offer, broken: dict[str, str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from racer.step.draft_tree import DraftTree
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
 from racer.testing.trees import HostileDrafter, draft_trees
-from tests.support.chain_models import CHAINS, chain_model
+from support.chain_models import CHAINS, chain_model
 
 VOCAB = 60
 NEW = 24

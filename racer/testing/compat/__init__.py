@@ -1,0 +1,9 @@
+"""The sweep over transformers: a tiny random model of every class, decoded with hostile drafts and compared.
+
+``python -m racer.testing.compat --help`` runs it; docs/compatibility.md is its table.
+"""
+
+from racer.testing.compat.check import Finding, check
+from racer.testing.compat.shrink import tiny_model
+
+__all__ = ["Finding", "check", "tiny_model"]

@@ -1,0 +1,157 @@
+"""One class's model, decoded with hostile drafts in several ways and compared with transformers' own decoding."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+import racer
+from racer.core.support import probe
+from racer.step.request import Request
+from racer.step.tree_builder import TreeBuilder
+from racer.strategies.base import Drafter
+from racer.testing.compat.shrink import VOCAB, tiny_model
+from racer.testing.trees import HostileDrafter, ReplayDrafter
+
+PROMPT = 20
+NEW = 16
+CLOSE = 1e-3
+"""Logits that are nearer to each other than this share of their deviation may be told apart by rounding."""
+
+
+@attrs.frozen
+class Finding:
+    """What the sweep found about one class."""
+
+    name: str
+    way: str
+    """``tree``, ``chain``, ``plain``, ``WRONG``, or ``not buildable``."""
+    reason: str = ""
+    """Why not a better one."""
+    batches: str = ""
+    """Why left-padded rows are decoded plainly, if they are."""
+
+
+class _Chain(Drafter):
+    """The right tokens, and then a wrong one."""
+
+    name = "right"
+
+    def __init__(self, replay: ReplayDrafter) -> None:
+        self._answer = replay._answer
+
+    def grow(self, request: Request, tree: TreeBuilder) -> None:
+        right = self._answer(request)[len(request.tokens) :][: 1 + len(request.tokens) % 4]
+        tree.add_chain([*right, len(request.tokens) % VOCAB])
+
+
+def check(kind: type[Any]) -> Finding:
+    """Build a tiny model of class ``kind``, decode with it in several ways, and compare."""
+    name = kind.__name__
+    try:
+        model = tiny_model(kind)
+    except Exception as failure:
+        return Finding(name, "not buildable", _told(failure))
+    try:
+        prompts = torch.randint(3, VOCAB - 60, (2, PROMPT), generator=torch.Generator().manual_seed(1))
+        masks = torch.ones_like(prompts)
+        masks[0, :3] = 0
+        plain = [
+            _plain(model, prompts[1:], masks[1:]),
+            _plain(model, prompts, masks),
+        ]
+    except Exception as failure:
+        return Finding(name, "not buildable", f"transformers' own generate fails: {_told(failure)}")
+    try:
+        support = probe(model, PROMPT + NEW)
+        wrong = _differing(model, prompts, masks, plain)
+    except Exception as failure:
+        return Finding(name, "WRONG", f"fails where plain decoding works: {_told(failure)}")
+    if wrong:
+        return Finding(name, "WRONG", wrong)
+    reason = support.reason if support.way == "plain" else support.tree_reason
+    return Finding(name, support.way, reason, support.padding_reason if support.way != "plain" else "")
+
+
+def _plain(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    text: Tensor = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False)
+    return text
+
+
+def _differing(model: Any, prompts: Tensor, masks: Tensor, plain: list[Tensor]) -> str:
+    """In which way of decoding a text is another one; empty if in none."""
+    known = {}
+    for ids, mask, texts in ((prompts[1:], masks[1:], plain[0]), (prompts, masks, plain[1])):
+        for row, text in enumerate(texts.tolist()):
+            pad = int((mask[row] == 0).sum())
+            known[len(ids), tuple(ids[row, pad:].tolist())] = text[pad:]
+    for ids, mask, texts in ((prompts[1:], masks[1:], plain[0]), (prompts, masks, plain[1])):
+
+        def answer(request: Request, rows: int = len(ids)) -> list[int]:
+            text: list[int] = known[rows, tuple(request.prompt)]
+            return text
+
+        for drafter in (
+            ReplayDrafter(answer, VOCAB, seed=2),
+            HostileDrafter(3, VOCAB),
+            _Chain(ReplayDrafter(answer, VOCAB)),
+        ):
+            for chunk in (4, 512):
+                config = racer.DecodeConfig(drafter=drafter, budget=12, prefill_chunk=chunk)
+                got = _ours(model, ids, mask, config, do_sample=False)
+                if not torch.equal(got, texts) and not _near_tie(model, mask, texts, got):
+                    return f"{len(ids)} rows, drafter {drafter.name}, pieces of {chunk}: {_where(texts, got)}"
+        sampled = [
+            _ours(model, ids, mask, racer.DecodeConfig(drafter=drafter, budget=12, seed=5), do_sample=True)
+            for drafter in ("none", HostileDrafter(4, VOCAB), "racer-paper")
+        ]
+        if not all(torch.equal(text, sampled[0]) for text in sampled[1:]) and probe(model, PROMPT + NEW).way != "plain":
+            other = next(text for text in sampled if not torch.equal(text, sampled[0]))
+            if not _near_tie(model, mask, sampled[0], other, CLOSE * 10):
+                return f"{len(ids)} rows, sampled: {_where(sampled[0], other)}"
+    return ""
+
+
+def _ours(model: Any, ids: Tensor, mask: Tensor, config: racer.DecodeConfig, *, do_sample: bool) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", racer.PlainDecodingWarning)
+        text: Tensor = racer.generate(
+            model, input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=do_sample, config=config
+        )
+    return text
+
+
+def _near_tie(model: Any, mask: Tensor, plain: Tensor, ours: Tensor, close: float = CLOSE) -> bool:
+    """Whether both tokens at the first place where rows part are as good as each other to the model."""
+    if plain.shape != ours.shape:
+        return False
+    for row in range(len(plain)):
+        places = (plain[row] != ours[row]).nonzero().flatten().tolist()
+        if not places:
+            continue
+        if places[0] < mask.shape[1]:
+            return False
+        ids = plain[:, : places[0]]
+        seen = torch.cat([mask, torch.ones(len(mask), ids.shape[1] - mask.shape[1], dtype=mask.dtype)], dim=1)
+        how: Any = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        logits = model.generate(input_ids=ids, attention_mask=seen, **how).logits[0][row].double()
+        gap = float((logits[plain[row, places[0]]] - logits[ours[row, places[0]]]).abs() / logits.std().clamp(min=1e-9))
+        if gap > close:
+            return False
+    return True
+
+
+def _where(plain: Tensor, ours: Tensor) -> str:
+    if plain.shape != ours.shape:
+        return f"{tuple(ours.shape)} tokens in place of {tuple(plain.shape)}"
+    row, place = (plain != ours).nonzero()[0].tolist()
+    return f"another token in row {row}, place {place - PROMPT} of the answer"
+
+
+def _told(failure: BaseException) -> str:
+    lines = str(failure).strip().splitlines() or [""]
+    return f"{type(failure).__name__}: {lines[0][:160]}"

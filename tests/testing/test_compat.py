@@ -1,0 +1,67 @@
+"""The sweep over transformers, on twelve classes in every run; all of them are in docs/compatibility.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+from click.testing import CliRunner
+from transformers import LlamaForCausalLM
+
+from racer.testing.compat import Finding, check
+from racer.testing.compat.__main__ import main, names
+from racer.testing.compat.report import page
+
+TWELVE = {
+    "LlamaForCausalLM": "tree",
+    "Gemma3ForCausalLM": "tree",
+    "Qwen3MoeForCausalLM": "tree",
+    "Llama4ForCausalLM": "tree",
+    "Phi3ForCausalLM": "tree",
+    "OPTForCausalLM": "tree",
+    "GPT2LMHeadModel": "tree",
+    "Qwen3NextForCausalLM": "chain",
+    "FalconH1ForCausalLM": "chain",
+    "Lfm2ForCausalLM": "chain",
+    "BloomForCausalLM": "chain",
+    "MambaForCausalLM": "plain",
+}
+SOME = ("LlamaForCausalLM", "Qwen3NextForCausalLM", "MambaForCausalLM")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in TWELVE]
+)
+def test_a_class_is_decoded_rightly(name: str) -> None:
+    finding = check(getattr(transformers, name))
+    assert finding.way == TWELVE[name], finding
+
+
+def test_a_wrong_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree whose nodes see their siblings is noticed, even where the trial is blind to it."""
+    monkeypatch.setattr("racer.core.trial.fault_of", lambda *_, **__: "")
+    monkeypatch.setattr(
+        "racer.step.draft_tree.DraftTree.ancestors",
+        property(lambda tree: tree.tokens[:, :, None].eq(tree.tokens[:, :, None]).expand(-1, -1, tree.width)),
+    )
+    assert check(LlamaForCausalLM).way == "WRONG"
+
+
+def test_the_page_counts() -> None:
+    text = page([Finding("LlamaForCausalLM", "tree"), Finding("BambaForCausalLM", "chain", "it has | states")])
+    assert "2 classes. 1 tree, 1 chain, 0 plain, 0 WRONG" in text
+    assert "| BambaForCausalLM | chain | it has / states |" in text
+    assert "2 of 37 decode with trees or chains" in text
+
+
+def test_the_command_sweeps_what_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--only", "OPTForCausalLM", "--output", str(tmp_path / "page.md")])
+    assert done.exit_code == 0, done.output
+    assert "| OPTForCausalLM | tree |" in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert CliRunner().invoke(main, ["--only", "Nonesuch"]).exit_code == 2
+
+
+def test_all_causal_classes_are_named() -> None:
+    assert {"LlamaForCausalLM", "Qwen3_5ForCausalLM", "GPT2LMHeadModel"} <= set(names())
+    assert len(names()) > 150
