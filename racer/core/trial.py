@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.core.kv_cache import CacheLayout
+from racer.core.cache_layout import CacheLayout
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
 from racer.core.own_loop import own_logits

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    DeepseekV32Config,
+    DeepseekV32ForCausalLM,
     DynamicCache,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
@@ -51,6 +53,14 @@ BUILD: dict[str, Any] = {
             num_local_experts=2, no_rope_layers=[1, 1, 1, 0], moe_layers=[1],
         )
     ),
+    "deepseek-v3.2": lambda: DeepseekV32ForCausalLM(
+        DeepseekV32Config(
+            **SMALL
+            | {"num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "n_group": 1},
+            topk_group=1, num_experts_per_tok=2, kv_lora_rank=8, q_lora_rank=16, qk_rope_head_dim=4, v_head_dim=8,
+            qk_nope_head_dim=8, index_topk=8, index_head_dim=8, index_n_heads=16, first_k_dense_replace=1,
+        )
+    ),
     "roberta": lambda: RobertaForCausalLM(
         RobertaConfig(
             vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
@@ -64,7 +74,7 @@ BUILD: dict[str, Any] = {
 def build(name: str) -> Any:
     torch.manual_seed(7)
     model = BUILD[name]().double().eval()
-    if name == "llama4":
+    if name in ("llama4", "deepseek-v3.2"):
         model.set_experts_implementation("eager")
     for parameter in model.parameters():
         parameter.data.mul_(2)
@@ -105,7 +115,7 @@ def test_layers_that_read_others_keys_are_nowhere_in_the_cache(name: str) -> Non
     assert (plan.layout.stored, plan.layout.layers) == ((0, 1), 4)
 
 
-@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "llama4"])
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "llama4", "deepseek-v3.2"])
 @pytest.mark.parametrize("given", [False, True])
 def test_a_call_goes_on_from_a_cache_as_plain_decoding_does(name: str, given: bool) -> None:
     model, inputs = build(name), batch()
@@ -116,7 +126,10 @@ def test_a_call_goes_on_from_a_cache_as_plain_decoding_does(name: str, given: bo
         out = decode(**inputs, **HOW, do_sample=False, **more)
         kept = getattr(out, CACHE_FIELD)
         again = decode(input_ids=out.sequences, attention_mask=mask, **{CACHE: kept}, **HOW, do_sample=False)
-        ends.append((again.sequences, [layer.keys for layer in getattr(again, CACHE_FIELD).layers]))
+        layers = getattr(again, CACHE_FIELD).layers
+        ends.append(
+            (again.sequences, [getattr(layer, part, None) for layer in layers for part in ("keys", "indexer_keys")])
+        )
     (theirs, their_keys), (ours, our_keys) = ends
     assert torch.equal(theirs, ours)
     for their, our in zip(their_keys, our_keys, strict=True):

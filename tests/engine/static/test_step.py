@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from racer import Greedy, Needs, Recycling
-from racer.core.kv_cache import CacheLayout
+from racer.core.cache_layout import CacheLayout
 from racer.core.model_runner import ModelRunner
 from racer.core.support import probe
 from racer.engine.static.capture_check import CaptureCheck
