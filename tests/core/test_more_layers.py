@@ -167,6 +167,31 @@ def test_a_wrong_chunk_is_noticed(chunk: int, wrong: int | None, monkeypatch: py
     assert probe(model, chunk + 100).plan is None
 
 
+class Passing(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped here
+    """Has no names for most of what it passes on."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, cache: Any = None, **more: Any) -> Any:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **{CACHE: cache}, **more)
+
+
+class Dropping(Passing):
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, cache: Any = None, **more: Any) -> Any:
+        more.pop("position_ids", None)
+        return super().forward(input_ids, attention_mask, cache, **more)
+
+
+@pytest.mark.skipif(CACHE != "cache", reason="this transformers calls it otherwise")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_positions_may_be_passed_on_without_a_name_but_not_dropped(dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    model = Passing(LlamaConfig(**SMALL)).to(dtype).eval()
+    assert probe(model).plan is not None, probe(model).reason
+    if dtype == torch.float64:
+        same(model, batch())
+    model = Dropping(LlamaConfig(**SMALL)).to(dtype).eval()  # rounding in bfloat16 would forgive it
+    assert "drops position_ids" in probe(model).reason
+
+
 def stretched(kind: str) -> Any:
     torch.manual_seed(3)
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}
