@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
-    DeepseekV32Config,
-    DeepseekV32ForCausalLM,
     DynamicCache,
-    Gemma3nForCausalLM,
-    Gemma3nTextConfig,
-    Gemma4ForCausalLM,
-    Gemma4TextConfig,
     Llama4ForCausalLM,
-    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
-    RobertaConfig,
-    RobertaForCausalLM,
 )
 
 import racer
@@ -33,52 +24,11 @@ from racer.core.support import probe
 from racer.hf.caches import CACHE_FIELD
 from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter
+from support.more_models import BUILD, build
 from support.tiny_models import SMALL, VOCAB, alone, batch
 
 HOW: dict[str, Any] = {"max_new_tokens": 24, "return_dict_in_generate": True, "pad_token_id": 0}
 CONFIG = DecodeConfig(drafter=HostileDrafter(3, VOCAB), budget=9, prefill_chunk=4)
-SHARING: dict[str, Any] = SMALL | {
-    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "head_dim": 8, "sliding_window": 8,
-    "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": VOCAB,
-    "hidden_size_per_layer_input": 8,
-}  # fmt: skip
-BUILD: dict[str, Any] = {
-    "gemma3n": lambda: Gemma3nForCausalLM(
-        Gemma3nTextConfig(**SHARING, laurel_rank=4, activation_sparsity_pattern=[0.0] * 4, altup_num_inputs=2)
-    ),
-    "gemma4": lambda: Gemma4ForCausalLM(Gemma4TextConfig(**SHARING, global_head_dim=8)),
-    "llama4": lambda: Llama4ForCausalLM(
-        Llama4TextConfig(
-            **SMALL | {"num_hidden_layers": 4}, attention_chunk_size=8, intermediate_size_mlp=48, head_dim=8,
-            num_local_experts=2, no_rope_layers=[1, 1, 1, 0], moe_layers=[1],
-        )
-    ),
-    "deepseek-v3.2": lambda: DeepseekV32ForCausalLM(
-        DeepseekV32Config(
-            **SMALL
-            | {"num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "n_group": 1},
-            topk_group=1, num_experts_per_tok=2, kv_lora_rank=8, q_lora_rank=16, qk_rope_head_dim=4, v_head_dim=8,
-            qk_nope_head_dim=8, index_topk=8, index_head_dim=8, index_n_heads=16, first_k_dense_replace=1,
-        )
-    ),
-    "roberta": lambda: RobertaForCausalLM(
-        RobertaConfig(
-            vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-            max_position_embeddings=60, is_decoder=True, pad_token_id=0, eos_token_id=None,
-        )
-    ),
-}  # fmt: skip
-
-
-@cache
-def build(name: str) -> Any:
-    torch.manual_seed(7)
-    model = BUILD[name]().double().eval()
-    if name in ("llama4", "deepseek-v3.2"):
-        model.set_experts_implementation("eager")
-    for parameter in model.parameters():
-        parameter.data.mul_(2)
-    return model
 
 
 def same(model: Any, inputs: dict[str, torch.Tensor], **how: Any) -> Any:
@@ -145,7 +95,7 @@ def test_chunks_are_counted_from_the_first_token() -> None:
         same(model, alone(row))
 
 
-@pytest.mark.parametrize("chunk", [8, 40, 300])
+@pytest.mark.parametrize("chunk", [8, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (40, 300))])
 @pytest.mark.parametrize("wrong", [-1, 1, None])
 def test_a_wrong_chunk_is_noticed(chunk: int, wrong: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(7)
@@ -165,6 +115,28 @@ def test_a_wrong_chunk_is_noticed(chunk: int, wrong: int | None, monkeypatch: py
     model = Llama4ForCausalLM(config).double().eval()
     model.set_experts_implementation("eager")
     assert probe(model, chunk + 100).plan is None
+
+
+@pytest.mark.parametrize("chunk", [64, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (8, 1000))])
+@pytest.mark.parametrize("shift", [-1, 3, *(pytest.param(shift, marks=pytest.mark.slow) for shift in (-3, 1))])
+def test_chunks_that_begin_elsewhere_are_noticed_in_a_small_dtype(
+    chunk: int, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from another slot, say."""
+    right = MaskPlan._narrowed
+
+    def other(self: MaskPlan, seen: Any, position: Any, places: Any, layer_type: str) -> Any:
+        return right(self, seen, position + shift, places + shift, layer_type)
+
+    torch.manual_seed(7)
+    config = BUILD["llama4"]().config
+    config.attention_chunk_size = chunk
+    model = Llama4ForCausalLM(config).to(torch.bfloat16).eval()
+    assert probe(model, chunk + 50).plan is not None
+    monkeypatch.setattr(MaskPlan, "_narrowed", other)
+    model = Llama4ForCausalLM(config).to(torch.bfloat16).eval()
+    support = probe(model, chunk + 50)
+    assert support.plan is None or support.padding_reason
 
 
 class Passing(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped here
