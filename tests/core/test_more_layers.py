@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from transformers import (
     DynamicCache,
     Llama4ForCausalLM,
@@ -25,6 +27,7 @@ from racer.hf.caches import CACHE_FIELD
 from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter
 from support.more_models import BUILD, build
+from support.seeds import as_row
 from support.tiny_models import SMALL, VOCAB, alone, batch
 
 HOW: dict[str, Any] = {"max_new_tokens": 24, "return_dict_in_generate": True, "pad_token_id": 0}
@@ -51,11 +54,22 @@ def test_trees_say_what_generate_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_samples_come_from_the_same_distribution(name: str) -> None:
-    """One token has nearly all of the probability, so that the draws are the same ones."""
-    out = racer.generate(build(name), config=CONFIG, **batch(), **HOW, do_sample=True, temperature=1e-4, top_k=0)
-    assert torch.equal(out.sequences, build(name).generate(**batch(), **HOW, do_sample=False).sequences)
-    assert out.racer_stats.steps
+@pytest.mark.parametrize("drafter", [HostileDrafter(3, VOCAB), pytest.param("racer-paper", marks=pytest.mark.slow)])
+def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, drafter: Any) -> None:
+    model, how = build(name), {"max_new_tokens": 24, "do_sample": True, "top_p": 0.9, "top_k": 12, "pad_token_id": 0}
+    config = DecodeConfig(drafter=drafter, seed=11, budget=9, prefill_chunk=4)
+    together = racer.generate(model, config=config, **batch(), **how)
+    assert torch.equal(together, racer.generate(model, config=evolve(config, drafter="none"), **batch(), **how))
+    for row in range(3):
+        solo = racer.generate(model, config=as_row(config, row), **alone(row), **how)
+        assert torch.equal(solo[0, -24:], together[row, -24:])
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_eager_attention_takes_the_same_masks(name: str) -> None:
+    model = copy.deepcopy(build(name))
+    model.set_attn_implementation("eager")
+    same(model, alone(2))  # in float64 transformers makes NaN of left padding
 
 
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
