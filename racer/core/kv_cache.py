@@ -12,68 +12,15 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from racer.core.cache_layout import Block, CacheLayout
+
 GROWTH = 256
 """Slots are added in multiples of this."""
-
-
-@attrs.frozen
-class Block:
-    """Shape and place of one layer's keys, or values."""
-
-    heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def of(cls, states: Tensor) -> Block:
-        """From states ``[B, heads, length, head_dim]``."""
-        return cls(states.shape[1], states.shape[3], states.dtype, states.device)
-
-
-@attrs.frozen
-class CacheLayout:
-    """What a model's layers store, as seen in a trial run (never taken from the configuration)."""
-
-    keys: tuple[Block, ...]
-    """Of each layer that stores something."""
-    values: tuple[Block, ...]
-    stored: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda own: tuple(range(len(own.keys))), True))
-    """The numbers of these layers, ascending. Others read what an earlier layer stored, or do not attend at all."""
-    layers: int = attrs.field(default=attrs.Factory(lambda own: len(own.keys), True))
-    """How many there are of both kinds."""
-
-    @classmethod
-    def of(cls, cache: Cache) -> CacheLayout:
-        """From a cache of transformers' after a run.
-
-        :raises TypeError: a layer has states that are not keys and values of each token.
-        """
-        stored = []
-        for index, layer in enumerate(cache.layers):
-            if hasattr(layer, "conv_states") or getattr(layer, "indexer_keys", None) is not None:
-                raise TypeError(f"a {type(layer).__name__} stores more than keys and values")
-            if layer.keys is not None:
-                stored.append(index)
-        if not stored:
-            raise TypeError("no layer stores keys and values")
-        return cls(
-            keys=tuple(Block.of(cache.layers[index].keys) for index in stored),
-            values=tuple(Block.of(cache.layers[index].values) for index in stored),
-            stored=tuple(stored),
-            layers=len(cache.layers),
-        )
-
-    def groups(self) -> dict[Block, int]:
-        """How many equal blocks there are of each kind."""
-        blocks = [*self.keys, *self.values]
-        return {block: blocks.count(block) for block in dict.fromkeys(blocks)}
 
 
 class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -99,6 +46,12 @@ class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
         keys[:, :, start : start + count] = key_states
         values[:, :, start : start + count] = value_states
         return keys[:, :, : start + count], values[:, :, : start + count]
+
+    def update_indexer(self, key_states: Tensor) -> Tensor:
+        start, count = self.cache.end, key_states.shape[1]
+        keys = self.cache.index_keys(self.index)
+        keys[:, start : start + count] = key_states
+        return keys[:, : start + count]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.end + query_length, 0
@@ -143,6 +96,10 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """Keys and values ``[B, heads, capacity, head_dim]`` of one layer, which stores some."""
         return self._keys[index], self._values[index]
 
+    def index_keys(self, index: int) -> Tensor:
+        """The indexer's keys ``[B, capacity, head_dim]`` of one layer, which has an indexer."""
+        return self._index_keys[index][:, 0]
+
     @property
     def stores(self) -> Iterable[Tensor]:
         """All storage: one tensor ``[layers, B, heads, capacity, head_dim]`` for each kind of block."""
@@ -168,8 +125,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         """
         if self.has_room(rows):
             return
-        self._keys.clear()  # views, which would keep all of the old storage alive
-        self._values.clear()
+        for views in (self._keys, self._values, self._index_keys):
+            views.clear()  # they would keep all of the old storage alive
         self.moves += 1
         self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
         for block, count in self.layout.groups().items():
@@ -257,8 +214,12 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             taken[block] += 1
             return self._stores[block][taken[block] - 1]
 
-        keys, values = ([next_of(block) for block in blocks] for blocks in (self.layout.keys, self.layout.values))
-        self._keys, self._values = (dict(zip(self.layout.stored, views, strict=True)) for views in (keys, values))
+        def place(layers: tuple[int, ...], blocks: tuple[Block, ...]) -> dict[int, Tensor]:
+            return {layer: next_of(block) for layer, block in zip(layers, blocks, strict=True)}
+
+        layout = self.layout
+        self._keys, self._values = place(layout.stored, layout.keys), place(layout.stored, layout.values)
+        self._index_keys = place(layout.indexed, layout.index_keys)
 
 
 def _bucket(slots: int) -> int:

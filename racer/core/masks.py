@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-AS_FULL = frozenset({FULL, "attention", "dummy", "mlp", "moe", "sparse", "dense"})
-"""Names of full attention, and of layers that do not attend. A name proves nothing: the model is tried."""
+AS_FULL = frozenset({FULL, "attention", "indexed_attention", "dummy", "mlp", "moe", "sparse", "dense"})
+"""Names of full attention, of a choice among what a full mask shows, and of layers that do not attend. A name proves
+nothing: the model is tried."""
 
 
 @attrs.frozen

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from racer.core.cache_layout import CacheLayout
 from racer.core.grouped_attention import grouped_configs
-from racer.core.kv_cache import CacheLayout, TreeCache
+from racer.core.kv_cache import TreeCache
 from racer.core.masks import MaskPlan
 from racer.core.packed_weights import Looks, PackedModel
 from racer.core.twin import intercepted, twin_of

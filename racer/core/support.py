@@ -191,6 +191,8 @@ def _examine(model: Any) -> Support:
         return Support(None, reason, vocab_size)
     accepted = inspect.signature(model.forward).parameters
     trial = Trial.of(model, vocab_size)
+    if "position_ids" not in accepted and not trial.heeds_positions():
+        return Support(None, "its forward drops position_ids", vocab_size)
     cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
     plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument)
     attention = model.config.get_text_config()._attn_implementation

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from racer.core.kv_cache import CacheLayout
+from racer.core.cache_layout import CacheLayout
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
 from racer.core.own_loop import own_logits
@@ -62,6 +62,16 @@ class Trial:
             return (failed := f"a trial tree failed with {type(failure).__name__}: {failure}"), failed, None
         first, second = (max(logit_error(ours[row], theirs[row]) for ours, theirs in pairs) for row in (0, 1))
         return fault_of(self.model, max(alone, first)), fault_of(self.model, second), watch.size
+
+    def heeds_positions(self) -> bool:
+        """Whether positions make a difference: a forward that takes anything may drop them. Where it does, what a small
+        dtype forgives would hide that nodes stand where their slots say."""
+        near = torch.arange(PROMPT, device=self.prompts.device)[None]
+        near, far = (
+            self.model(input_ids=self.prompts[:1], position_ids=position, return_dict=True).logits
+            for position in (near, 2 * near)
+        )
+        return not torch.equal(near, far)
 
     def _alone(self, runner: ModelRunner) -> Iterator[tuple[Tensor, Tensor]]:
         """A prompt without a mask, in pieces."""

@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer.core.kv_cache import Block, TreeCache
+from racer.core.cache_layout import Block
+from racer.core.kv_cache import TreeCache
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.model_runner import ModelRunner
 from racer.core.own_loop import own_logits
@@ -101,12 +102,16 @@ class _LongTrial:
     def _fill(self, cache: Any) -> None:
         for layer, keys, values in self._states():
             cache.update(keys, values, layer)
+        for layer, keys in self._index_keys():
+            cache.update_indexer(keys, layer)
 
     def _our_cache(self, padding: int) -> TreeCache:
         cache = self.runner.open([padding], self.length + self.tokens.shape[1])
         for layer, keys, values in self._states():
             for place, states in zip(cache.layer(layer), (keys, values), strict=True):
                 place[:, :, : self.length] = states
+        for layer, keys in self._index_keys():
+            cache.index_keys(layer)[:, : self.length] = keys
         cache.append(self.length)
         return cache
 
@@ -124,6 +129,13 @@ class _LongTrial:
                         larger = window * 2.0 ** (MARGIN - 1 - max(place, 0))
                         filled[:, :, slot] *= min(larger, torch.finfo(values.dtype).max / 8)
             yield layer, self._random(keys, generator) * 0.02, filled
+
+    def _index_keys(self) -> Iterator[tuple[int, Tensor]]:
+        """The number of each layer with an indexer, and its keys ``[1, length, head_dim]``."""
+        layout = self.runner.plan.layout
+        generator = torch.Generator(layout.keys[0].device).manual_seed(3)
+        for layer, block in zip(layout.indexed, layout.index_keys, strict=True):
+            yield layer, self._random(block, generator)[:, 0]
 
     def _random(self, block: Block, generator: torch.Generator) -> Tensor:
         shape = (1, block.heads, self.length, block.head_dim)

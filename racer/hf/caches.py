@@ -8,14 +8,15 @@ from typing import Any
 import attrs
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, GenerationMixin
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from racer.core.kv_cache import Block, TreeCache
+from racer.core.cache_layout import Block
+from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan
 from racer.engine.outside_cache import FinalStates
 from racer.errors import UnsupportedGeneration
-from racer.hf.postponed import postpone
+from racer.hf.postponed import READABLE, postpone
 from racer.hf.unsupported import left_padding
 
 CACHE_FIELD = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
@@ -45,6 +46,8 @@ class GivenCache:
             start = self.length - layer.keys.shape[2]  # what a sliding window has left behind is never looked at
             for slots, states in zip(cache.layer(index), (layer.keys, layer.values), strict=True):
                 slots[:, :, start : self.length] = states
+        for index in cache.layout.indexed:
+            cache.index_keys(index)[:, : self.length] = self.cache.layers[index].indexer_keys
         cache.append(self.length)
 
     def store(self, states: FinalStates) -> None:
@@ -63,6 +66,8 @@ class GivenCache:
             layer = cache.layers[index]
             if isinstance(layer, DynamicSlidingWindowLayer):  # it keeps a view of all
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+        for index in tree_cache.layout.indexed:
+            cache.update_indexer(tree_cache.index_keys(index)[:, new], index)
 
 
 def given_cache(model_kwargs: dict[str, Any]) -> Any:
@@ -126,7 +131,7 @@ def _misfit(cache: DynamicCache, length: int, rows: int, plan: ForwardPlan) -> s
         if not layers:
             break
         layer = layers[index]
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer, "record_past", False):
+        if type(layer) not in READABLE or getattr(layer, "record_past", False):
             return f"has a layer that RACER does not read, a {type(layer).__name__}"
         slides = isinstance(layer, DynamicSlidingWindowLayer)
         if slides and layer.sliding_window not in (plan.masks.window, plan.masks.chunk):
@@ -141,4 +146,8 @@ def _misfit(cache: DynamicCache, length: int, rows: int, plan: ForwardPlan) -> s
             return f"has {layer.keys.shape[0]} rows, the call {rows}"
         if [Block.of(layer.keys), Block.of(layer.values)] != block:
             return "holds states of another shape, kind or place than the model's"
+    for index, own in zip(layout.indexed, layout.index_keys, strict=True) if length else ():
+        keys = getattr(layers[index], "indexer_keys", None)
+        if keys is None or keys.shape[:2] != (rows, length) or Block.of(keys[:, None]) != own:
+            return "does not hold the keys of the model's indexer"
     return ""

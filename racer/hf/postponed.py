@@ -8,7 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+INDEXED: Any = getattr(cache_utils, "DynamicIndexedLayer", DynamicLayer)
+"""Of layers with an indexer; an older transformers has none."""
+READABLE = (DynamicLayer, DynamicSlidingWindowLayer, INDEXED)
+"""Classes of layers whose states RACER reads and writes."""
 
 
 def _read(layer: Any, name: str) -> Any:
@@ -26,7 +32,7 @@ def _stand_in(kind: type) -> type:
     return type(f"Postponed{kind.__name__}", (kind,), {"__getattribute__": _read, "__setattr__": _write})
 
 
-STAND_INS = {kind: _stand_in(kind) for kind in (DynamicLayer, DynamicSlidingWindowLayer)}
+STAND_INS = {kind: _stand_in(kind) for kind in READABLE}
 """From a layer's class to the one that stands in for it."""
 
 

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from racer.core.kv_cache import GROWTH, Block, CacheLayout, TreeCache
+from racer.core.cache_layout import Block, CacheLayout
+from racer.core.kv_cache import GROWTH, TreeCache
 
 CPU = torch.device("cpu")
 THIN, WIDE = Block(1, 2, torch.float64, CPU), Block(2, 3, torch.float32, CPU)

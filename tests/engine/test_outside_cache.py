@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from racer.core.kv_cache import Block, CacheLayout, TreeCache
+from racer.core.cache_layout import Block, CacheLayout
+from racer.core.kv_cache import TreeCache
 from racer.engine.outside_cache import final_states
 from racer.step.request import Request, add_tokens, cut
 

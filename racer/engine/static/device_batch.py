@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racer.core.kv_cache import CacheLayout, TreeCache
+from racer.core.cache_layout import CacheLayout
+from racer.core.kv_cache import TreeCache
 from racer.engine.static.kv_window import FixedWindow, move_rows
 from racer.engine.static.shapes import slots_bucket
 from racer.engine.static.tree_buffer import TreeBuffer

@@ -24,9 +24,9 @@ class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unt
     is_croppable = False
     is_compileable = True
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, index_keys: Tensor | None) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.keys, self.values, self.index_keys = keys, values, index_keys
         self.slots = torch.empty(0, dtype=torch.long, device=keys.device)
         self.is_initialized = True
 
@@ -37,6 +37,10 @@ class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unt
         self.keys.index_copy_(2, self.slots, key_states)
         self.values.index_copy_(2, self.slots, value_states)
         return self.keys, self.values
+
+    def update_indexer(self, key_states: Tensor) -> Tensor:
+        assert self.index_keys is not None
+        return self.index_keys.index_copy_(1, self.slots, key_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[2], 0
@@ -59,8 +63,11 @@ class FixedWindow(Cache):  # type: ignore[misc]  # transformers is untyped here
     """
 
     def __init__(self, cache: TreeCache, length: int) -> None:
-        parts = {index: cache.layer(index) for index in cache.layout.stored}
-        own = {index: _FixedLayer(*(part[:, :, :length] for part in both)) for index, both in parts.items()}
+        own: dict[int, _FixedLayer] = {}
+        for index in cache.layout.stored:
+            keys, values = (part[:, :, :length] for part in cache.layer(index))
+            index_keys = cache.index_keys(index)[:, :length] if index in cache.layout.indexed else None
+            own[index] = _FixedLayer(keys, values, index_keys)
         unused = next(iter(own.values()))  # in the place of layers that store nothing, for what they may ask for
         super().__init__(layers=[own.get(index, unused) for index in range(cache.layout.layers)])
         self.length = length

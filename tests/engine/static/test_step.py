@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from racer import Greedy, Needs, Recycling
-from racer.core.kv_cache import CacheLayout
 from racer.core.model_runner import ModelRunner
 from racer.core.support import probe
 from racer.engine.static.capture_check import CaptureCheck
@@ -23,31 +22,35 @@ from racer.step.request import Request
 from racer.step.view import StepView
 from racer.testing import toy_model
 from racer.verifiers.exact import Sampling
+from support.more_models import build
 from support.pretender import Pretender
 from support.processors import WARPERS
 from support.tiny_models import BUILD, tiny
 from support.tiny_models import VOCAB as TINY_VOCAB
 from support.toy import VOCAB
 
+MORE = ("gemma3n", "gemma4", "roberta", "llama4", "deepseek-v3.2")
+"""Models whose layers store, or see, something else."""
 
-def on_meta(name: str) -> tuple[ModelRunner, DeviceBatch]:
+
+def on_meta(own: Any) -> tuple[ModelRunner, DeviceBatch]:
     """A tiny model without data: operations run through, with the shapes and branches of an accelerator."""
-    plan = probe(tiny(name)).plan
+    plan = probe(own).plan
     assert plan is not None
-    model = copy.deepcopy(tiny(name)).to("meta")
-    keys, values = (
-        tuple(attrs.evolve(block, device=torch.device("meta")) for block in blocks)
-        for blocks in (plan.layout.keys, plan.layout.values)
-    )
-    runner = ModelRunner(model, attrs.evolve(plan, layout=CacheLayout(keys, values)))
+    model = copy.deepcopy(own).to("meta")
+    parts = {
+        name: tuple(attrs.evolve(block, device=torch.device("meta")) for block in getattr(plan.layout, name))
+        for name in ("keys", "values", "index_keys")
+    }
+    runner = ModelRunner(model, attrs.evolve(plan, layout=attrs.evolve(plan.layout, **parts)))
     return runner, DeviceBatch(runner.plan.layout, 2, 100)
 
 
 @pytest.mark.parametrize("verifier", [Greedy(), Sampling()])
-@pytest.mark.parametrize("name", [name for name in BUILD if name != "mixtral"])
+@pytest.mark.parametrize("name", [*(name for name in BUILD if name != "mixtral"), *MORE])
 def test_a_whole_step_never_leaves_the_device(name: str, verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("racer.engine.static.step.check_form", lambda tree, *_: tree)  # it refuses trees without data
-    runner, batch = on_meta(name)
+    runner, batch = on_meta(build(name) if name in MORE else tiny(name))
     rows = torch.zeros(2, dtype=torch.long, device="meta")
     view = StepView(
         requests=(Request((1,)), Request((2,))), active=(True, True), root=rows, position=rows, vocab_size=TINY_VOCAB,
