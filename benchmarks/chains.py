@@ -35,6 +35,7 @@ from racer.budgets import Fixed
 from racer.core.support import probe
 from racer.loading import models
 from racer.loading.loaded_model import LoadedModel
+from racer.step.best_path import best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.tree_builder import TreeBuilder
@@ -94,7 +95,7 @@ class OneByOne(Verifier):
 
     def verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:
         if tree.score is not None and tree.width > 1:
-            chain = tree.best_path(tree.width)
+            chain = best_path(tree, tree.width)
             assert chain.score is not None
             count = int(chain.count[0])
             tokens, scores = chain.tokens[0, 1:count].tolist(), tuple(chain.score[0, 1:count].tolist())

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: 'plugins' and 'broken', or 'model'.")
 @click.option("--model", help="Say how this model is decoded instead: a folder, a .gguf file, a hub id, or 'default'.")
-@click.option("--tokens", default=0, help="With --model: for calls that take so many tokens, new ones included.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    help="With --model: for calls that take so many tokens, new ones included.",
+)
 def plugins(as_json: bool, model: str | None, tokens: int) -> None:
     """List every drafter, verifier and budget: exact or lossy, where it comes from, and its parameters.
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import attrs
 import torch
-from transformers import GenerationMixin
 
 from racer.core.chain_runner import ChainPlan
 from racer.core.chain_trial import chain_faults
@@ -25,12 +24,12 @@ from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
+from racer.core.obstacles import no_loop, obstacle, stretched, unprepared
 from racer.core.rope import RopeBorder
-from racer.core.subject import foreign_loop, replaced_methods, subject_of
+from racer.core.subject import subject_of
 from racer.core.trial import PROMPT, Trial
 from racer.core.windows import MARGIN, beyond, windows_of
 
-TREE_ATTENTION = ("sdpa", "eager")
 LONGEST_PROMPT = 1024
 """Chains are tried on prompts of up to so many tokens, and not used beyond windows that are longer."""
 MAX_KEPT = 8
@@ -94,7 +93,7 @@ def probe(model: Any, reach: int = 0) -> Support:
         within what was tried.
     """
     try:
-        if mend := _unprepared(model):
+        if mend := unprepared(model):
             return Support(None, mend, prepared=False)
         if hook := foreign_hook(model):  # not even to be tried: hooks may count
             return Support(None, f"{hook} would see trees, not text: remove it, or decode without RACER")
@@ -109,23 +108,6 @@ def probe(model: Any, reach: int = 0) -> Support:
         return first
     tried = next((window for window in first.windows if window >= reach), None)
     return known.of((subject, tried), lambda: _quietly(model, lambda: _examine_beyond(model, first, tried)))
-
-
-def _unprepared(model: Any) -> str:
-    """Why the model must be loaded or prepared otherwise; empty if it need not."""
-    if model.config.is_encoder_decoder:
-        return "encoder-decoder models are not supported: RACER decodes causal language models"
-    if model.training:
-        return "the model is in training mode, so its output is random: call model.eval()"
-    attention = model.config.get_text_config()._attn_implementation
-    if attention not in TREE_ATTENTION:
-        return (
-            f"attention implementation {attention!r} cannot take a tree mask: load the model with "
-            "attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')"
-        )
-    if model.device.type == "meta":
-        return "its first weights are on the meta device, or on disk: load them into memory"
-    return ""
 
 
 def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
@@ -160,7 +142,7 @@ def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | 
 
     :param tried: slots of a call that these windows are for.
     """
-    if _no_loop(model) or _stretched(model):
+    if no_loop(model) or stretched(model):
         return trees
     vocab_size = trees.vocab_size or _vocab_size(model)
     near = [window for window in windows if window <= LONGEST_PROMPT]
@@ -186,7 +168,7 @@ def _examine(model: Any) -> Support:
     """What a few tokens show."""
     vocab_size = _vocab_size(model)
     masks = MaskPlan.of(model.config)
-    reason = masks if isinstance(masks, str) else _obstacle(model)
+    reason = masks if isinstance(masks, str) else obstacle(model)
     if reason or isinstance(masks, str):
         return Support(None, reason, vocab_size)
     accepted = inspect.signature(model.forward).parameters
@@ -225,35 +207,6 @@ def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
     if reason:
         return _examine_chain(model, attrs.evolve(first, plan=None, reason=reason), windows, tried)
     return attrs.evolve(first, plan=plan, padding_reason=first.padding_reason or padded)
-
-
-def _obstacle(model: Any) -> str:
-    """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
-    if reason := _no_loop(model) or _stretched(model):
-        return reason
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted and not any(part.kind is part.VAR_KEYWORD for part in accepted.values()):
-        return "its forward takes no position_ids"
-    if not any(name in accepted for name in CACHE_ARGUMENTS):
-        return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
-    return ""
-
-
-def _no_loop(model: Any) -> str:
-    """Why a model's decoding loop is not transformers' own; empty if it is."""
-    if not isinstance(model, GenerationMixin):
-        return "its class has another decoding loop than transformers'"
-    if part := foreign_loop(model):
-        return f"its class has a {part} of its own in the decoding loop, which is not transformers'"
-    if replaced := replaced_methods(model):
-        return f"its {replaced[0]} has been replaced, as for prompt tuning"
-    return ""
-
-
-def _stretched(model: Any) -> str:
-    """Why its positions mean something else in longer passes, however short a text is; empty if they do not."""
-    border = RopeBorder.of(model.config.get_text_config())
-    return "" if border is None else border.fault(0)
 
 
 def _vocab_size(model: Any) -> int:

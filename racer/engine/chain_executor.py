@@ -23,6 +23,7 @@ from racer.core.chain_runner import ChainRunner, whole_texts
 from racer.engine.executor import StepOutcome, to_model_device
 from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import argmax_of, top_tokens
+from racer.step.best_path import best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import Stopwatch
@@ -96,7 +97,7 @@ class ChainExecutor:
 
     def _chain(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """A draft as it can be scored: whoever drafted it, a chain."""
-        chain = tree if tree is None or tree.width == 1 else tree.best_path(tree.width)
+        chain = tree if tree is None or tree.width == 1 else best_path(tree, tree.width)
         return to_model_device(view, chain)
 
     def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, dict[str, Any]]:

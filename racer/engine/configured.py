@@ -9,6 +9,7 @@ from torch import Tensor
 
 from racer.guard import check_form
 from racer.hookspecs import hookimpl
+from racer.step.best_path import best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
@@ -48,7 +49,7 @@ class ConfiguredStrategies:
         if tree is None:
             return None
         tree = check_form(tree, len(view.requests), asked)
-        return strategies.budget.fit(view, tree.best_path(budget) if view.chain else tree, budget)
+        return strategies.budget.fit(view, best_path(tree, budget) if view.chain else tree, budget)
 
     @hookimpl(trylast=True)
     def racer_verify(self, view: StepView, tree: DraftTree, logits: Tensor) -> Verdict:

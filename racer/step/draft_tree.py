@@ -132,27 +132,6 @@ class DraftTree:
             return self
         return self._each(lambda part: part[:, :width], count=self.count.clamp(max=width))
 
-    def best_path(self, width: int) -> DraftTree:
-        """The root's path to the leaf that promises most accepted nodes, as a chain of ``width`` columns at most.
-
-        By the sum of its scores. Where there are none, the first child of each node: drafters give what they think
-        most of first. On the host.
-        """
-        tree = self.to(torch.device("cpu"))
-        parents, counts = tree.parent.tolist(), tree.count.tolist()
-        scores = None if tree.score is None else tree.score.nan_to_num(0.0).tolist()
-        paths = []
-        for row, (parent, count) in enumerate(zip(parents, counts, strict=True)):
-            paths.append(_best_path(parent, count, None if scores is None else scores[row])[:width])
-        longest = max(map(len, paths))
-        place = torch.tensor([[*path, *[0] * (longest - len(path))] for path in paths])
-        tokens, score, source = (
-            None if part is None else part.gather(1, place) for part in (tree.tokens, tree.score, tree.source)
-        )
-        assert tokens is not None
-        chain = DraftTree.chain(tokens, torch.tensor([len(path) for path in paths]))
-        return attrs.evolve(chain, score=score, source=source, sources=self.sources)
-
     def prune(self, min_score: float) -> DraftTree:
         """Drop the nodes scored below ``min_score``, with all that hangs on them; the root stays.
 
@@ -251,25 +230,6 @@ def _faults(parts: Sequence[Any], columns: Any, vocab_size: int, sources: Any) -
     if source is not None:
         faults = faults + (((source < 0) | (source >= sources)) & real).any(1) * 32
     return faults
-
-
-def _best_path(parent: Sequence[int], count: int, score: Sequence[float] | None) -> list[int]:
-    """Columns of the path that is worth most, the root's first; faulty trees give what they give."""
-    worth, best = [0.0] * count, 0
-    for node in range(1, count):
-        above = parent[node]
-        if not 0 <= above < node:
-            return [0]  # it is faulty, and cut back to its root
-        if score is not None:
-            worth[node] = worth[above] + score[node]
-            best = node if worth[node] > worth[best] else best
-    if score is None:
-        while (child := next((node for node in range(best + 1, count) if parent[node] == best), None)) is not None:
-            best = child
-    path = [best]
-    while path[-1]:
-        path.append(parent[path[-1]])
-    return path[::-1]
 
 
 def _rows(square: Tensor, index: Tensor) -> Tensor:

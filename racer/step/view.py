@@ -116,7 +116,7 @@ class StepView:
     )
     """The same as ``position``, on the host."""
     chain: bool = False
-    """Whether the model takes a single path: of a tree the best one is scored (:meth:`DraftTree.best_path`)."""
+    """Whether the model takes a single path: then a tree's best one is scored (:mod:`racer.step.best_path`)."""
     _copies: bool = False
     """Whether tensors are shown as copies, a new one each time."""
 

@@ -69,6 +69,8 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("bench", "--compile"): ([], NOTHING),
     ("bench", "--batch-size"): ([], NOTHING),
     ("bench", "--output"): ([], HUB_IDS | ODD_NAMES),
+    ("plugins", "--model"): ([], HUB_IDS),
+    ("plugins", "--tokens"): (["--model", "default"], NOTHING),
 }  # fmt: skip
 """By option: what has to be given with it, and which of these values are not absurd there."""
 FLAGS = {

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import racer
 from racer import DecodeConfig
 from racer.core.support import probe
+from racer.step.best_path import best_path
 from racer.step.cost_curve import CostCurve
 from racer.step.draft_tree import DraftTree
 from racer.step.tree_builder import TreeBuilder
@@ -211,7 +212,7 @@ def test_attached_models_are_decoded_by_chains_too() -> None:
 
 @given(draft_trees(max_nodes=8))
 def test_the_best_path_is_the_best_of_all_paths(tree: DraftTree) -> None:
-    chain = tree.best_path(tree.width)
+    chain = best_path(tree, tree.width)
     assert tree.score is not None
     assert chain.score is not None
     for row in range(tree.batch):
@@ -233,7 +234,7 @@ def test_the_best_path_is_the_best_of_all_paths(tree: DraftTree) -> None:
 @given(st.integers(1, 9), draft_trees(max_nodes=8))
 def test_a_best_path_without_scores_goes_by_first_children(width: int, tree: DraftTree) -> None:
     bare = DraftTree(tree.tokens, tree.parent, tree.count)
-    chain = bare.best_path(width)
+    chain = best_path(bare, width)
     for row in range(tree.batch):
         node, path, count = 0, [0], int(tree.count[row])
         while children := [child for child in range(node + 1, count) if int(tree.parent[row, child]) == node]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
+import torch
 import transformers
 from rich.console import Console
 from rich.progress import Progress
@@ -18,8 +20,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from racer.testing.compat.check import Finding, check
 from racer.testing.compat.report import page
-
-MARK = "finding: "
 
 
 def names() -> list[str]:
@@ -30,16 +30,27 @@ def names() -> list[str]:
 
 def apart(name: str, seconds: float) -> Finding:
     """A class's finding, made by a process of its own: one that hangs or dies stops nobody."""
-    command = [sys.executable, "-m", "racer.testing.compat", "--one", name]
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(name, sender))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return Finding(name, "not buildable", f"it takes more than {seconds:.0f} seconds")
-    line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
-    if line is None:
-        last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        return Finding(name, "not buildable", f"its process ended: {last[:160]}")
-    return Finding(**json.loads(line.removeprefix(MARK)))
+        if not receiver.poll(seconds):
+            return Finding(name, "not buildable", f"it takes more than {seconds:.0f} seconds")
+        finding: Finding = receiver.recv()
+        return finding
+    except EOFError:
+        process.join()
+        return Finding(name, "not buildable", f"its process ended with {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(name: str, sender: Any) -> None:
+    torch.set_num_threads(1)
+    sender.send(check(getattr(transformers, name)))
 
 
 def sweep(chosen: Sequence[str], jobs: int, seconds: float) -> list[Finding]:
@@ -60,10 +71,7 @@ def sweep(chosen: Sequence[str], jobs: int, seconds: float) -> list[Finding]:
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Where the findings go, as JSON.")
 @click.option("--jobs", default=2, show_default=True, help="Classes that are tried at once.")
 @click.option("--seconds", default=120.0, show_default=True, help="For each class.")
-@click.option("--one", hidden=True, help="Print one class's finding.")
-def main(
-    only: tuple[str, ...], output: Path | None, as_json: Path | None, jobs: int, seconds: float, one: str | None
-) -> None:
+def main(only: tuple[str, ...], output: Path | None, as_json: Path | None, jobs: int, seconds: float) -> None:
     """Decode with a tiny model of every causal class of transformers, and compare.
 
     \b
@@ -71,9 +79,6 @@ def main(
       python -m racer.testing.compat --output docs/compatibility.md
       python -m racer.testing.compat --only Llama --only Qwen3
     """
-    if one:
-        click.echo(MARK + json.dumps(attrs.asdict(check(getattr(transformers, one)))))
-        return
     chosen = [name for name in names() if not only or name.startswith(only)]
     if not chosen:
         raise click.UsageError(f"no class of transformers {transformers.__version__} begins with {', '.join(only)}")

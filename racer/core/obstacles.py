@@ -1,0 +1,60 @@
+"""What shows without a trial that a model cannot be decoded with trees, or by chains."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from transformers import GenerationMixin
+
+from racer.core.model_runner import CACHE_ARGUMENTS
+from racer.core.rope import RopeBorder
+from racer.core.subject import foreign_loop, replaced_methods
+
+TREE_ATTENTION = ("sdpa", "eager")
+
+
+def unprepared(model: Any) -> str:
+    """Why the model must be loaded or prepared otherwise; empty if it need not."""
+    if model.config.is_encoder_decoder:
+        return "encoder-decoder models are not supported: RACER decodes causal language models"
+    if model.training:
+        return "the model is in training mode, so its output is random: call model.eval()"
+    attention = model.config.get_text_config()._attn_implementation
+    if attention not in TREE_ATTENTION:
+        return (
+            f"attention implementation {attention!r} cannot take a tree mask: load the model with "
+            "attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')"
+        )
+    if model.device.type == "meta":
+        return "its first weights are on the meta device, or on disk: load them into memory"
+    return ""
+
+
+def obstacle(model: Any) -> str:
+    """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
+    if reason := no_loop(model) or stretched(model):
+        return reason
+    accepted = inspect.signature(model.forward).parameters
+    if "position_ids" not in accepted and not any(part.kind is part.VAR_KEYWORD for part in accepted.values()):
+        return "its forward takes no position_ids"
+    if not any(name in accepted for name in CACHE_ARGUMENTS):
+        return f"its forward takes none of {', '.join(CACHE_ARGUMENTS)}"
+    return ""
+
+
+def no_loop(model: Any) -> str:
+    """Why a model's decoding loop is not transformers' own; empty if it is."""
+    if not isinstance(model, GenerationMixin):
+        return "its class has another decoding loop than transformers'"
+    if part := foreign_loop(model):
+        return f"its class has a {part} of its own in the decoding loop, which is not transformers'"
+    if replaced := replaced_methods(model):
+        return f"its {replaced[0]} has been replaced, as for prompt tuning"
+    return ""
+
+
+def stretched(model: Any) -> str:
+    """Why its positions mean something else in longer passes, however short a text is; empty if they do not."""
+    border = RopeBorder.of(model.config.get_text_config())
+    return "" if border is None else border.fault(0)
