@@ -129,13 +129,13 @@ class ChainExecutor:
         if (scored := self._scored) is None:
             return
         self._scored = None
-        matter = [
-            (tokens, text)
-            for tokens, text, request in zip(scored.tokens, self._rows(requests), requests, strict=True)
+        start, fed = self.cache.committed, len(scored.tokens[0])
+        rights = [
+            self._agreeing(tokens, request)
+            for tokens, request in zip(scored.tokens, requests, strict=True)
             if self.runner.call.keeps_cache or not request.done
         ]
-        start, fed = self.cache.committed, len(scored.tokens[0])
-        right = min((_agreeing(tokens, text[start:], self.runner.call.pad) for tokens, text in matter), default=fed)
+        right = min(rights, default=fed)
         right = min(right, slots - start)
         if right == fed:
             self.cache.arguments, self.cache.committed = scored.arguments, start + fed
@@ -158,6 +158,16 @@ class ChainExecutor:
             texts = self._texts(requests, self.cache.committed + count)
             _, self.cache.arguments = self.runner.forward(texts, self.cache, count, 1)
             self.cache.committed += count
+
+    def _agreeing(self, tokens: Sequence[int], request: Request) -> int:
+        """How many of the scored tokens stand in a row's text: of one that goes on before its pending token, of one
+        that is done with pad tokens behind it."""
+        text = [*request.padding, *request.tokens][self.cache.committed :]
+        text = text + [self.runner.call.pad] * len(tokens) if request.done else text[:-1]
+        return next(
+            (n for n, (ours, theirs) in enumerate(zip(tokens, text, strict=False)) if ours != theirs),
+            min(len(tokens), len(text)),
+        )
 
     def _carried(self, requests: Sequence[Request]) -> int:
         return max((self._behind(request) for request in requests if not request.done), default=1) - 1
@@ -185,11 +195,3 @@ class ChainExecutor:
     def _behind(self, request: Request) -> int:
         """Tokens of a row that are not committed: the pending one, and those that are carried."""
         return self._slots(request) - self.cache.committed
-
-
-def _agreeing(tokens: Sequence[int], text: Sequence[int], pad_token: int) -> int:
-    """How many of the tokens are the text's, pad tokens behind its end included."""
-    for place, token in enumerate(tokens):
-        if token != (text[place] if place < len(text) else pad_token):
-            return place
-    return len(tokens)

@@ -110,6 +110,18 @@ def test_rows_may_end_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALWAYS)
+def test_pad_tokens_that_a_row_may_say_itself_are_not_taken_for_its_text(name: str) -> None:
+    """Rows with short drafts are filled up with pad tokens, which may be what comes next, but nobody has scored it."""
+    lm, texts = model(name), plain(name, True)
+    for pad in sorted({*texts[0][5:], *texts[1][7:]})[:8]:
+        how = GREEDY | {"pad_token_id": pad}
+        expected = lm.generate(**PADDED, **how).sequences
+        for drafter in (drafters(name, True)[0], HostileDrafter(pad, VOCAB)):
+            out = racer.generate(lm, **PADDED, **how, config=DecodeConfig(drafter=drafter, budget=8))
+            assert torch.equal(out.sequences, expected)
+
+
+@pytest.mark.parametrize("name", ALWAYS)
 def test_scores_are_kept(name: str) -> None:
     lm, wanted = model(name), {"output_scores": True, "output_logits": True}
     expected = lm.generate(**ALONE, **GREEDY, **wanted)

@@ -79,6 +79,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "expert_layer_period": 2,
         "use_mamba_kernels": False,
     },
+    "FalconH1Config": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128, "mamba_expand": 2},
+    "MinistralConfig": {"head_dim": 16},
+    "HunYuanDenseV1Config": {"head_dim": 16},
+    "HunYuanMoEV1Config": {"head_dim": 16},
+    "NemotronConfig": {"num_key_value_heads": 2},
+    "Dots1Config": {"n_routed_experts": 4},
+    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "GPTJConfig": {"rotary_dim": 8, "n_head": 4, "n_embd": 64},
+    "CodeGenConfig": {"rotary_dim": 8, "n_head": 4, "n_embd": 64},
+    "Zamba2Config": {"attention_hidden_size": 128},
     "FalconConfig": {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 4},
     "NemotronHConfig": {"hybrid_override_pattern": "M*-M", "mamba_num_heads": 8, "mamba_head_dim": 16},
     "Lfm2Config": {"block_auto_adjust_ff_dim": False},
@@ -108,6 +118,8 @@ def _settings(kind: type[Any]) -> dict[str, Any]:
             small[name] = _settings(type(value))
         elif (size := _size(name, value)) is not None:
             small[name] = size
+    if "kv_lora_rank" in small and "num_attention_heads" in small:  # latent attention has as many heads of keys
+        small["num_key_value_heads"] = small["num_attention_heads"]
     layers = next(
         (small[name] for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if name in small), LAYERS
     )
