@@ -55,6 +55,8 @@ def no_loop(model: Any) -> str:
 
 
 def stretched(model: Any) -> str:
-    """Why its positions mean something else in longer passes, however short a text is; empty if they do not."""
+    """Why its positions or keys mean something else in longer passes, however short a text is; empty if they do not."""
+    if getattr(model.config.get_text_config(), "index_topk", None):  # the sweep found texts that differ
+        return "its indexed attention keeps the best keys alone, and longer passes tell equal scores apart otherwise"
     border = RopeBorder.of(model.config.get_text_config())
     return "" if border is None else border.fault(0)

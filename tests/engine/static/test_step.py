@@ -29,7 +29,7 @@ from support.tiny_models import BUILD, tiny
 from support.tiny_models import VOCAB as TINY_VOCAB
 from support.toy import VOCAB
 
-MORE = ("gemma3n", "gemma4", "roberta", "llama4", "deepseek-v3.2")
+MORE = ("gemma3n", "gemma4", "roberta", "llama4")
 """Models whose layers store, or see, something else."""
 
 
