@@ -33,6 +33,17 @@ from support.tiny_models import SMALL, VOCAB, alone, batch
 HOW: dict[str, Any] = {"max_new_tokens": 24, "return_dict_in_generate": True, "pad_token_id": 0}
 CONFIG = DecodeConfig(drafter=HostileDrafter(3, VOCAB), budget=9, prefill_chunk=4)
 
+INDEXED = "deepseek-v3.2"
+TREES = [name for name in BUILD if name != INDEXED]
+
+
+def test_attention_to_indexed_keys_is_decoded_plainly() -> None:
+    """In float32 it may choose other keys of equal scores in a longer pass: the sweep found such texts."""
+    model = build(INDEXED)
+    with pytest.warns(PlainDecodingWarning, match="indexed attention"):
+        got = racer.generate(model, config=CONFIG, **alone(2), **HOW, do_sample=False)
+    assert torch.equal(got.sequences, model.generate(**alone(2), **HOW, do_sample=False).sequences)
+
 
 def same(model: Any, inputs: dict[str, torch.Tensor], **how: Any) -> Any:
     """Decode with trees, and compare with ``generate``."""
@@ -43,7 +54,7 @@ def same(model: Any, inputs: dict[str, torch.Tensor], **how: Any) -> Any:
     return out
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", TREES)
 def test_trees_say_what_generate_says(name: str) -> None:
     model = build(name)
     support = probe(model, 100 if name != "roberta" else 50)
@@ -53,7 +64,7 @@ def test_trees_say_what_generate_says(name: str) -> None:
     same(model, batch())
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("drafter", [HostileDrafter(3, VOCAB), pytest.param("racer-paper", marks=pytest.mark.slow)])
 def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, drafter: Any) -> None:
     model, how = build(name), {"max_new_tokens": 24, "do_sample": True, "top_p": 0.9, "top_k": 12, "pad_token_id": 0}
@@ -65,7 +76,7 @@ def test_sampling_is_plain_sampling_and_rows_are_their_solo_runs(name: str, draf
         assert torch.equal(solo[0, -24:], together[row, -24:])
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", TREES)
 def test_eager_attention_takes_the_same_masks(name: str) -> None:
     model = copy.deepcopy(build(name))
     model.set_attn_implementation("eager")
@@ -175,7 +186,7 @@ def test_positions_may_be_passed_on_without_a_name_but_not_dropped(dtype: torch.
     if dtype == torch.float64:
         same(model, batch())
     model = Dropping(LlamaConfig(**SMALL)).to(dtype).eval()  # rounding in bfloat16 would forgive it
-    assert "drops position_ids" in probe(model).reason
+    assert "drops position_ids" in probe(model).tree_reason
 
 
 def stretched(kind: str) -> Any:
