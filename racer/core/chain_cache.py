@@ -6,7 +6,7 @@ last commit are noted before tokens are scored that may turn out wrong, and put 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -36,18 +36,16 @@ class ChainCache:
     @property
     def cache(self) -> Any:
         """transformers' cache."""
-        return self.arguments.get(self.cache_argument)
+        return self.arguments[self.cache_argument]
 
     @property
     def crops(self) -> bool:
         """Whether tokens can be taken back one by one: all of its layers hold keys and values of all slots."""
-        layers = list(_layers(self.cache))
-        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        return bool(self.cache.layers) and all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
     def mark(self) -> None:
         """Note the states as they are."""
-        holders = [*_layers(self.cache), *_caches(self.cache)]
-        self._marked = [(holder, _noted(holder)) for holder in holders]
+        self._marked = [(holder, _noted(holder)) for holder in (self.cache, *self.cache.layers)]
 
     def back(self) -> None:
         """Return to the states that were noted. They can be returned to once."""
@@ -58,18 +56,8 @@ class ChainCache:
 
     def crop(self, slots: int) -> None:
         """Keep the first ``slots`` slots, where :attr:`crops` says so."""
-        for layer in _layers(self.cache):
+        for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[:, :, :slots], layer.values[:, :, :slots]
-
-
-def _caches(cache: Any) -> Iterator[Any]:
-    """A cache and those within it."""
-    if cache is not None:
-        yield cache
-
-
-def _layers(cache: Any) -> Iterator[Any]:
-    yield from getattr(cache, "layers", ())
 
 
 def _noted(holder: Any) -> dict[str, Any]:

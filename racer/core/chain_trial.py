@@ -39,13 +39,13 @@ def chain_faults(model: Any, vocab_size: int, prompt: int = PROMPT) -> tuple[Cha
         alone = _error(model, plan, ids[:1], [0], prompt)[0]
     except Exception as failure:  # any failure of a trial run means: not by chains
         return None, f"a trial chain failed with {type(failure).__name__}: {failure}", ""
-    if reason := fault_of(model, alone):
-        return None, reason.replace("tree", "chain"), ""
+    if reason := fault_of(model, alone, what="chain"):
+        return None, reason, ""
     try:
         first, second = _error(model, plan, ids, [0, PADDING], prompt)
     except Exception as failure:
         return plan, "", f"a trial chain failed with {type(failure).__name__}: {failure}"
-    return plan, "", fault_of(model, max(first, second)).replace("tree", "chain")
+    return plan, "", fault_of(model, max(first, second), what="chain")
 
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:

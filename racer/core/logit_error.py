@@ -21,12 +21,13 @@ def logit_error(ours: Tensor, theirs: Tensor) -> float:
     return float(errors.nan_to_num(nan=torch.inf).max())
 
 
-def fault_of(model: Any, error: float, where: str = "", part: float = 1.0) -> str:
+def fault_of(model: Any, error: float, where: str = "", part: float = 1.0, what: str = "tree") -> str:
     """What such an error says of a trial; empty if it may be rounding in what the model computes in.
 
     :param part: of the tolerance.
+    :param what: was tried.
     """
     dtype = torch.get_autocast_dtype(model.device.type) if autocasts(model) else model.dtype
     if error <= TOLERANCE.get(dtype, 0.1) * part:
         return ""
-    return f"a trial tree's logits differ from generate's by {error:.2g} standard deviations{where}"
+    return f"a trial {what}'s logits differ from generate's by {error:.2g} standard deviations{where}"

@@ -2,7 +2,8 @@
 
 A few tokens are scored as RACER would score them and compared with transformers' own decoding loop
 (:mod:`racer.core.trial`). Models with recurrent state, position biases that ignore ``position_ids``, layers that cannot
-be masked, or inputs that are prepared in some way of their own fail, and are decoded plainly.
+be masked, or inputs that are prepared in some way of their own fail: they are tried with chains
+(:mod:`racer.core.chain_trial`), and decoded plainly if those fail too.
 """
 
 from __future__ import annotations
@@ -119,9 +120,7 @@ def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
             support = examine()
     except Exception as failure:  # any failure of a trial run means: not with trees
         support = Support(None, f"a trial run failed with {type(failure).__name__}: {failure}")
-    if (
-        support.way == "plain" or support.padding_reason
-    ):  # other threads may have drawn: that is not undone without need
+    if support.way == "plain" or support.padding_reason:  # what other threads drew is not undone without need
         torch.random.set_rng_state(before[0])
         for device, state in zip(devices, before[1], strict=True):
             torch.cuda.set_rng_state(state, device)

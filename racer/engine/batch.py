@@ -50,7 +50,6 @@ class BatchSpec:
     """The cache that is gone on from or filled, if there is one."""
     support: Support | None = None
     """What the model can do in this call, if it was looked at for it already."""
-
     prepared: PreparedCall | None = None
     """What transformers prepared for its own loop: models that take no trees are decoded with it."""
 

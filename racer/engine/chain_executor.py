@@ -16,13 +16,11 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainRunner, whole_texts
-from racer.engine.executor import StepOutcome, to_model_device
+from racer.engine.executor import StepOutcome, pending_of, to_model_device, verified
 from racer.engine.strategy_set import StrategySet
-from racer.engine.top_tokens import argmax_of, top_tokens
 from racer.step.best_path import best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
@@ -55,16 +53,20 @@ class ChainExecutor:
     keeps_logits: bool = False
     """Whether the scores of emitted tokens are kept."""
     _scored: _Scored | None = None
-    _fed_tokens: int = 0
-    """Tokens that the last pass has scored of each row."""
+    _caught_up: bool = False
+    """Whether the present step has committed carried tokens by a pass of their own."""
 
     def pending(self, requests: Sequence[Request]) -> Tensor:
-        ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
-        return torch.tensor(ends, device=self.runner.model.device)
+        return pending_of(requests, self.runner.model.device)
 
     def carry(self, requests: Sequence[Request]) -> int:
-        """Keep of the last pass what turned out right; how many tokens before the pending one must be scored again."""
+        """Keep of the last pass what turned out right, and commit what all rows carry if it is much; how many tokens
+        before the pending one must be scored again."""
         self._settle(requests)
+        shared = min((self._behind(request) for request in requests if not request.done), default=1) - 1
+        self._caught_up = shared > MOST_CARRIED
+        if self._caught_up:
+            self._advance(requests, shared)
         return self._carried(requests)
 
     def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
@@ -76,16 +78,13 @@ class ChainExecutor:
             tree, faults = strategies.draft(view, budget, self._chain)
         looks = self.runner.looks
         with phase("forward"):
-            self._catch_up(requests)
-            logits, after = self._forward(tree, requests)
+            logits, fed, after = self._forward(tree, requests)
         with phase("verify"):
-            top = top_tokens(strategies.needs, view.pipeline, view.do_sample, logits)
-            verdict = strategies.verify(view, tree, logits, argmax_of(top, strategies.needs, logits))
-            verdict.top_ids, verdict.top_probs = top
+            verdict = verified(view, strategies, tree, logits)
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
         rows = zip(requests, host.tokens.tolist(), strict=True)
-        self._scored = _Scored([self._fed(request, nodes, tree.width) for request, nodes in rows], after)
-        steady = self.runner.looks == looks
+        self._scored = _Scored([self._fed(request, nodes[: tree.width], fed) for request, nodes in rows], after)
+        steady = self.runner.looks == looks and not self._caught_up
         return StepOutcome(tree, verdict, budget, steady=steady, logits=logits if self.keeps_logits else None)
 
     def finish(self, requests: Sequence[Request]) -> None:
@@ -97,29 +96,26 @@ class ChainExecutor:
 
     def _chain(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """A draft as it can be scored: whoever drafted it, a chain."""
-        chain = tree if tree is None or tree.width == 1 else best_path(tree, tree.width)
-        return to_model_device(view, chain)
+        return to_model_device(view, None if tree is None else best_path(tree, tree.width))
 
-    def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, dict[str, Any]]:
-        """Logits ``[B, N, V]`` of a chain's nodes, and the model's arguments if all that was scored is committed."""
+    def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, int, dict[str, Any]]:
+        """Logits ``[B, N, V]`` of a chain's nodes, how many tokens of each row were scored, and the model's arguments
+        if all of them are committed."""
         behind = [1 if request.done else self._behind(request) for request in requests]
-        counts = [tree.width] * len(requests) if len(requests) == 1 else tree.count.tolist()
-        fed = max(before + count - 1 for before, count in zip(behind, counts, strict=True))
-        start, first = self.cache.committed, min(behind) - 1
+        start, fed, first = self.cache.committed, max(behind) + tree.width - 1, min(behind) - 1
         texts = self._texts(requests, start + fed)
         nodes = torch.tensor(behind, device=texts.device)[:, None] - 1 + torch.arange(tree.width, device=texts.device)
-        if fed > min(behind):  # something was guessed
-            board = pad(texts[:, start:], (0, fed + tree.width))
+        if fed > min(behind):  # something was guessed, or stands in for what a row does not have yet
             done = torch.tensor([request.done for request in requests], device=texts.device)[:, None]
-            texts[:, start:] = board.scatter(1, torch.where(done, nodes + fed, nodes), tree.tokens)[:, :fed]
+            tokens = torch.where(done, texts[:, start : start + tree.width], tree.tokens)  # done rows stay as they are
+            texts[:, start:] = texts[:, start:].scatter(1, nodes, tokens)
             if not self.cache.crops:
                 self.cache.mark()
-        self._fed_tokens = fed
         logits, after = self.runner.forward(texts, self.cache, fed, fed - first)
         if len(requests) > 1:
             rows = torch.arange(len(requests), device=texts.device)[:, None]
-            logits = logits[rows, nodes.clamp(max=fed - 1) - first]
-        return logits, after
+            logits = logits[rows, nodes - first]
+        return logits, fed, after
 
     def _settle(self, requests: Sequence[Request], slots: int = sys.maxsize) -> None:
         """Keep the state after the last pass if it has seen what stands in the texts now, and otherwise go back.
@@ -146,12 +142,6 @@ class ChainExecutor:
         else:
             self.cache.back()
 
-    def _catch_up(self, requests: Sequence[Request]) -> None:
-        """Commit what all rows carry, if it is much."""
-        carried = min((self._behind(request) for request in requests if not request.done), default=1) - 1
-        if carried > MOST_CARRIED:
-            self._advance(requests, carried)
-
     def _advance(self, requests: Sequence[Request], count: int) -> None:
         """Let the state see the next ``count`` tokens of the texts."""
         if count > 0:
@@ -177,11 +167,10 @@ class ChainExecutor:
         nodes = min(nodes, max(1, self.last_position + 1 - self.cache.committed - carried))
         return self.runner.plan.room(nodes, self.cache.committed + carried)
 
-    def _fed(self, request: Request, nodes: list[int], width: int) -> list[int]:
+    def _fed(self, request: Request, nodes: list[int], fed: int) -> list[int]:
         """What the last pass has scored of a row."""
         text = [*request.padding, *request.tokens][self.cache.committed :]
-        drafted = [] if request.done else nodes[1:width]
-        return (text + drafted + [self.runner.call.pad] * self._fed_tokens)[: self._fed_tokens]
+        return (text + ([] if request.done else nodes[1:]) + [self.runner.call.pad] * fed)[:fed]
 
     def _rows(self, requests: Sequence[Request]) -> list[list[int]]:
         return [[*request.padding, *request.tokens] for request in requests]

@@ -101,10 +101,8 @@ class BatchDecoder:
         verifier, name = self.strategies.verifier_for(spec.do_sample)
         mode, support = self.mode, spec.support or self.supported(spec.slots, any(spec.padding))
         if support.plan is None and spec.prepared is None:
-            name, reason = type(self.model).__name__, support.tree_reason
-            raise UnsupportedGeneration(
-                f"{name} cannot be verified with trees: {reason}; generate decodes it by chains"
-            )
+            kind, reason = type(self.model).__name__, support.tree_reason
+            raise UnsupportedGeneration(f"{kind} cannot be verified with trees: {reason} (generate takes chains)")
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()

@@ -72,8 +72,7 @@ class DynamicExecutor:
     """Whether the scores of emitted tokens are kept."""
 
     def pending(self, requests: Sequence[Request]) -> Tensor:
-        ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
-        return torch.tensor(ends, device=self.runner.model.device)
+        return pending_of(requests, self.runner.model.device)
 
     def run(self, view: StepView, strategies: StrategySet) -> StepOutcome:
         phase = self.watch.phase
@@ -84,14 +83,26 @@ class DynamicExecutor:
         with phase("forward"):
             logits = self.runner.forward(tree, self.cache, self.last_position)
         with phase("verify"):
-            top = top_tokens(strategies.needs, view.pipeline, view.do_sample, logits)
-            verdict = strategies.verify(view, tree, logits, argmax_of(top, strategies.needs, logits))
-            verdict.top_ids, verdict.top_probs = top
+            verdict = verified(view, strategies, tree, logits)
             host = verdict.to_host(tree, faults, top=strategies.needs.host)  # fetch: the step's only synchronisation
         with phase("commit"):
             self.cache.commit(verdict.path, advances(host, view))
         steady = self.runner.looks == looks
         return StepOutcome(tree, verdict, budget, steady=steady, logits=logits if self.keeps_logits else None)
+
+
+def pending_of(requests: Sequence[Request], device: torch.device) -> Tensor:
+    """``[2, B]`` int64: the last tokens of all rows and their positions, from what the host knows."""
+    ends = [[request.tokens[-1] for request in requests], [len(request.tokens) - 1 for request in requests]]
+    return torch.tensor(ends, device=device)
+
+
+def verified(view: StepView, strategies: StrategySet, tree: DraftTree, logits: Tensor) -> Verdict:
+    """The verdict on a scored tree, with the best next tokens that drafters are shown."""
+    top = top_tokens(strategies.needs, view.pipeline, view.do_sample, logits)
+    verdict = strategies.verify(view, tree, logits, argmax_of(top, strategies.needs, logits))
+    verdict.top_ids, verdict.top_probs = top
+    return verdict
 
 
 def to_model_device(view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:

@@ -21,8 +21,8 @@ def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> 
     cache = given_cache(arguments)
     if cache is None:
         return
-    if type(cache) is not DynamicCache:
-        raise UnsupportedGeneration(f"chains are decoded with a DynamicCache, not a {type(cache).__name__}")
+    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
+        raise UnsupportedGeneration(f"a cache of class {type(cache).__name__} is given: pass a DynamicCache")
     used = cache.get_seq_length() if any(hasattr(layer, "keys") for layer in cache.layers) else 0
     if used or any(_has_states(layer) for layer in cache.layers):
         raise UnsupportedGeneration("the given cache has seen tokens, and this model is decoded by chains")

@@ -17,6 +17,8 @@ def best_path(tree: DraftTree, width: int) -> DraftTree:
     first. On the host; a faulty tree is cut back to its root.
     """
     tree = tree.to(torch.device("cpu"))
+    if tree.width <= width and bool((tree.parent[:, 1:] == torch.arange(tree.width - 1)).all()):
+        return tree  # it is one
     scores = [None] * tree.batch if tree.score is None else tree.score.nan_to_num(0.0).tolist()
     rows = zip(tree.parent.tolist(), tree.count.tolist(), scores, strict=True)
     paths = [_best(parent, min(count, tree.width), score)[:width] for parent, count, score in rows]
