@@ -6,7 +6,7 @@ positions and states are its own business, and whether it is up to it, a trial s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from racer.core.chain_cache import ChainCache
-from racer.core.model_runner import PromptPiece, call_model
+from racer.core.model_runner import call_model
 from racer.core.packed_weights import Looks, PackedModel
+from racer.core.prompt_pieces import KEEP, PreparedCall, PromptPiece
 from racer.core.twin import intercepted, twin_of
 from racer.errors import first_line
-
-KEEP = "logits_to_keep"
 
 
 @attrs.frozen(eq=False)
@@ -36,22 +35,6 @@ class ChainPlan:
     def room(self, nodes: int, end: int) -> int:
         """How many of ``nodes`` a chain may have whose root comes to slot ``end``; one does as plain decoding does."""
         return nodes if self.tried is None else max(1, min(nodes, self.tried - end))
-
-
-@attrs.frozen(eq=False)
-class PreparedCall:
-    """What transformers gives to its decoding loop."""
-
-    input_ids: Tensor
-    """``[B, P]``"""
-    settings: Any
-    """The generation configuration."""
-    arguments: Mapping[str, Any]
-    """The model's."""
-    pad: int = 0
-    """The token after the end of a row that ends before others."""
-    keeps_cache: bool = False
-    """Whether somebody will see the cache when the call is over."""
 
 
 @attrs.define(eq=False)
@@ -88,16 +71,12 @@ class ChainRunner:
 
         :param chunk: no piece is shown that is larger.
         """
-        keep = min(keep, chunk, input_ids.shape[1])
-        arguments = dict(cache.arguments)
-        if self.plan.takes_logits_to_keep:
-            arguments[KEEP] = keep
-        output = self.model._prefill(input_ids, self.call.settings, arguments)
-        self._output = output
+        takes_keep = self.plan.takes_logits_to_keep
+        piece, self._output = self.call.score(
+            self.model, dict(cache.arguments), takes_keep=takes_keep, chunk=chunk, keep=keep
+        )
         cache.committed = input_ids.shape[1]
-        logits = output.logits[:, -keep:]
-        shown = logits.shape[1]
-        yield PromptPiece(input_ids.shape[1] - shown, input_ids[:, -shown:], logits)
+        yield piece
 
     def forward(self, tokens: Tensor, cache: ChainCache, count: int, keep: int) -> tuple[Tensor, dict[str, Any]]:
         """Logits ``[B, keep, V]`` of the last ``keep`` of ``count`` tokens after the committed ones, and the arguments

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racer.core.chain_runner import ChainPlan, ChainRunner, PreparedCall
+from racer.core.chain_runner import ChainPlan, ChainRunner
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.own_loop import CACHE, generate_with, own_logits
+from racer.core.prompt_pieces import PreparedCall
 
 PADDING = 2
 PROMPT = 4
@@ -50,7 +51,7 @@ def chain_faults(model: Any, vocab_size: int, prompt: int = PROMPT) -> tuple[Cha
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:
     """The largest error of each row."""
-    theirs, _ = own_logits(model, ids[:, :prompt], padding, ids[:, prompt:])
+    theirs = own_logits(model, ids[:, :prompt], padding, ids[:, prompt:]).logits
     ours = torch.cat(list(_our_logits(model, plan, ids, padding, prompt)), dim=1)
     places = [0, *(place for (start, stop), _ in STEPS for place in range(start + 1, stop + 1))]
     return [logit_error(ours[row], theirs[row, places]) for row in range(len(ids))]

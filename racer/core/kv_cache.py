@@ -79,6 +79,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.lengths = [0] * len(padding)
         """Slots in use per row, padding included; known to the host without asking the device."""
         self.capacity = _bucket(capacity)
+        self.offset: Tensor | None = None
+        """How much further than its text the positions of a row are, as a prepared call has it; None: not at all."""
         self.moves = 0
         """How often storage has grown, and so moved."""
         self.layout = layout
@@ -147,6 +149,8 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
                 if place != row:
                     store[:, place, :, :end] = store[:, row, :, :end]
             self._stores[block] = store[:, : len(rows)]
+        if self.offset is not None:
+            self.offset = self.offset[..., list(rows), :]
         self.padding = [self.padding[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
         self._place_layers()

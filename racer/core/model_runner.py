@@ -15,6 +15,7 @@ from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import TreeCache
 from racer.core.masks import MaskPlan
 from racer.core.packed_weights import Looks, PackedModel
+from racer.core.prompt_pieces import KEEP, PreparedCall, PromptPiece, pieces
 from racer.core.twin import intercepted, twin_of
 from racer.errors import first_line
 from racer.step.draft_tree import DraftTree
@@ -32,18 +33,6 @@ def call_model(model: Any, **inputs: Any) -> Any:
 
 
 @attrs.frozen(eq=False)
-class PromptPiece:
-    """Columns of a left-padded prompt whose logits were asked for."""
-
-    start: int
-    """The first of them: its slot in the cache."""
-    tokens: Tensor
-    """``[B, C]``"""
-    logits: Tensor
-    """``[B, C, V]``"""
-
-
-@attrs.frozen(eq=False)
 class ForwardPlan:
     """How a model takes trees. It does not hold the model."""
 
@@ -52,6 +41,8 @@ class ForwardPlan:
     takes_logits_to_keep: bool
     cache_argument: str
     """Of :data:`CACHE_ARGUMENTS`."""
+    planes: int | None = None
+    """Planes of positions that its loop prepares, of height, width and time as well; None: ``[B, N]`` positions."""
     groups: bool = False
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped`."""
     positions: int | None = None
@@ -76,6 +67,8 @@ class ModelRunner:
     """How it takes trees, from :func:`racer.core.support.probe`."""
     packed: PackedModel | None = None
     """The weights that it multiplies with in its place, if any (:func:`racer.core.packed_weights.pack`)."""
+    call: PreparedCall | None = None
+    """What the prompt is scored with where its tokens do not say it all."""
     twin: Any = attrs.field(init=False)
     """What scores trees in the model's place (:mod:`racer.core.twin`); None: the model itself."""
     _looks: Looks = attrs.field(init=False, factory=Looks)
@@ -92,10 +85,14 @@ class ModelRunner:
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
-        return TreeCache(self.plan.layout, padding, capacity)
+        cache = TreeCache(self.plan.layout, padding, capacity)
+        cache.offset = None if self.call is None else self.call.offset
+        return cache
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, keep: int) -> Iterator[PromptPiece]:
         """Run the left-padded prompt ``[B, P]`` through the model piece by piece, so that no ``[P, V]`` tensor exists.
+
+        A prompt that its tokens do not say all of (:attr:`call`) goes at once, as the model prepares it itself.
 
         What the cache holds already stands before it: columns and padding are counted from the cache's first slot.
 
@@ -103,12 +100,15 @@ class ModelRunner:
         :param keep: columns at the prompt's end whose logits are wanted, at least 1.
         """
         past, width = cache.end, input_ids.shape[1]
+        if self.call is not None:
+            yield self._prepared_prompt(self.call, cache, chunk, keep)
+            return
         columns = torch.arange(past + width, device=input_ids.device)
         pad = torch.tensor(cache.padding, device=input_ids.device)
         position = (columns - pad[:, None]).clamp(min=0)
         mask = (columns >= pad[:, None]).long() if any(cache.padding) else None
         wide = chunk * UNSEEN if self.plan.takes_logits_to_keep else chunk
-        for start, stop, scored in _pieces(width, chunk, wide, keep):
+        for start, stop, scored in pieces(width, chunk, wide, keep):
             tokens = input_ids[:, start:stop]
             cache.reserve(stop - start)
             seen = None if mask is None else mask[:, : past + stop]
@@ -117,6 +117,17 @@ class ModelRunner:
             cache.append(stop - start)
             if scored:
                 yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:])
+
+    def _prepared_prompt(self, call: PreparedCall, cache: TreeCache, chunk: int, keep: int) -> PromptPiece:
+        width = call.input_ids.shape[1]
+        cache.reserve(width)
+        name = next(name for name in CACHE_ARGUMENTS if name in call.arguments)
+        takes_keep = self.plan.takes_logits_to_keep
+        piece, _ = call.score(
+            self.model, {**call.arguments, name: cache}, takes_keep=takes_keep, chunk=chunk, keep=keep
+        )
+        cache.append(width)
+        return piece
 
     def forward(self, tree: DraftTree, cache: TreeCache, last_position: int, keep: int = 0) -> Tensor:
         """Logits ``[B, N, V]`` of every node, each seeing the committed tokens and its own ancestors.
@@ -135,6 +146,8 @@ class ModelRunner:
         seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
+        if cache.offset is not None:
+            position = position + cache.offset
         return self.run(tree.tokens, mask, position, cache, keep)
 
     def run(
@@ -149,6 +162,7 @@ class ModelRunner:
     ) -> Tensor:
         """Logits ``[B, N, V]`` of a tree's ``tokens [B, N]``; with ``keep``, of the last so many columns at least.
 
+        :param position: ``[B, N]``, or ``[planes, B, N]``.
         :param cache: where transformers' layers put keys and values.
         :param call: who calls the model: ``call(model, **inputs)``.
         """
@@ -157,6 +171,8 @@ class ModelRunner:
 
     def _inputs(self, tokens: Tensor, mask: Any, position: Tensor, cache: Any, keep: int) -> dict[str, Any]:
         """Of the model's forward, to give the logits of the last ``keep`` columns, or of all with 0."""
+        if self.plan.planes is not None and position.dim() == 2:
+            position = position.expand(self.plan.planes, -1, -1)
         inputs: dict[str, Any] = {
             "input_ids": tokens,
             "attention_mask": mask,
@@ -166,7 +182,7 @@ class ModelRunner:
             self.plan.cache_argument: cache,
         }
         if self.plan.takes_logits_to_keep:
-            inputs["logits_to_keep"] = keep
+            inputs[KEEP] = keep
         return inputs
 
     def _output(self, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
@@ -181,15 +197,3 @@ class ModelRunner:
         if self.packed is not None:
             self.packed.give_up(failure)
         return output
-
-
-def _pieces(width: int, chunk: int, wide: int, keep: int) -> Iterator[tuple[int, int, int]]:
-    """Start and stop of each piece of a prompt, and how many of its last columns are among the prompt's last ``keep``.
-
-    At most ``chunk`` of a piece's columns are, and at most ``wide`` columns there are.
-    """
-    first, start = max(width - keep, 0), 0
-    while start < width:
-        stop = min(start + wide, max(start, first) + chunk, width)
-        yield start, stop, max(stop - max(start, first), 0)
-        start = stop

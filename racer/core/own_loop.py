@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
@@ -40,10 +41,21 @@ class _Forced(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
         return torch.full_like(scores, -torch.inf).scatter(1, self._tokens[:, column : column + 1], 0.0)
 
 
+@attrs.frozen(eq=False)
+class OwnRun:
+    """What transformers' loop made of a prompt and of given tokens after it."""
+
+    logits: Tensor
+    """``[B, T + 1, V]`` after the prompt and after each token."""
+    cache: Any
+    planes: int | None = None
+    """Planes of positions that were prepared; None: there was one, without a dimension of its own."""
+
+
 def own_logits(
     model: Any, input_ids: Tensor, padding: list[int], forced: Tensor, fill: Callable[[Any], None] | None = None
-) -> tuple[Tensor, Any]:
-    """Logits ``[B, T + 1, V]`` after the prompt and after each of ``T`` tokens that are given, and the cache.
+) -> OwnRun:
+    """Let transformers decode a prompt and ``T`` tokens that are given.
 
     ``generate`` prepares the call and its loop runs it, with whatever a model has overridden of both; the model's own
     generation settings do not count.
@@ -53,7 +65,8 @@ def own_logits(
     :param forced: ``[B, T]``
     :param fill: puts into the empty cache what has been seen of the prompt: all but its last token.
     """
-    width, steps, seen = input_ids.shape[1], forced.shape[1], None
+    width, steps = input_ids.shape[1], forced.shape[1]
+    seen: dict[str, Any] = {}
 
     def loop(
         model: Any,
@@ -63,10 +76,9 @@ def own_logits(
         generation_config: Any = None,
         **inputs: Any,
     ) -> Any:
-        nonlocal seen
-        seen = inputs.get(CACHE)
+        seen.update(inputs)
         if fill is not None:
-            fill(seen)
+            fill(inputs.get(CACHE))
         return model._sample(
             input_ids,
             logits_processor=LogitsProcessorList([_Forced(forced, width)]),
@@ -76,7 +88,9 @@ def own_logits(
         )
 
     output = generate_with(model, input_ids, padding, steps, loop)
-    return torch.stack(output.logits, dim=1), seen
+    position = seen.get("position_ids")
+    planes = len(position) if position is not None and position.dim() == 3 else None
+    return OwnRun(torch.stack(output.logits, dim=1), seen.get(CACHE), planes)
 
 
 def generate_with(model: Any, input_ids: Tensor, padding: list[int], steps: int, loop: Callable[..., Any]) -> Any:

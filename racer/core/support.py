@@ -29,6 +29,7 @@ from racer.core.obstacles import no_loop, obstacle, stretched, unprepared
 from racer.core.rope import RopeBorder
 from racer.core.subject import subject_of
 from racer.core.trial import PROMPT, Trial
+from racer.core.untouched import untouched
 from racer.core.windows import MARGIN, beyond, windows_of
 
 LONGEST_PROMPT = 1024
@@ -112,11 +113,11 @@ def probe(model: Any, reach: int = 0) -> Support:
 
 
 def _quietly(model: Any, examine: Callable[[], Support]) -> Support:
-    """Examine without gradients; a model that draws random numbers has not drawn any."""
+    """Examine without gradients, and leave no trace: a model that draws random numbers has not drawn any."""
     devices = [model.device] if model.device.type == "cuda" else []
     before = torch.random.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), untouched(model):
             support = examine()
     except Exception as failure:  # any failure of a trial run means: not with trees
         support = Support(None, f"a trial run failed with {type(failure).__name__}: {failure}")
@@ -175,7 +176,7 @@ def _examine(model: Any) -> Support:
     if "position_ids" not in accepted and not trial.heeds_positions():
         return Support(None, "its forward drops position_ids", vocab_size)
     cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
-    plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument)
+    plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument, trial.planes)
     attention = model.config.get_text_config()._attn_implementation
     if model.device.type == "cpu" and attention == PLAIN and not reads_names(model):  # elsewhere it is not measured
         runner = ModelRunner(model, attrs.evolve(plan, groups=True))

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from racer.core.cache_layout import CacheLayout
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
-from racer.core.own_loop import own_logits
+from racer.core.own_loop import OwnRun, own_logits
 from racer.core.position_table import PositionWatch
 from racer.step.draft_tree import DraftTree
 
@@ -37,6 +37,8 @@ class Trial:
     """``[2, 4, V]`` logits of transformers' loop, after the prompt and after each token of the tree's path."""
     layout: CacheLayout
     """What each layer stored meanwhile."""
+    planes: int | None
+    """Planes of positions that the loop prepared; None: one."""
 
     @classmethod
     def of(cls, model: Any, vocab_size: int) -> Trial:
@@ -48,8 +50,8 @@ class Trial:
         shape = (len(PADDING), PROMPT + len(PARENTS))
         ids = torch.randint(vocab_size, shape, generator=generator).to(model.device)
         prompts, tokens = ids[:, :PROMPT], ids[:, PROMPT:]
-        theirs, cache = _their_logits(model, prompts, tokens[:, ::2])
-        return cls(model, prompts, tokens, theirs, CacheLayout.of(cache))
+        theirs = _their_run(model, prompts, tokens[:, ::2])
+        return cls(model, prompts, tokens, theirs.logits, CacheLayout.of(theirs.cache), theirs.planes)
 
     def faults(self, runner: ModelRunner) -> tuple[str, str, int | None]:
         """What is wrong with rows without padding, what with padded ones (empty: nothing), and how many positions the
@@ -96,7 +98,7 @@ class Trial:
         return PROMPT - torch.tensor(PADDING, device=depth.device)[:, None] + depth
 
 
-def _their_logits(model: Any, prompts: Tensor, forced: Tensor) -> tuple[Tensor, Any]:
+def _their_run(model: Any, prompts: Tensor, forced: Tensor) -> OwnRun:
     """See :func:`~racer.core.own_loop.own_logits`; by forward alone where generate does not know how the model calls
     its cache."""
     try:
@@ -111,7 +113,7 @@ def _their_logits(model: Any, prompts: Tensor, forced: Tensor) -> tuple[Tensor, 
     position = torch.arange(ids.shape[1], device=ids.device) - torch.tensor(PADDING, device=ids.device)[:, None]
     mask, position = (position >= 0).long(), position.clamp(min=0)
     output = model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, **{old: cache})
-    return output.logits[:, PROMPT - 1 :], cache
+    return OwnRun(output.logits[:, PROMPT - 1 :], cache)
 
 
 def trial_tree(tokens: Tensor, parents: tuple[int, ...] = PARENTS) -> DraftTree:

@@ -93,7 +93,7 @@ class _LongTrial:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
         model, path = self.runner.model, self.tokens[:, ::2]
         prompt = self.tokens[:, :1].expand(-1, self.length + 1)
-        theirs, _ = own_logits(model, prompt, [padding], path[:, 1:], fill=self._fill)
+        theirs = own_logits(model, prompt, [padding], path[:, 1:], fill=self._fill).logits
         cache = self._our_cache(padding)
         yield self.runner.forward(trial_tree(self.tokens), cache, 2**40)[:, ::2], theirs
         piece = next(self.runner.prefill(path, cache, chunk=path.shape[1], keep=path.shape[1]))

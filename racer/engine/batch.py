@@ -8,9 +8,10 @@ import attrs
 from torch import Tensor
 
 from racer.core.chain_cache import ChainCache
-from racer.core.chain_runner import ChainRunner, PreparedCall
+from racer.core.chain_runner import ChainRunner
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
+from racer.core.prompt_pieces import PreparedCall
 from racer.core.support import Support
 from racer.engine.executor import Executor, StepOutcome
 from racer.engine.outside_cache import OutsideCache
@@ -51,7 +52,8 @@ class BatchSpec:
     support: Support | None = None
     """What the model can do in this call, if it was looked at for it already."""
     prepared: PreparedCall | None = None
-    """What transformers prepared for its own loop: models that take no trees are decoded with it."""
+    """What transformers prepared for its own loop: models that take no trees are decoded with it, and prompts with
+    images and the like are scored with it."""
 
     @property
     def unseen(self) -> int:

@@ -110,7 +110,7 @@ class BatchDecoder:
         packed = pack(self.model, False if compiled else self.config.pack, max(r.limit for r in spec.requests))
         runner: ModelRunner | ChainRunner
         if support.plan is not None:
-            runner = ModelRunner(self.model, support.plan, packed)
+            runner = ModelRunner(self.model, support.plan, packed, spec.prepared)
         else:
             assert support.chain is not None  # or it would have been refused
             assert spec.prepared is not None
@@ -188,7 +188,7 @@ class BatchDecoder:
             cache = runner.open(padding, capacity)
             executor = ChainExecutor(runner, cache, watch, last_position, spec.record is not None)
         else:
-            static = mode != "off" and spec.record is None and not spec.unseen
+            static = mode != "off" and spec.record is None and not spec.unseen and spec.prepared is None
             pooled = pool.acquire(runner, mode, padding, capacity) if static else None
             cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
             executor = DynamicExecutor(runner, cache, watch, last_position, spec.record is not None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.core.model_runner import PromptPiece
+from racer.core.prompt_pieces import PromptPiece
 from racer.engine.batch import BatchState
 from racer.engine.strategy_set import StrategySet
 from racer.engine.top_tokens import top_tokens

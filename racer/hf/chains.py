@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
-from racer.core.chain_runner import PreparedCall
 from racer.core.own_loop import CACHE
+from racer.core.prompt_pieces import PreparedCall
 from racer.errors import UnsupportedGeneration
 from racer.hf.caches import MARKED, given_cache
 

@@ -22,9 +22,10 @@ from racer.hf.call import Call
 from racer.hf.chains import prepared_call, refuse_for_chains
 from racer.hf.outputs import score_tuples
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
+from racer.hf.prepared import prompt_call
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import refuse_arguments, refuse_positions
+from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_positions
 from racer.step.stats import DecodeStats
 
 __all__ = ["Decoder", "GenerateOutput", "PlainDecodingWarning", "custom_generate", "generate"]
@@ -170,20 +171,27 @@ class _Loop:
         if (support := probe(model)).way == "plain":
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         refuse_arguments(input_ids, model_kwargs)
+        more = more_than_text(model_kwargs)
         if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
             raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
         outside, pad = None, pad_token(settings)
         if support.plan is not None:
             outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad)
-        refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
+        if not more:
+            refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
         config = self._config
         decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
         mask = model_kwargs.get("attention_mask")
 
+        prompt = None
+
         def admit(slots: int, padded: bool) -> Support:
+            nonlocal prompt
             found = decoder.supported(slots, padded)
             if found.plan is None:
                 refuse_for_chains(settings, model_kwargs)
+            if more:
+                prompt = prompt_call(model, input_ids, settings, model_kwargs, pad, found)
             return found
 
         spec = batch_spec(
@@ -194,6 +202,8 @@ class _Loop:
         if spec.support is not None and spec.support.plan is None:
             prepared = prepared_call(model, input_ids, settings, model_kwargs, pad)
             spec = attrs.evolve(spec, outside=None, prepared=prepared)
+        elif prompt is not None:
+            spec = attrs.evolve(spec, prepared=prompt)
         if self.streamer is not None:
             self.streamer.release()
         stats = decoder.decode(spec)
@@ -203,7 +213,7 @@ class _Loop:
         if not settings.return_dict_in_generate:
             return sequences
         cache = None if outside is None else outside.cache
-        if spec.prepared is not None:
+        if spec.support is not None and spec.support.plan is None:
             cache = given_cache(model_kwargs)
         kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
         output = GenerateOutput(sequences=sequences, **kept)

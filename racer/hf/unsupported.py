@@ -20,7 +20,7 @@ _CARRIED = {
 
 
 def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
-    """Say no to model arguments that the loop would not pass on."""
+    """Say no to prompts that are not text in ``input_ids``, and to masks that are not of zeros and ones."""
     if input_ids.dim() != 2:
         raise UnsupportedGeneration(f"input_ids has {input_ids.dim()} dimensions: RACER decodes [batch, tokens]")
     if not input_ids.numel():
@@ -28,16 +28,22 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
     mask = model_kwargs.get("attention_mask")
     if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
         raise UnsupportedGeneration("attention_mask holds other numbers than 0 and 1, which models read in many ways")
-    for name, value in model_kwargs.items():
-        empty = value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
-        if name not in _CARRIED and not empty:
-            raise UnsupportedGeneration(
-                f"model argument {name!r} is not supported: RACER decodes text prompts in input_ids; leave it out"
-            )
+    if model_kwargs.get("inputs_embeds") is not None:
+        raise UnsupportedGeneration("inputs_embeds are not tokens: drafters look the prompt up in input_ids")
+
+
+def more_than_text(model_kwargs: dict[str, Any]) -> list[str]:
+    """Names of model arguments that the loop does not make itself: images, kinds of tokens and the like."""
+    return [name for name, value in model_kwargs.items() if name not in _CARRIED and not is_empty(value)]
+
+
+def is_empty(value: Any) -> bool:
+    """Whether an argument says nothing."""
+    return value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
 
 
 def refuse_positions(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: int) -> None:
-    """Say no to positions that do not count up behind the padding.
+    """Say no to positions that do not count up behind the padding, in all of their planes.
 
     :param unseen: slots of a given cache whose tokens are not in ``input_ids``.
     """
@@ -45,7 +51,7 @@ def refuse_positions(input_ids: Tensor, model_kwargs: dict[str, Any], unseen: in
     if given is not None:
         kept = input_ids.new_ones(len(input_ids), unseen + input_ids.shape[1]) if mask is None else mask
         usual = kept.cumsum(-1) - 1
-        if given.shape != usual.shape or bool(((given != usual) & (kept != 0)).any()):
+        if given.shape[-2:] != usual.shape or bool(((given != usual) & (kept != 0)).any()):
             raise UnsupportedGeneration("position_ids other than 0, 1, 2, ... are not supported: leave them out")
 
 

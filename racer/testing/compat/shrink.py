@@ -69,6 +69,8 @@ IDS = re.compile(r".*(token_id|token_index)$")
 PER_LAYER = re.compile(
     r".*(layer_types|layers_block_type|block_types|layer_type_list|mlp_layer_types|layers_config|attention_types|no_rope_layers|ffn_types|indexer_types)$"
 )
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_ROPE_BY_LAYER = {"full_attention": _ROPE, "sliding_attention": _ROPE}
 SPECIAL: dict[str, dict[str, Any]] = {
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "Mamba2Config": {"num_heads": 8, "head_dim": 16, "expand": 2},
@@ -84,18 +86,47 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "HunYuanDenseV1Config": {"head_dim": 16},
     "HunYuanMoEV1Config": {"head_dim": 16},
     "NemotronConfig": {"num_key_value_heads": 2},
-    "Dots1Config": {"n_routed_experts": 4},
+    "Dots1Config": {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "GPTJConfig": {"rotary_dim": 8, "n_head": 4, "n_embd": 64},
     "CodeGenConfig": {"rotary_dim": 8, "n_head": 4, "n_embd": 64},
     "Zamba2Config": {"attention_hidden_size": 128},
     "FalconConfig": {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 4},
     "NemotronHConfig": {"hybrid_override_pattern": "M*-M", "mamba_num_heads": 8, "mamba_head_dim": 16},
-    "Lfm2Config": {"block_auto_adjust_ff_dim": False},
+    "Lfm2Config": {
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    },
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention", "mamba", "attention"], "mamba_n_heads": 8},
     "MptConfig": {"max_seq_len": 256},
     "BloomConfig": {"n_layer": 2},
-    "ZambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "n_mamba_heads": 2},
+    "ZambaConfig": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "use_mamba_kernels": False,
+        "n_mamba_heads": 2,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+        "num_key_value_heads": 4,
+    },
+    "XmodConfig": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "DeepseekV2Config": {"num_experts_per_tok": 2},
+    "CohereCompassConfig": {"rope_parameters": _ROPE_BY_LAYER},
+    "CohereCompassTextConfig": {"rope_parameters": _ROPE_BY_LAYER},
+    "Inkling2TextConfig": {"unpadded_vocab_size": VOCAB},
+    "Inkling2LoopTextConfig": {
+        "unpadded_vocab_size": VOCAB,
+        "loop_layer_index_start": 1,
+        "loop_layer_index_end": 3,
+    },
+    "xLSTMConfig": {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4, "qk_dim_factor": 1.0, "v_dim_factor": 1.0},
+    "DoryConfig": {"n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2},
 }
 """What single configurations need beside."""
 
@@ -171,6 +202,8 @@ def tiny_model(kind: type[Any], seed: int = 0) -> Any:
     """
     torch.manual_seed(seed)
     config = tiny_config(kind.config_class)
+    if getattr(config, "is_decoder", None) is False:  # encoders that decode if they are told to, as their docs say
+        config.is_decoder = True
     for part in (config, config.get_text_config()):
         part.eos_token_id = None
         part.pad_token_id = 0
