@@ -35,8 +35,9 @@ class ChainCache:
 
     @property
     def cache(self) -> Any:
-        """transformers' cache."""
-        return self.arguments[self.cache_argument]
+        """transformers' cache; of a model with an encoder what changes of it, as the encoder's text does not."""
+        held = self.arguments[self.cache_argument]
+        return getattr(held, "self_attention_cache", held)
 
     @property
     def crops(self) -> bool:
@@ -57,6 +58,8 @@ class ChainCache:
     def crop(self, slots: int) -> None:
         """Keep the first ``slots`` slots, where :attr:`crops` says so."""
         for layer in self.cache.layers:
+            if layer.keys is None:  # it stores nothing
+                continue
             layer.keys, layer.values = layer.keys[:, :, :slots], layer.values[:, :, :slots]
 
 

@@ -29,6 +29,9 @@ class ChainPlan:
     cache_argument: str
     """What its generation loop calls the cache."""
     takes_logits_to_keep: bool
+    alone: int | None = None
+    """A token that must be the last of a pass, and alone if it is pending: models that count positions by the pad
+    tokens of a pass give other ones to what comes after it. None: there is none."""
     tried: int | None = None
     """Slots up to which it is known to take chains; None if no window may end somewhere."""
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ FORCED = 7
 STEPS = (((0, 2), 2), ((0, 5), 0), ((5, 6), 1), ((5, 7), 0))
 """Chains after the prompt: which of the forced tokens, from the last commit on, and how many wrong ones follow. So a
 chain is cut in the middle, and its right part carried before the next one, which is kept whole; and once more."""
+PAD_AT = 1
+"""Which of them is a pad token: one within a chain."""
 NOT_THE_MODELS = ("logits_processor", "stopping_criteria")
 """What the loop is given beside the model's arguments."""
 
@@ -34,19 +37,48 @@ def chain_faults(model: Any, vocab_size: int, prompt: int = PROMPT) -> tuple[Cha
     if "next_sequence_length" not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
         return None, "it prepares its inputs for one token at a time", ""
     plan = ChainPlan(CACHE, "logits_to_keep" in inspect.signature(model.forward).parameters)
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(vocab_size, (2, prompt + FORCED), generator=generator).to(model.device)
     try:
-        alone = _error(model, plan, ids[:1], [0], prompt)[0]
+        plan, error = _alone(model, plan, _texts(model, vocab_size, prompt))
     except Exception as failure:  # any failure of a trial run means: not by chains
         return None, f"a trial chain failed with {type(failure).__name__}: {failure}", ""
-    if reason := fault_of(model, alone, what="chain"):
+    if reason := fault_of(model, error, what="chain"):
         return None, reason, ""
+    ids = _texts(model, vocab_size, prompt, pads=plan.alone is None)
     try:
         first, second = _error(model, plan, ids, [0, PADDING], prompt)
     except Exception as failure:
         return plan, "", f"a trial chain failed with {type(failure).__name__}: {failure}"
     return plan, "", fault_of(model, max(first, second), what="chain")
+
+
+def _texts(model: Any, vocab_size: int, prompt: int, *, pads: bool = True) -> Tensor:
+    """``[2, prompt + FORCED]`` tokens; with ``pads``, a pad token is among those that come after the prompts."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(vocab_size, (2, prompt + FORCED), generator=generator)
+    if model.config.is_encoder_decoder:
+        ids[:, 0] = ids[0, 0]  # the token that decoders start with
+    if (pad := _pad(model, vocab_size)) is not None:
+        ids[ids == pad] = (pad + 1) % vocab_size
+        if pads:
+            ids[:, prompt + PAD_AT] = pad
+    return ids.to(model.device)
+
+
+def _pad(model: Any, vocab_size: int) -> int | None:
+    pad = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
+    return pad if isinstance(pad, int) and 0 <= pad < vocab_size else None
+
+
+def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
+    """The plan, and the error of a row without padding; if only texts without pad tokens are right, a plan that keeps
+    these alone."""
+    prompt = ids.shape[1] - FORCED
+    error = _error(model, plan, ids[:1], [0], prompt)[0]
+    pad = int(ids[0, prompt + PAD_AT])
+    if not fault_of(model, error) or pad != _pad(model, pad + 1):
+        return plan, error
+    without = ids.masked_fill(ids == pad, pad - 1 if pad else 1)
+    return attrs.evolve(plan, alone=pad), _error(model, plan, without[:1], [0], prompt)[0]
 
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:

@@ -16,8 +16,6 @@ TREE_ATTENTION = ("sdpa", "eager")
 
 def unprepared(model: Any) -> str:
     """Why the model must be loaded or prepared otherwise; empty if it need not."""
-    if model.config.is_encoder_decoder:
-        return "encoder-decoder models are not supported: RACER decodes causal language models"
     if model.training:
         return "the model is in training mode, so its output is random: call model.eval()"
     attention = model.config.get_text_config()._attn_implementation
@@ -35,6 +33,8 @@ def obstacle(model: Any) -> str:
     """What shows without a trial that a model cannot be decoded with trees; empty if nothing does."""
     if reason := no_loop(model) or stretched(model):
         return reason
+    if model.config.is_encoder_decoder:
+        return "it has an encoder, and its decoder counts positions by its cache"
     accepted = inspect.signature(model.forward).parameters
     if "position_ids" not in accepted and not any(part.kind is part.VAR_KEYWORD for part in accepted.values()):
         return "its forward takes no position_ids"

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import MaxLengthCriteria
+from transformers.modeling_outputs import BaseModelOutput
 
 from racer.core.model_runner import CACHE_ARGUMENTS
 
 _KNOWN = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 CACHE = next(name for name in CACHE_ARGUMENTS if name in _KNOWN)
 """What this transformers' generate calls a cache."""
+ENCODED = 6
+"""Places of the text that an encoder has read."""
 
 
 class _TrialSettings(GenerationConfig):  # type: ignore[misc]  # transformers is untyped here
@@ -106,12 +109,32 @@ def generate_with(model: Any, input_ids: Tensor, padding: list[int], steps: int,
         max_length=width + steps + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     settings.disable_compile = True
+    if model.config.is_encoder_decoder:  # transformers would put it first
+        settings.decoder_start_token_id = int(input_ids[0, 0])
     columns = torch.arange(width, device=input_ids.device)
     mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
     return GenerationMixin.generate(
         model,
-        input_ids=input_ids,
-        attention_mask=mask,
+        **(encoded(model, input_ids, mask) if model.config.is_encoder_decoder else prompt(input_ids, mask)),
         generation_config=settings,
         custom_generate=loop,
     )
+
+
+def prompt(input_ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """What ``generate`` is given for a text prompt."""
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def encoded(model: Any, input_ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The same for a decoder's prompt, after a made-up text that an encoder has read: whatever it reads, text or sound,
+    the decoder sees vectors alone."""
+    given = {"decoder_input_ids": input_ids, "decoder_attention_mask": mask}
+    if model.main_input_name == "input_ids":
+        return {**given, "input_ids": input_ids.flip(1)}
+    text = model.config.get_text_config(decoder=True)
+    width = getattr(text, "d_model", None) or text.hidden_size
+    generator = torch.Generator().manual_seed(5)
+    states = torch.randn(len(input_ids), ENCODED, width, generator=generator).to(model.device, model.dtype)
+    output = BaseModelOutput(last_hidden_state=states)
+    return {**given, "encoder_outputs": output}

@@ -50,6 +50,9 @@ class Trial:
         shape = (len(PADDING), PROMPT + len(PARENTS))
         ids = torch.randint(vocab_size, shape, generator=generator).to(model.device)
         prompts, tokens = ids[:, :PROMPT], ids[:, PROMPT:]
+        pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+        if isinstance(pad, int) and 0 <= pad < vocab_size:  # where it stands in a text, some models count otherwise
+            tokens[:, 2] = pad
         theirs = _their_run(model, prompts, tokens[:, ::2])
         return cls(model, prompts, tokens, theirs.logits, CacheLayout.of(theirs.cache), theirs.planes)
 

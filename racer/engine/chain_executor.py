@@ -96,7 +96,11 @@ class ChainExecutor:
 
     def _chain(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """A draft as it can be scored: whoever drafted it, a chain."""
-        return to_model_device(view, None if tree is None else best_path(tree, tree.width))
+        chain, faults = to_model_device(view, None if tree is None else best_path(tree, tree.width))
+        if (alone := self.runner.plan.alone) is not None:
+            lone = (chain.tokens == alone).any(0).nonzero().flatten().tolist()  # fillers of shorter rows among them
+            chain = chain.head(max(1, lone[0]) if lone else chain.width if self.cache.crops else 1)
+        return chain, faults
 
     def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, int, dict[str, Any]]:
         """Logits ``[B, N, V]`` of a chain's nodes, how many tokens of each row were scored, and the model's arguments

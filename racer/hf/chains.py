@@ -1,16 +1,18 @@
-"""What a call gives to the decoding of a model that takes chains: transformers' own preparation."""
+"""Calls that are scored as transformers prepares them: all of a model that takes chains, and prompts with images."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from racer.core.own_loop import CACHE
 from racer.core.prompt_pieces import PreparedCall
 from racer.errors import UnsupportedGeneration
 from racer.hf.caches import MARKED, given_cache
+
+ENCODED = ("self_attention_cache", "cross_attention_cache")
 
 
 def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> None:
@@ -21,11 +23,13 @@ def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> 
     cache = given_cache(arguments)
     if cache is None:
         return
-    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
-        raise UnsupportedGeneration(f"a cache of class {type(cache).__name__} is given: pass a DynamicCache")
-    used = cache.get_seq_length() if any(hasattr(layer, "keys") for layer in cache.layers) else 0
-    if used or any(_has_states(layer) for layer in cache.layers):
-        raise UnsupportedGeneration("the given cache has seen tokens, and this model is decoded by chains")
+    parts = [getattr(cache, name) for name in ENCODED] if isinstance(cache, EncoderDecoderCache) else [cache]
+    for part in parts:
+        if type(part) is not DynamicCache or getattr(part, "offloading", False):
+            raise UnsupportedGeneration(f"a cache of class {type(part).__name__} is given: pass a DynamicCache")
+        used = part.get_seq_length() if any(hasattr(layer, "keys") for layer in part.layers) else 0
+        if used or any(_has_states(layer) for layer in part.layers):
+            raise UnsupportedGeneration("the given cache has seen tokens, and this model is decoded by chains")
 
 
 def _has_states(layer: Any) -> bool:
@@ -33,18 +37,22 @@ def _has_states(layer: Any) -> bool:
 
 
 def prepared_call(
-    model: Any, input_ids: Tensor, settings: GenerationConfig, arguments: dict[str, Any], pad: int
+    model: Any,
+    input_ids: Tensor,
+    settings: GenerationConfig,
+    arguments: dict[str, Any],
+    pad: int,
+    offset: Tensor | None = None,
 ) -> PreparedCall:
-    """What transformers' own loop would be given; with a cache, whether or not the call wants one."""
-    if given_cache(arguments) is None:
-        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        arguments = arguments | {CACHE: cache, "use_cache": True}
-        return PreparedCall(input_ids, settings, arguments, pad=pad)
-    given = getattr(given_cache(arguments), "_is_user_defined", not MARKED)
-    return PreparedCall(
-        input_ids,
-        settings,
-        arguments,
-        pad=pad,
-        keeps_cache=bool(given or settings.return_dict_in_generate),
-    )
+    """What transformers' own loop would be given; with a cache, whether or not the call wants one.
+
+    :param offset: of the new tokens' positions.
+    """
+    cache = given_cache(arguments)
+    if cache is None:
+        config = model.config.get_text_config(decoder=True)
+        made = [DynamicCache(config=config) for _ in range(2 if model.config.is_encoder_decoder else 1)]
+        arguments = arguments | {CACHE: EncoderDecoderCache(*made) if len(made) == 2 else made[0], "use_cache": True}
+    keeps = cache is not None and bool(getattr(cache, "_is_user_defined", not MARKED))
+    keeps = keeps or (cache is not None and bool(settings.return_dict_in_generate))
+    return PreparedCall(input_ids, settings, arguments, pad=pad, keeps_cache=keeps, offset=offset)

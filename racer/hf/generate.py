@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput
 
 from racer.config import DecodeConfig
-from racer.core.model_state import base_of, state_of, uncompiled
-from racer.core.support import Support, probe
+from racer.core.model_state import base_of, uncompiled
 from racer.engine.decoder import BatchDecoder
-from racer.engine.kept_strategies import StrategySets
 from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
-from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
-from racer.hf.caches import CACHE_FIELD, given_cache, outside_cache
 from racer.hf.call import Call
-from racer.hf.chains import prepared_call, refuse_for_chains
-from racer.hf.outputs import score_tuples
+from racer.hf.loop import Loop
+from racer.hf.outputs import GenerateOutput
 from racer.hf.plain import PlainDecodingWarning, decode_plainly, run_method, warn_of_plain, without_stats
-from racer.hf.prepared import prompt_call
-from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_positions
-from racer.step.stats import DecodeStats
 
 __all__ = ["Decoder", "GenerateOutput", "PlainDecodingWarning", "custom_generate", "generate"]
-
-
-class GenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # transformers is untyped here
-    """What ``return_dict_in_generate=True`` gives: transformers' own output, with :attr:`racer_stats`."""
-
-    racer_stats: DecodeStats | None = None
-    """None where the call was decoded plainly."""
 
 
 class Decoder(BatchDecoder):
@@ -76,7 +59,7 @@ def generate(model: Any, *args: Any, config: DecodeConfig | None = None, **kwarg
     model = decoder.face if decoder else uncompiled(model)
     config = decoder.config if decoder else _checked(config)
     call = Call.of(model, args, kwargs)
-    loop = _Loop(config, decoder)
+    loop = Loop(config, decoder)
     try:
         call.refuse()
         given, loop.streamer = call.for_callable()
@@ -127,7 +110,7 @@ def custom_generate(
         **model_kwargs,
     )
     try:
-        return _Loop(config, streamer=held)(model, **prepared)
+        return Loop(config, streamer=held)(model, **prepared)
     except (UnsupportedGeneration, UnsupportedModel) as refusal:
         warn_of_plain(refusal)
         return run_method(model, prepared, racer_streamer, config.seed)
@@ -137,85 +120,3 @@ def _checked(config: DecodeConfig | None) -> DecodeConfig:
     if config is not None and not isinstance(config, DecodeConfig):
         raise ConfigError(f"expected a racer.DecodeConfig, not {config!r}")
     return config or DecodeConfig()
-
-
-class _Loop:
-    """What transformers calls in place of its own loop."""
-
-    def __init__(
-        self, config: DecodeConfig, decoder: BatchDecoder | None = None, streamer: HeldStreamer | None = None
-    ) -> None:
-        self.streamer = streamer
-        self.reached = False
-        """Whether transformers has called it."""
-        self._config = config
-        self._decoder = decoder
-
-    def __call__(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        logits_processor: Any = None,
-        stopping_criteria: Any = None,
-        generation_config: GenerationConfig | None = None,
-        **model_kwargs: Any,
-    ) -> Any:
-        """The answer, as ``generate`` gives it.
-
-        :raises UnsupportedGeneration, UnsupportedModel: before anything has been decoded, shown or drawn.
-        """
-        self.reached = True
-        settings = generation_config or model.generation_config
-        processors, criteria = list(logits_processor or ()), list(stopping_criteria or ())
-        refuse_settings(settings)
-        if (support := probe(model)).way == "plain":
-            raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
-        refuse_arguments(input_ids, model_kwargs)
-        more = more_than_text(model_kwargs)
-        if len(input_ids) > 1 and not 0 <= pad_token(settings) < support.vocab_size:
-            raise UnsupportedGeneration(f"pad_token_id={pad_token(settings)} is not in the vocabulary")
-        outside, pad = None, pad_token(settings)
-        if support.plan is not None:
-            outside = outside_cache(input_ids, settings, model_kwargs, support.plan, pad)
-        if not more:
-            refuse_positions(input_ids, model_kwargs, 0 if outside is None else outside.unseen)
-        config = self._config
-        decoder = self._decoder or BatchDecoder(model, config, strategies=state_of(model).part(StrategySets).of(config))
-        mask = model_kwargs.get("attention_mask")
-
-        prompt = None
-
-        def admit(slots: int, padded: bool) -> Support:
-            nonlocal prompt
-            found = decoder.supported(slots, padded)
-            if found.plan is None:
-                refuse_for_chains(settings, model_kwargs)
-            if more:
-                prompt = prompt_call(model, input_ids, settings, model_kwargs, pad, found)
-            return found
-
-        spec = batch_spec(
-            *(input_ids, mask, outside, settings, processors, criteria, self.streamer),
-            seed=config.seed,
-            admit=admit,
-        )
-        if spec.support is not None and spec.support.plan is None:
-            prepared = prepared_call(model, input_ids, settings, model_kwargs, pad)
-            spec = attrs.evolve(spec, outside=None, prepared=prepared)
-        elif prompt is not None:
-            spec = attrs.evolve(spec, prepared=prompt)
-        if self.streamer is not None:
-            self.streamer.release()
-        stats = decoder.decode(spec)
-        if self.streamer is not None:
-            self.streamer.end()
-        sequences = sequences_of(input_ids, spec, settings)
-        if not settings.return_dict_in_generate:
-            return sequences
-        cache = None if outside is None else outside.cache
-        if spec.support is not None and spec.support.plan is None:
-            cache = given_cache(model_kwargs)
-        kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
-        output = GenerateOutput(sequences=sequences, **kept)
-        output.racer_stats = stats
-        return output

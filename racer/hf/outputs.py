@@ -7,9 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
 from racer.engine.recording import ScoreRecord
 from racer.step.request import Request
+from racer.step.stats import DecodeStats
+
+
+class GenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # transformers is untyped here
+    """What ``return_dict_in_generate=True`` gives: transformers' own output, with :attr:`racer_stats`."""
+
+    racer_stats: DecodeStats | None = None
+    """None where the call was decoded plainly."""
+
+
+class EncoderDecoderOutput(GenerateEncoderDecoderOutput):  # type: ignore[misc]  # transformers is untyped here
+    """The same of a model that has an encoder."""
+
+    racer_stats: DecodeStats | None = None
+    """None where the call was decoded plainly."""
 
 
 def score_record(settings: GenerationConfig, rows: int) -> ScoreRecord | None:

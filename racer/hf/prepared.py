@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
 from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.core.own_loop import CACHE
-from racer.core.prompt_pieces import KEEP, PreparedCall
+from racer.core.prompt_pieces import KEEP
 from racer.core.support import Support
 from racer.errors import UnsupportedGeneration, first_line
 from racer.hf.caches import given_cache
@@ -38,10 +38,9 @@ class _Filled(DynamicCache):  # type: ignore[misc]  # transformers is untyped he
         return self._slots
 
 
-def prompt_call(
-    model: Any, input_ids: Tensor, settings: GenerationConfig, arguments: dict[str, Any], pad: int, support: Support
-) -> PreparedCall:
-    """The call of a prompt that is more than text, for a model that takes trees or chains.
+def offset_of(model: Any, input_ids: Tensor, arguments: dict[str, Any], support: Support) -> Tensor | None:
+    """How much further than its text the positions of new tokens are, for a model that takes trees or chains; see
+    :attr:`racer.core.prompt_pieces.PreparedCall.offset`.
 
     :raises UnsupportedGeneration: every step would be given more than tokens, or it goes on from a cache.
     """
@@ -56,13 +55,12 @@ def prompt_call(
     mask = step.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise UnsupportedGeneration(f"{type(model).__name__} makes attention masks of its own for such a prompt")
-    arguments = dict(arguments)
-    if cache is None:
-        arguments |= {CACHE: DynamicCache(config=model.config.get_text_config(decoder=True)), "use_cache": True}
-    offset = None if support.plan is None else _offset(input_ids, arguments, step.get("position_ids"))
+    if support.plan is None:  # chains are given positions by the model
+        return None
+    offset = _offset(input_ids, arguments, step.get("position_ids"))
     if offset is not None:
         _refuse_offset(offset, support)
-    return PreparedCall(input_ids, settings, arguments, pad=pad, offset=offset)
+    return offset
 
 
 def _next_step(model: Any, input_ids: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def _next_step(model: Any, input_ids: Tensor, arguments: dict[str, Any]) -> dict
 
 
 def _offset(input_ids: Tensor, arguments: dict[str, Any], position: Tensor | None) -> Tensor | None:
-    """See :attr:`racer.core.prompt_pieces.PreparedCall.offset`.
+    """``[B, 1]`` or ``[planes, B, 1]``; None if it is 0.
 
     :param position: ``[B, 1]`` or ``[planes, B, 1]``, of the next token; None if it is counted by the cache.
     """

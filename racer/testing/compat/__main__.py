@@ -17,15 +17,27 @@ import transformers
 from rich.console import Console
 from rich.progress import Progress
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as TEXT_TO_TEXT
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES as SPEECH_TO_TEXT
 
 from racer.testing.compat.check import Finding, check
 from racer.testing.compat.report import page
 
 
 def names() -> list[str]:
-    """All causal classes of this transformers."""
-    flat = (name for found in CAUSAL.values() for name in ([found] if isinstance(found, str) else found))
-    return sorted({name for name in flat if hasattr(transformers, name)}, key=str.lower)
+    """All causal classes of this transformers, and all that decode behind an encoder of text or speech."""
+    flat = {name for found in CAUSAL.values() for name in ([found] if isinstance(found, str) else found)}
+    encoders = {*TEXT_TO_TEXT.values(), *SPEECH_TO_TEXT.values()}
+    chosen = {*flat, *(name for name in encoders if isinstance(name, str) and _has_encoder(name))}
+    return sorted({name for name in chosen if hasattr(transformers, name)}, key=str.lower)
+
+
+def _has_encoder(name: str) -> bool:
+    try:
+        config: Any = getattr(transformers, name).config_class()
+    except Exception:  # it has no defaults, or needs a package that is not here
+        return False
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def apart(name: str, seconds: float) -> Finding:

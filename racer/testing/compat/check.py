@@ -14,11 +14,13 @@ from racer.core.support import probe
 from racer.step.request import Request
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
+from racer.testing.compat.prompts import PROMPT, Prompts
 from racer.testing.compat.shrink import VOCAB, tiny_model
 from racer.testing.trees import HostileDrafter, ReplayDrafter
 
-PROMPT = 20
 NEW = 16
+ALONE_AND_BOTH = (slice(1, 2), slice(0, 2))
+"""Rows that are decoded together: the one without padding alone, and both."""
 CLOSE = 1e-3
 """Logits that are nearer to each other than this share of their deviation may be told apart by rounding."""
 
@@ -57,18 +59,13 @@ def check(kind: type[Any]) -> Finding:
     except Exception as failure:
         return Finding(name, "not buildable", _told(failure))
     try:
-        prompts = torch.randint(3, VOCAB - 60, (2, PROMPT), generator=torch.Generator().manual_seed(1))
-        masks = torch.ones_like(prompts)
-        masks[0, :3] = 0
-        plain = [
-            _plain(model, prompts[1:], masks[1:]),
-            _plain(model, prompts, masks),
-        ]
+        prompts = Prompts.of(model)
+        plain = [_plain(model, prompts.given(rows)) for rows in ALONE_AND_BOTH]
     except Exception as failure:
         return Finding(name, "not buildable", f"transformers' own generate fails: {_told(failure)}")
     try:
         support = probe(model, PROMPT + NEW)
-        wrong = _differing(model, prompts, masks, plain)
+        wrong = _differing(model, prompts, plain)
     except Exception as failure:
         return Finding(name, "WRONG", f"fails where plain decoding works: {_told(failure)}")
     if wrong:
@@ -77,21 +74,22 @@ def check(kind: type[Any]) -> Finding:
     return Finding(name, support.way, reason, support.padding_reason if support.way != "plain" else "")
 
 
-def _plain(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    text: Tensor = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False)
+def _plain(model: Any, given: dict[str, Any]) -> Tensor:
+    text: Tensor = model.generate(**given, max_new_tokens=NEW, do_sample=False)
     return text
 
 
-def _differing(model: Any, prompts: Tensor, masks: Tensor, plain: list[Tensor]) -> str:
+def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
     """In which way of decoding a text is another one; empty if in none."""
     known = {}
-    for ids, mask, texts in ((prompts[1:], masks[1:], plain[0]), (prompts, masks, plain[1])):
-        for row, text in enumerate(texts.tolist()):
-            pad = int((mask[row] == 0).sum())
-            known[len(ids), tuple(ids[row, pad:].tolist())] = text[pad:]
-    for ids, mask, texts in ((prompts[1:], masks[1:], plain[0]), (prompts, masks, plain[1])):
+    for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
+        pads = list(prompts.pads)[rows]
+        for ids, pad, text in zip(prompts.ids[rows].tolist(), pads, texts.tolist(), strict=True):
+            known[len(texts), tuple(ids[pad:])] = text[pad:]
+    for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
+        given = prompts.given(rows)
 
-        def answer(request: Request, rows: int = len(ids)) -> list[int]:
+        def answer(request: Request, rows: int = len(texts)) -> list[int]:
             text: list[int] = known[rows, tuple(request.prompt)]
             return text
 
@@ -102,30 +100,28 @@ def _differing(model: Any, prompts: Tensor, masks: Tensor, plain: list[Tensor]) 
         ):
             for chunk in (4, 512):
                 config = racer.DecodeConfig(drafter=drafter, budget=12, prefill_chunk=chunk)
-                got = _ours(model, ids, mask, config, do_sample=False)
-                if not torch.equal(got, texts) and not _near_tie(model, mask, texts, got):
-                    return f"{len(ids)} rows, drafter {drafter.name}, pieces of {chunk}: {_where(texts, got)}"
+                got = _ours(model, given, config, do_sample=False)
+                if not torch.equal(got, texts) and not _near_tie(model, prompts, rows, texts, got):
+                    return f"{len(texts)} rows, drafter {drafter.name}, pieces of {chunk}: {_where(texts, got)}"
         sampled = [
-            _ours(model, ids, mask, racer.DecodeConfig(drafter=drafter, budget=12, seed=5), do_sample=True)
+            _ours(model, given, racer.DecodeConfig(drafter=drafter, budget=12, seed=5), do_sample=True)
             for drafter in ("none", HostileDrafter(4, VOCAB), "racer-paper")
         ]
         if not all(torch.equal(text, sampled[0]) for text in sampled[1:]) and probe(model, PROMPT + NEW).way != "plain":
             other = next(text for text in sampled if not torch.equal(text, sampled[0]))
-            if not _near_tie(model, mask, sampled[0], other, CLOSE * 10):
-                return f"{len(ids)} rows, sampled: {_where(sampled[0], other)}"
+            if not _near_tie(model, prompts, rows, sampled[0], other, CLOSE * 10):
+                return f"{len(texts)} rows, sampled: {_where(sampled[0], other)}"
     return ""
 
 
-def _ours(model: Any, ids: Tensor, mask: Tensor, config: racer.DecodeConfig, *, do_sample: bool) -> Tensor:
+def _ours(model: Any, given: dict[str, Any], config: racer.DecodeConfig, *, do_sample: bool) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", racer.PlainDecodingWarning)
-        text: Tensor = racer.generate(
-            model, input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=do_sample, config=config
-        )
+        text: Tensor = racer.generate(model, **given, max_new_tokens=NEW, do_sample=do_sample, config=config)
     return text
 
 
-def _near_tie(model: Any, mask: Tensor, plain: Tensor, ours: Tensor, close: float = CLOSE) -> bool:
+def _near_tie(model: Any, prompts: Prompts, rows: slice, plain: Tensor, ours: Tensor, close: float = CLOSE) -> bool:
     """Whether both tokens at the first place where rows part are as good as each other to the model."""
     if plain.shape != ours.shape:
         return False
@@ -133,12 +129,11 @@ def _near_tie(model: Any, mask: Tensor, plain: Tensor, ours: Tensor, close: floa
         places = (plain[row] != ours[row]).nonzero().flatten().tolist()
         if not places:
             continue
-        if places[0] < mask.shape[1]:
+        if places[0] < prompts.ids.shape[1]:
             return False
-        ids = plain[:, : places[0]]
-        seen = torch.cat([mask, torch.ones(len(mask), ids.shape[1] - mask.shape[1], dtype=mask.dtype)], dim=1)
+        given = prompts.given(rows, plain[:, : places[0]])
         how: Any = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        logits = model.generate(input_ids=ids, attention_mask=seen, **how).logits[0][row].double()
+        logits = model.generate(**given, **how).logits[0][row].double()
         gap = float((logits[plain[row, places[0]]] - logits[ours[row, places[0]]]).abs() / logits.std().clamp(min=1e-9))
         if gap > close:
             return False

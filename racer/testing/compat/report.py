@@ -30,7 +30,8 @@ def page(findings: Sequence[Finding]) -> str:
         "Written by `python -m racer.testing.compat`: of every class a tiny random model is built from its "
         "configuration (windows of 8, prompts of 20 tokens) and decoded in float32 with drafts that hide the right "
         "path among wrong ones, alone and in a left-padded batch of two, the prompt in pieces, greedily and sampled; "
-        "every text is compared with transformers' own, or, sampled, with the text without drafts.",
+        "every text is compared with transformers' own, or, sampled, with the text without drafts. Models with an "
+        "encoder read made-up text or speech.",
         "",
         f"transformers {transformers.__version__}, {today}: {len(findings)} classes. "
         + ", ".join(f"{ways[way]} {way}" for way in HEADLINE)

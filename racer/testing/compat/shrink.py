@@ -10,6 +10,8 @@ import torch
 from transformers import PreTrainedConfig
 
 VOCAB = 128
+START = 2
+"""The token that decoders behind an encoder start with."""
 WINDOW = 8
 """Of sliding windows and chunks: the sweep's prompts are longer."""
 LAYERS = 4
@@ -210,6 +212,9 @@ def tiny_model(kind: type[Any], seed: int = 0) -> Any:
     model = kind(config).float().eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
+    if config.is_encoder_decoder:
+        model.generation_config.decoder_start_token_id = START
+        model.generation_config.forced_bos_token_id = model.generation_config.forced_eos_token_id = None
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
