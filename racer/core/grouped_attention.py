@@ -1,5 +1,7 @@
 """Attention over a tree where several query heads share one head of keys and values.
 
+It also stands in for implementations that take no mask of a tree: flash attention, flex attention.
+
 transformers' ``sdpa`` copies keys and values once for every query head when there is a mask and more than one query.
 Here the queries of a group become rows of one head instead: nothing is copied, and each key is read once. What that
 is worth, ``benchmarks/forward_ways.py`` measures.
@@ -21,8 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from racer.core.model_state import state_of
 from racer.core.twin import Configs, Twin, TwinClasses, share
 
-GROUPED, PLAIN = "racer_grouped", "sdpa"
-"""Names of attention implementations: ours, and the one that it stands in for."""
+GROUPED, PLAIN, EAGER = "racer_grouped", "sdpa", "eager"
+"""Names of attention implementations: ours, and those that take the mask of a tree themselves."""
 _ASKS = re.compile(r"_attn_implementation\"?\)?\s*(==|!=|in\b|not in\b)")  # also after getattr(config, "...")
 
 
@@ -79,14 +81,14 @@ def reads_names(model: Any) -> bool:
 
 
 class GroupedConfig(Twin):
-    """The twin of a configuration, which names :func:`grouped` where its original names what that stands in for."""
+    """The twin of a configuration, which names :func:`grouped` where its original names anything but ``eager``."""
 
     __slots__ = ()
 
     @property
     def _attn_implementation(self) -> Any:
         name = super()._attn_implementation  # type: ignore[misc]  # the original's class has it
-        return GROUPED if name == PLAIN else name
+        return name if name is None or name == EAGER else GROUPED
 
 
 def grouped_configs(model: Any) -> Configs | None:

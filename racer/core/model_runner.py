@@ -45,6 +45,8 @@ class ForwardPlan:
     """Planes of positions that its loop prepares, of height, width and time as well; None: ``[B, N]`` positions."""
     groups: bool = False
     """Whether trees are scored with :func:`racer.core.grouped_attention.grouped`."""
+    switched: bool = False
+    """Whether the model's own attention takes no trees, so that nothing but its twin may score them."""
     positions: int | None = None
     """Positions that the model's own table of them has, or up to which it rotates alike; None if there is no end."""
     tried: int | None = None
@@ -186,6 +188,8 @@ class ModelRunner:
         return inputs
 
     def _output(self, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        if self.plan.switched:
+            return call(self.twin, **inputs)
         if call is not call_model or self.twin is None or intercepted():
             return call(self.model, **inputs)
         try:

@@ -11,19 +11,14 @@ from racer.core.model_runner import CACHE_ARGUMENTS
 from racer.core.rope import RopeBorder
 from racer.core.subject import foreign_loop, replaced_methods
 
-TREE_ATTENTION = ("sdpa", "eager")
+INDEXED = ("index_topk", "indexer_budget")
+"""Settings that say how many keys an indexer keeps."""
 
 
 def unprepared(model: Any) -> str:
     """Why the model must be loaded or prepared otherwise; empty if it need not."""
     if model.training:
         return "the model is in training mode, so its output is random: call model.eval()"
-    attention = model.config.get_text_config()._attn_implementation
-    if attention not in TREE_ATTENTION:
-        return (
-            f"attention implementation {attention!r} cannot take a tree mask: load the model with "
-            "attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')"
-        )
     if model.device.type == "meta":
         return "its first weights are on the meta device, or on disk: load them into memory"
     return ""
@@ -56,7 +51,8 @@ def no_loop(model: Any) -> str:
 
 def stretched(model: Any) -> str:
     """Why its positions or keys mean something else in longer passes, however short a text is; empty if they do not."""
-    if getattr(model.config.get_text_config(), "index_topk", None):  # the sweep found texts that differ
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in INDEXED):  # the sweep found texts that differ
         return "its indexed attention keeps the best keys alone, and longer passes tell equal scores apart otherwise"
-    border = RopeBorder.of(model.config.get_text_config())
+    border = RopeBorder.of(config)
     return "" if border is None else border.fault(0)

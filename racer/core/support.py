@@ -20,7 +20,7 @@ import torch
 
 from racer.core.chain_runner import ChainPlan
 from racer.core.chain_trial import chain_faults
-from racer.core.grouped_attention import PLAIN, reads_names
+from racer.core.grouped_attention import EAGER, PLAIN, reads_names
 from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
@@ -178,12 +178,30 @@ def _examine(model: Any) -> Support:
     cache_argument = next(name for name in CACHE_ARGUMENTS if name in accepted)
     plan = ForwardPlan(trial.layout, masks, "logits_to_keep" in accepted, cache_argument, trial.planes)
     attention = model.config.get_text_config()._attn_implementation
+    if attention not in (PLAIN, EAGER):
+        return _switched(trial, attrs.evolve(plan, groups=True, switched=True), vocab_size)
     if model.device.type == "cpu" and attention == PLAIN and not reads_names(model):  # elsewhere it is not measured
         runner = ModelRunner(model, attrs.evolve(plan, groups=True))
         faster = _tried(trial, runner, vocab_size)
         if faster.plan is not None and not faster.padding_reason and runner.twin is not None:
             return faster
     return _tried(trial, ModelRunner(model, plan), vocab_size)
+
+
+def _switched(trial: Trial, plan: ForwardPlan, vocab_size: int) -> Support:
+    """What trees show whose attention is ``sdpa`` in place of the model's own."""
+    model = trial.model
+    runner = ModelRunner(model, plan)
+    if runner.twin is None or reads_names(model):
+        attention = model.config.get_text_config()._attn_implementation
+        return Support(
+            None,
+            f"attention implementation {attention!r} takes no tree mask, and its code or hooks on it keep RACER from "
+            "putting 'sdpa' in its place: load the model with attn_implementation='sdpa', or call "
+            "model.set_attn_implementation('sdpa')",
+            vocab_size,
+        )
+    return _tried(trial, runner, vocab_size)
 
 
 def _tried(trial: Trial, runner: ModelRunner, vocab_size: int) -> Support:

@@ -189,6 +189,7 @@ class BatchDecoder:
             executor = ChainExecutor(runner, cache, watch, last_position, spec.record is not None)
         else:
             static = mode != "off" and spec.record is None and not spec.unseen and spec.prepared is None
+            static = static and not runner.plan.switched  # a captured pass is the model's own
             pooled = pool.acquire(runner, mode, padding, capacity) if static else None
             cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
             executor = DynamicExecutor(runner, cache, watch, last_position, spec.record is not None)

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from racer.config import DecodeConfig
 from racer.core.model_state import state_of
 from racer.core.support import Support, probe
+from racer.engine.batch import BatchSpec
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
 from racer.errors import UnsupportedGeneration, UnsupportedModel
@@ -22,6 +23,7 @@ from racer.hf.prepared import offset_of
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
 from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_positions
+from racer.step.stats import DecodeStats
 
 
 class Loop:
@@ -85,11 +87,7 @@ class Loop:
             admit=admit,
         )
         spec = attrs.evolve(spec, prepared=prepared)
-        if self.streamer is not None:
-            self.streamer.release()
-        stats = decoder.decode(spec)
-        if self.streamer is not None:
-            self.streamer.end()
+        stats = self._decode(decoder, spec)
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:
             return sequences
@@ -98,6 +96,15 @@ class Loop:
         output = (EncoderDecoderOutput if has_encoder else GenerateOutput)(sequences=sequences, **kept)
         output.racer_stats = stats
         return output
+
+    def _decode(self, decoder: BatchDecoder, spec: BatchSpec) -> DecodeStats:
+        """Decode; the streamer is shown the prompt first, and told of the end."""
+        if self.streamer is not None:
+            self.streamer.release()
+        stats = decoder.decode(spec)
+        if self.streamer is not None:
+            self.streamer.end()
+        return stats
 
 
 def _decoder(model: Any, config: DecodeConfig) -> BatchDecoder:

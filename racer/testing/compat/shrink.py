@@ -36,8 +36,12 @@ SIZES: tuple[tuple[str, int], ...] = (
         2,
     ),
     (r"(num_attention|n|num|encoder_attention|decoder_attention|index_n|swa_num_attention)_heads?", 4),
+    (r"linear_num_heads", 4),
     (r"(qk_nope|qk_rope|v)_head_dim|index_head_dim|qk_head_dim_x", 16),
-    (r"(linear_(key|value)_)?head_dim|d_kv|swa_head_dim|global_head_dim|head_size|attention_head_dim|kv_channels", 16),
+    (
+        r"(linear_(key_|value_)?)?head_dim|d_kv|swa_head_dim|global_head_dim|head_size|attention_head_dim|kv_channels",
+        16,
+    ),
     (r"(q|kv|o|gate|decay|v|a|g|w)_(lora|low)_rank(_dim)?", 16),
     (r"(num_(local_)?experts|n_routed_experts|moe_num_experts|num_routed_experts|num_dense_experts)", 4),
     (
@@ -128,7 +132,24 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "loop_layer_index_end": 3,
     },
     "xLSTMConfig": {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4, "qk_dim_factor": 1.0, "v_dim_factor": 1.0},
-    "DoryConfig": {"n_input_layers": 2, "n_recurrent_layers": 2, "n_output_layers": 2},
+    "DoryConfig": {"n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
+    "Qwen4ExpTextConfig": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+        "hc_lowrank": 8,
+    },
+    "ReformerConfig": {
+        "axial_pos_shape": (16, 16),
+        "axial_pos_embds_dim": (32, 32),
+        "attn_layers": ["local", "lsh"] * 2,
+        "num_buckets": 4,
+        "attention_head_size": 16,
+        "lsh_attn_chunk_length": 8,
+        "local_attn_chunk_length": 8,
+    },
 }
 """What single configurations need beside."""
 
