@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from transformers import GenerationMixin
 
 from racer.core.model_runner import CACHE_ARGUMENTS
@@ -21,7 +22,18 @@ def unprepared(model: Any) -> str:
         return "the model is in training mode, so its output is random: call model.eval()"
     if model.device.type == "meta":
         return "its first weights are on the meta device, or on disk: load them into memory"
+    if _is_spread(model):
+        return "its weights are spread over processes, whose passes must be of one size, and RACER chooses by the clock"
     return ""
+
+
+def _is_spread(model: Any) -> bool:
+    """Whether other processes have parts of its weights: tensor parallelism, or fully sharded data."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) and weight.device_mesh.size() > 1 for weight in model.parameters())
 
 
 def obstacle(model: Any) -> str:

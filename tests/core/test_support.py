@@ -121,13 +121,15 @@ def test_a_decoder_whose_model_has_changed_is_as_a_fresh_one(change: str) -> Non
 def test_a_decoder_whose_model_takes_no_trees_any_more_says_so() -> None:
     model = llama()
     decoder = Decoder(model, HOSTILE)
+
+    def stretch() -> None:
+        model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+        model.config.max_position_embeddings = 4
+
     for change, reason in (
         (lambda: model.train(), r"model\.eval"),
-        (
-            lambda: setattr(model.eval().config, "_attn_implementation", "flash_attention_2"),
-            "kernels|flash",
-        ),
-        (lambda: setattr(model.config, "layer_types", ["chunked_attention"] * 2), "'sdpa'"),
+        (lambda: setattr(model.eval().config, "_attn_implementation", "nonesuch"), "nonesuch"),
+        (stretch, "dynamic"),
     ):
         change()
         with pytest.raises(UnsupportedGeneration, match=reason):
