@@ -14,6 +14,7 @@ from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
 
+_LAST = np.array(SIZES) - 1
 _SMALLER, _DOUBLINGS = np.array((0, *SIZES[:-1])), np.log2(SIZES)
 """Of each size the next smaller one, and how often one node must be doubled for it."""
 AHEAD = 2
@@ -94,11 +95,23 @@ class ByScore(Budget):
         call.outlook.hear(call.outlook.places(view, active), scores, told)
         costs = np.where(told, view.step_cost.hopeful(SIZES), np.inf)
         costs = np.maximum(costs / costs[0], 1 + TREE * (_DOUBLINGS > 0))
+        if view.chain:
+            costs = costs + self._carried(view, scores)
         size = SIZES[int(np.argmax(self._worth(call.outlook, view, costs)))]
         call.choice += (size - call.choice) / 5
         call.idle = min(2 * call.idle + 1, self._rest) if size == 1 and np.isfinite(costs[1]) else 0
         call.resting = call.idle
         return tree.head(size)
+
+    def _carried(self, view: StepView, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``[sizes]``: what chains of each size are expected to cost the next step, in plain steps: unless all of it is
+        right, the state is that of before, and what was right is scored again in front of the next chain."""
+        path = np.nan_to_num(scores).clip(0, 1)
+        path[:, 0] = 1.0
+        whole = np.minimum.accumulate(path, axis=1).min(0)[np.minimum(_LAST, path.shape[1] - 1)]
+        again = max(view.step_cost(2) / view.step_cost(1) - 1, 0.0)
+        carried: NDArray[np.float64] = np.where(_DOUBLINGS > 0, (1 - whole) * again, 0.0)
+        return carried
 
     def _worth(self, outlook: Outlook, view: StepView, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Tokens that a step of each size gives beyond what others give in its time."""

@@ -7,7 +7,6 @@ positions and states are its own business, and whether it is up to it, a trial s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import attrs
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor
 
 from racer.core.chain_cache import ChainCache
-from racer.core.model_runner import call_model
-from racer.core.packed_weights import Looks, PackedModel
+from racer.core.packed_weights import PackedModel
 from racer.core.prompt_pieces import KEEP, PreparedCall, PromptPiece
-from racer.core.twin import intercepted, twin_of
-from racer.errors import first_line
+from racer.core.stand_in import StandIn
 
 
 @attrs.frozen(eq=False)
@@ -49,21 +46,17 @@ class ChainRunner:
     call: PreparedCall
     packed: PackedModel | None = None
     """The weights that it multiplies with in its place, if any."""
-    twin: Any = attrs.field(init=False)
-    """What scores chains in the model's place (:mod:`racer.core.twin`); None: the model itself."""
-    _looks: Looks = attrs.field(init=False, factory=Looks)
-    _proven: bool = attrs.field(init=False, default=False)
-    """Whether the twin has been through a pass."""
+    _stand_in: StandIn = attrs.field(init=False)
     _output: Any = attrs.field(init=False, default=None)
     """Of the latest forward pass."""
 
     def __attrs_post_init__(self) -> None:
-        self.twin = None if self.packed is None else twin_of(self.model, partial(self.packed.twin, self._looks))
+        self._stand_in = StandIn(self.model, self.packed, short_passes=self.model.device.type == "cpu")
 
     @property
     def looks(self) -> int:
-        """See :attr:`racer.core.model_runner.ModelRunner.looks`."""
-        return self._looks.count
+        """See :attr:`racer.core.stand_in.StandIn.looks`."""
+        return self._stand_in.looks.count
 
     def open(self, padding: list[int], capacity: int) -> ChainCache:
         """The call's cache, which grows as transformers' does."""
@@ -92,7 +85,7 @@ class ChainRunner:
         inputs["return_dict"] = True
         if self.plan.takes_logits_to_keep:  # some prepare a number of their own
             inputs[KEEP] = keep
-        self._output = self._call(inputs, cache)
+        self._output = self._stand_in.run(inputs, cache)
         logits: Tensor = self._output.logits[:, -keep:]
         return logits, after
 
@@ -105,27 +98,6 @@ class ChainRunner:
             num_new_tokens=count,
         )
         return after
-
-    def _call(self, inputs: dict[str, Any], cache: ChainCache) -> Any:
-        if self.twin is None or intercepted():
-            return call_model(self.model, **inputs)
-        if self._proven:
-            return call_model(self.twin, **inputs)
-        cache.mark()  # half of the states may be new when it fails
-        try:
-            output = call_model(self.twin, **inputs)
-        except Exception as error:
-            failure = f"its twin fails with {type(error).__name__}: {first_line(error)}"
-        else:
-            self._proven = True
-            return output
-        cache.back()
-        cache.mark()
-        self.twin = None
-        output = call_model(self.model, **inputs)  # raises what is the model's own
-        if self.packed is not None:
-            self.packed.give_up(failure)
-        return output
 
 
 def whole_texts(rows: list[list[int]], length: int, pad: int, device: torch.device) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import attrs
@@ -14,10 +13,9 @@ from racer.core.cache_layout import CacheLayout
 from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import TreeCache
 from racer.core.masks import MaskPlan
-from racer.core.packed_weights import Looks, PackedModel
+from racer.core.packed_weights import PackedModel
 from racer.core.prompt_pieces import KEEP, PreparedCall, PromptPiece, pieces
-from racer.core.twin import intercepted, twin_of
-from racer.errors import first_line
+from racer.core.stand_in import StandIn, call_model
 from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -25,11 +23,6 @@ CACHE_ARGUMENTS = ("cache", "past_key_values")
 UNSEEN = 16
 """So many times longer are pieces of a prompt whose logits are not made. transformers scores prompts whole; what later
 pieces see of earlier ones goes past its fast attention: 8,000 tokens took 1.25 times as long in pieces of 2,048."""
-
-
-def call_model(model: Any, **inputs: Any) -> Any:
-    """The model's public forward, nothing around it."""
-    return model(**inputs)
 
 
 @attrs.frozen(eq=False)
@@ -71,19 +64,21 @@ class ModelRunner:
     """The weights that it multiplies with in its place, if any (:func:`racer.core.packed_weights.pack`)."""
     call: PreparedCall | None = None
     """What the prompt is scored with where its tokens do not say it all."""
-    twin: Any = attrs.field(init=False)
-    """What scores trees in the model's place (:mod:`racer.core.twin`); None: the model itself."""
-    _looks: Looks = attrs.field(init=False, factory=Looks)
+    _stand_in: StandIn = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         configs = grouped_configs(self.model) if self.plan.groups else None
-        leaf = None if self.packed is None else partial(self.packed.twin, self._looks)
-        self.twin = twin_of(self.model, leaf, configs)
+        self._stand_in = StandIn(self.model, self.packed, configs)
+
+    @property
+    def twin(self) -> Any:
+        """What scores trees in the model's place; None: the model itself."""
+        return self._stand_in.twin
 
     @property
     def looks(self) -> int:
-        """How many weights it has looked at so far; a forward pass in which it looks at some takes longer."""
-        return self._looks.count
+        """See :attr:`racer.core.stand_in.StandIn.looks`."""
+        return self._stand_in.looks.count
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -190,14 +185,4 @@ class ModelRunner:
     def _output(self, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
         if self.plan.switched:
             return call(self.twin, **inputs)
-        if call is not call_model or self.twin is None or intercepted():
-            return call(self.model, **inputs)
-        try:
-            return call(self.twin, **inputs)
-        except Exception as error:
-            failure = f"its twin fails with {type(error).__name__}: {first_line(error)}"
-        self.twin = None
-        output = call(self.model, **inputs)  # raises what is the model's own
-        if self.packed is not None:
-            self.packed.give_up(failure)
-        return output
+        return self._stand_in.run(inputs) if call is call_model else call(self.model, **inputs)

@@ -106,7 +106,7 @@ class PackedModel:
 
     def twin(self, looks: Looks, module: nn.Module) -> Any | None:
         """The twin that multiplies with the packed weight of a linear layer; None of what is none, or cannot."""
-        return PackedLinear.of(module, self, looks) if _packable(module) else None
+        return PackedLinear.of(module, self, looks) if packable(module) else None
 
 
 @attrs.define(eq=False)
@@ -137,11 +137,11 @@ class PackedLinear(Twin, nn.Linear):
         parameters = self._parameters
         weight, bias, copy = parameters["weight"], parameters["bias"], self._racer_copy
         assert weight is not None
-        if copy is not None and copy.packed is not None and copy.is_of(weight) and _suits(input, weight):
+        if copy is not None and copy.packed is not None and copy.is_of(weight) and suits(input, weight):
             product: Tensor = torch.ops.mkldnn._linear_pointwise(input, copy.packed, bias, "none", [], "")
             return product
         product = F.linear(input, weight, bias)
-        if copy is None and _suits(input, weight) and _packable(self._racer_layer):
+        if copy is None and suits(input, weight) and packable(self._racer_layer):
             self._racer_looks.count += 1
             copy = WeightCopy(weight)  # before the look, so that what is written meanwhile is noticed
             copy.packed = self._racer_store.current(self._racer_layer)
@@ -149,7 +149,7 @@ class PackedLinear(Twin, nn.Linear):
         return product
 
 
-def _suits(rows: Tensor, weight: Tensor) -> bool:
+def suits(rows: Tensor, weight: Tensor) -> bool:
     """Whether the packed weight would multiply these rows, and faster. In float32 it does not do so for one."""
     shape = rows.shape
     return (
@@ -163,7 +163,7 @@ def _suits(rows: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+def packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     if type(module) is not nn.Linear:  # a subclass does something else
         return False
     weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
@@ -210,7 +210,7 @@ def pack(model: Any, choice: bool | str = True, new_tokens: int = sys.maxsize) -
             if reason and choice != "auto":
                 _warn(type(model).__name__, reason)
         if packing.packed is not None:  # of the device that the model was on, say
-            packing.packed.keep(layer for layer in model.modules() if _packable(layer))
+            packing.packed.keep(layer for layer in model.modules() if packable(layer))
         if not packing.judged[subject]:
             return None
         if packing.packed is None or (packing.packed.failure and packing.packed.kind != kind):
@@ -234,7 +234,7 @@ def _obstacle(model: Any, most: int) -> str:
         return f"it is on {model.device}, and packing is for CPUs"
     if getattr(model, "_compiled_call_impl", None) is not None:
         return "torch compiles its forward"
-    layers = [module for module in model.modules() if _packable(module)]
+    layers = [module for module in model.modules() if packable(module)]
     if not layers:
         return "it has no linear layers in bf16 or float32"
     if sum(layer.weight.nbytes for layer in layers) > most:

@@ -21,6 +21,7 @@ from torch.utils._device import DeviceContext
 
 from racer.core.hooks import ALL, BACKWARD, CAPTURING, FORWARD, hooked
 from racer.core.model_state import state_of
+from racer.core.short_passes import short_forward
 
 
 class Twin:
@@ -105,19 +106,30 @@ class TwinClasses:
     """The classes of one model's twins. They hold no model, so that they can be kept with one."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[type, type], type] = {}
+        self._made: dict[tuple[type, type, bool], type] = {}
+        self._short: dict[type, Callable[..., Any] | None] = {}
 
-    def of(self, kind: type[Twin], original: type) -> type:
+    def short(self, original: type) -> Callable[..., Any] | None:
+        """See :func:`racer.core.short_passes.short_forward`."""
+        if original not in self._short:
+            self._short[original] = short_forward(original)
+        return self._short[original]
+
+    def of(self, kind: type[Twin], original: type, forward: Callable[..., Any] | None = None) -> type:
         """The class of twins of kind ``kind`` of objects of class ``original``.
 
+        :param forward: of modules whose own is not meant.
         :raises TypeError: there can be none.
         """
-        made = self._made.get((kind, original))
+        made = self._made.get((kind, original, forward is not None))
         if made is None:
             if type(original) not in (type, abc.ABCMeta):
                 raise TypeError("a class that is made in a way of its own")
-            names = {"__slots__": (), "__module__": original.__module__, "__qualname__": original.__qualname__}
-            made = self._made[kind, original] = type(original)(original.__name__, (kind, original), names)
+            names: dict[str, Any] = {"__slots__": (), "__module__": original.__module__}
+            names |= {"__qualname__": original.__qualname__} | ({} if forward is None else {"forward": forward})
+            made = self._made[kind, original, forward is not None] = type(original)(
+                original.__name__, (kind, original), names
+            )
         return made
 
 
@@ -133,18 +145,23 @@ Leaf = Callable[[nn.Module], Any | None]
 """The twin of a module that shall have one of its own kind, made for this call; None for others."""
 
 
-def twin_of(model: nn.Module, leaf: Leaf | None = None, configs: Configs | None = None) -> Any | None:
+def twin_of(
+    model: nn.Module, leaf: Leaf | None = None, configs: Configs | None = None, *, short_passes: bool = False
+) -> Any | None:
     """A model's twin; None where there is nothing to exchange, or where it might not do what the model does.
 
     It must not outlive the call, as it holds what the model holds.
 
     :param leaf: who makes the twins of layers that work otherwise.
     :param configs: what modules see in the place of their configuration.
+    :param short_passes: whether linear attention takes them in one piece.
     """
-    if (leaf is None and configs is None) or obstacle(model):
+    if (leaf is None and configs is None and not short_passes) or obstacle(model):
         return None
     twins: dict[Any, Any] = {}
-    _visit(model, twins, set(), leaf, configs, state_of(model).part(TwinClasses))
+    classes = state_of(model).part(TwinClasses)
+    short = classes.short if short_passes else lambda _: None
+    _visit(model, twins, set(), leaf, configs, classes, short)
     return twins.get(model)
 
 
@@ -155,6 +172,7 @@ def _visit(
     leaf: Leaf | None,
     configs: Configs | None,
     classes: TwinClasses,
+    short: Callable[[type], Callable[..., Any] | None],
 ) -> bool:
     """Make the twins of a module and of what is below it; whether it has one."""
     if module in seen:
@@ -166,16 +184,19 @@ def _visit(
     if vars(module).get("_compiled_call_impl") is not None:
         return False
     children = vars(module)["_modules"]
-    below = [_visit(child, twins, seen, leaf, configs, classes) for child in children.values() if child is not None]
+    below = [
+        _visit(child, twins, seen, leaf, configs, classes, short) for child in children.values() if child is not None
+    ]
     configured = configs is not None and vars(module).get("config") is configs.own
-    if not (any(below) or configured):
+    forward = short(type(module))
+    if not (any(below) or configured or forward is not None):
         return False
     kind: type[ModuleTwin] = ConfiguredTwin if configured else ModuleTwin
     parts: dict[str, Any] = {"_racer_children": Children(children, twins)}
     if configured:
         parts["_racer_configs"] = configs
     try:
-        twins[module] = share(module, object.__new__(classes.of(kind, type(module))), **parts)
+        twins[module] = share(module, object.__new__(classes.of(kind, type(module), forward)), **parts)
     except TypeError:  # slots, say
         return False
     return True

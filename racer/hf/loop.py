@@ -86,7 +86,8 @@ class Loop:
             seed=self._config.seed,
             admit=admit,
         )
-        spec = attrs.evolve(spec, prepared=prepared)
+        chain = spec.support is not None and spec.support.plan is None  # for so many tokens
+        spec = attrs.evolve(spec, prepared=prepared, outside=None if chain else outside)
         stats = self._decode(decoder, spec)
         sequences = sequences_of(input_ids, spec, settings)
         if not settings.return_dict_in_generate:

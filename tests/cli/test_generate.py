@@ -124,7 +124,7 @@ def test_bytes_that_are_no_text_are_taken(ask: Any) -> None:
 @pytest.mark.filterwarnings("always::racer.hf.generate.PlainDecodingWarning")
 def test_a_model_that_knows_no_trees_is_decoded_plainly(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = ask("--max-new-tokens", "8")
-    monkeypatch.setattr("racer.hf.generate.probe", lambda model: racer.core.support.Support(None, "it has state", 320))
+    monkeypatch.setattr("racer.hf.loop.probe", lambda model: racer.core.support.Support(None, "it has state", 320))
     data = ask("--max-new-tokens", "8", "--compare")
     assert data["token_ids"] == usual["token_ids"]
     assert (data["drafter"], data["steps"], data["mean_accepted_tokens"]) == ("none", 7, 1)

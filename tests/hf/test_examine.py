@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 from click.testing import CliRunner
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import racer
 from racer.cli.app import app
@@ -30,8 +37,12 @@ def test_each_way_is_told_with_its_reason() -> None:
     assert str(found).startswith("Qwen3_5ForCausalLM: chain (it has layers of type linear_attention")
     t5 = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
     found = racer.examine(T5ForConditionalGeneration(t5).eval())
+    assert found.way == "chain"
+    assert "it has an encoder" in found.reason
+    mamba = MambaConfig(vocab_size=50, hidden_size=16, state_size=8, num_hidden_layers=2, time_step_rank=4)
+    found = racer.examine(MambaForCausalLM(mamba).eval())
     assert found.way == "plain"
-    assert "encoder-decoder" in found.reason
+    assert "nor by chains" in found.reason
 
 
 def test_compiled_models_are_looked_into() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from racer.core.model_runner import call_model
+from racer.core.stand_in import call_model
 
 SHAPES = 256
 """How many shapes may be compiled; torch's own limit of 8 is meant for shapes that change by accident."""

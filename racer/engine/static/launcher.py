@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from racer.core.model_runner import call_model
+from racer.core.stand_in import call_model
 from racer.engine.static.cuda_graphs import Eager, Graphs, warn_of
 
 DRAFT, FORWARD, VERIFY = "draft", "forward", "verify"
@@ -20,7 +20,7 @@ class Launcher:
     backend: Eager | Graphs
     """Captures, or does not."""
     call: Callable[..., Any] = call_model
-    """Who calls the model; compiled, or :func:`racer.core.model_runner.call_model`."""
+    """Who calls the model; compiled, or :func:`racer.core.stand_in.call_model`."""
     verifies: bool = True
     """Whether verifiers may be part of a captured step, ..."""
     drafts: bool = True

@@ -16,7 +16,8 @@ from typing import Any
 import attrs
 import torch
 
-from racer.core.model_runner import ModelRunner, call_model
+from racer.core.model_runner import ModelRunner
+from racer.core.stand_in import call_model
 from racer.engine.static.compile import compiled_call
 from racer.engine.static.cuda_graphs import Eager, Graphs, GraphWarning
 from racer.engine.static.device_batch import DeviceBatch

@@ -10,8 +10,9 @@ import torch
 
 import racer
 from racer import DecodeConfig, Decoder
-from racer.core.model_runner import ModelRunner, call_model
+from racer.core.model_runner import ModelRunner
 from racer.core.model_state import release, state_of
+from racer.core.stand_in import call_model
 from racer.core.support import probe
 from racer.engine.static.cuda_graphs import GraphWarning
 from racer.engine.static.pool import DevicePool

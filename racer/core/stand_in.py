@@ -1,0 +1,79 @@
+"""What runs forward passes in a model's place while RACER decodes, and what becomes of it if that fails."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol
+
+import attrs
+
+from racer.core.few_rows import few_rows
+from racer.core.packed_weights import Looks, PackedModel
+from racer.core.twin import Configs, intercepted, twin_of
+from racer.errors import first_line
+
+
+def call_model(model: Any, **inputs: Any) -> Any:
+    """The model's public forward, nothing around it."""
+    return model(**inputs)
+
+
+class States(Protocol):
+    """What a forward pass writes into, if it cannot be written twice."""
+
+    def mark(self) -> None:
+        """Note it as it is."""
+
+    def back(self) -> None:
+        """Return to what was noted."""
+
+
+@attrs.define(eq=False)
+class StandIn:
+    """A model and its twin (:mod:`racer.core.twin`), for one call."""
+
+    model: Any
+    packed: PackedModel | None = None
+    """The weights that it multiplies with in its place, if any."""
+    configs: Configs | None = None
+    """What its modules see in the place of their configuration."""
+    short_passes: bool = False
+    """Whether linear attention takes short passes in one piece (:mod:`racer.core.short_passes`)."""
+    looks: Looks = attrs.field(init=False, factory=Looks)
+    """How many weights it has looked at so far; a pass in which it looks at some takes longer."""
+    twin: Any = attrs.field(init=False)
+    """None: the model runs itself."""
+    _proven: bool = attrs.field(init=False, default=False)
+    """Whether the twin has been through a pass."""
+
+    def __attrs_post_init__(self) -> None:
+        packed = self.packed
+        leaf = few_rows(self.model, self.looks) if packed is None else partial(packed.twin, self.looks)
+        self.twin = twin_of(self.model, leaf, self.configs, short_passes=self.short_passes)
+
+    def run(self, inputs: dict[str, Any], states: States | None = None) -> Any:
+        """The output of a forward pass. A twin that fails is given up, and the model runs itself.
+
+        :param states: what half of a failed pass must be taken back from.
+        """
+        if self.twin is None or intercepted():
+            return call_model(self.model, **inputs)
+        if states is not None and self._proven:
+            return call_model(self.twin, **inputs)
+        if states is not None:
+            states.mark()
+        try:
+            output = call_model(self.twin, **inputs)
+        except Exception as error:
+            failure = f"its twin fails with {type(error).__name__}: {first_line(error)}"
+        else:
+            self._proven = True
+            return output
+        if states is not None:
+            states.back()
+            states.mark()
+        self.twin = None
+        output = call_model(self.model, **inputs)  # raises what is the model's own
+        if self.packed is not None:
+            self.packed.give_up(failure)
+        return output
