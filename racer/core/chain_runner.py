@@ -29,6 +29,8 @@ class ChainPlan:
     alone: int | None = None
     """A token that must be the last of a pass, and alone if it is pending: models that count positions by the pad
     tokens of a pass give other ones to what comes after it. None: there is none."""
+    states: bool = True
+    """Whether its cache holds more than keys and values of all slots, so that tokens cannot be taken back."""
     tried: int | None = None
     """Slots up to which it is known to take chains; None if no window may end somewhere."""
 

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainPlan, ChainRunner
 from racer.core.logit_error import fault_of, logit_error
 from racer.core.own_loop import CACHE, generate_with, own_logits
@@ -73,7 +74,8 @@ def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
     """The plan, and the error of a row without padding; if only texts without pad tokens are right, a plan that keeps
     these alone."""
     prompt = ids.shape[1] - FORCED
-    error = _error(model, plan, ids[:1], [0], prompt)[0]
+    (error,), states = _compared(model, plan, ids[:1], [0], prompt)
+    plan = attrs.evolve(plan, states=states)
     pad = int(ids[0, prompt + PAD_AT])
     if not fault_of(model, error) or pad != _pad(model, pad + 1):
         return plan, error
@@ -83,13 +85,19 @@ def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:
     """The largest error of each row."""
+    return _compared(model, plan, ids, padding, prompt)[0]
+
+
+def _compared(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> tuple[list[float], bool]:
+    """The same, and whether tokens could not be taken back."""
     theirs = own_logits(model, ids[:, :prompt], padding, ids[:, prompt:]).logits
-    ours = torch.cat(list(_our_logits(model, plan, ids, padding, prompt)), dim=1)
+    runner, cache = _opened(model, plan, ids[:, :prompt], padding)
+    ours = torch.cat(list(_our_logits(runner, cache, ids, prompt)), dim=1)
     places = [0, *(place for (start, stop), _ in STEPS for place in range(start + 1, stop + 1))]
-    return [logit_error(ours[row], theirs[row, places]) for row in range(len(ids))]
+    return [logit_error(ours[row], theirs[row, places]) for row in range(len(ids))], not cache.crops
 
 
-def _our_logits(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> Iterator[Tensor]:
+def _opened(model: Any, plan: ChainPlan, prompts: Tensor, padding: list[int]) -> tuple[ChainRunner, ChainCache]:
     prepared: list[PreparedCall] = []
 
     def loop(model: Any, input_ids: Tensor, generation_config: Any = None, **inputs: Any) -> Tensor:
@@ -97,9 +105,12 @@ def _our_logits(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], pr
         prepared.append(PreparedCall(input_ids, generation_config, inputs))
         return input_ids
 
-    generate_with(model, ids[:, :prompt], padding, FORCED, loop)
+    generate_with(model, prompts, padding, FORCED, loop)
     runner = ChainRunner(model, plan, prepared[0])
-    cache = runner.open(padding, 0)
+    return runner, runner.open(padding, 0)
+
+
+def _our_logits(runner: ChainRunner, cache: ChainCache, ids: Tensor, prompt: int) -> Iterator[Tensor]:
     yield next(runner.prefill(ids[:, :prompt], cache, prompt, 1)).logits[:, -1:]
     for (start, stop), wrong in STEPS:
         texts, count = ids[:, : prompt + stop], stop - start

@@ -27,6 +27,7 @@ from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
 from racer.core.obstacles import no_loop, obstacle, stretched, unprepared
 from racer.core.rope import RopeBorder
+from racer.core.sibling import sibling_fault
 from racer.core.subject import subject_of
 from racer.core.trial import PROMPT, Trial
 from racer.core.untouched import untouched
@@ -150,7 +151,9 @@ def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | 
         tried = windows[len(near)]
     prompt = near[-1] + MARGIN if near else PROMPT
     chain, reason, padded = chain_faults(model, vocab_size, prompt)
-    if chain is not None:
+    if chain is not None and chain.states:
+        reason = sibling_fault(type(model))
+    if chain is not None and not reason:
         return Support(
             plan=None,
             reason="",

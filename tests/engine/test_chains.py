@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import MambaConfig, MambaForCausalLM
 
 import racer
 from racer import DecodeConfig
@@ -266,3 +267,12 @@ def test_costs_behind_carried_tokens_are_those_of_longer_passes() -> None:
     behind.learn(6, 20.0)
     assert curve.samples(9) == 4
     assert curve.behind(0) is curve
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_class_that_starts_anew_after_a_state_is_found_out_however_little_its_states_say(dtype: torch.dtype) -> None:
+    """As it is made, this one's states change its logits less than rounding is allowed to."""
+    config = MambaConfig(vocab_size=50, hidden_size=16, state_size=8, num_hidden_layers=2, time_step_rank=4)
+    found = probe(MambaForCausalLM(config).to(dtype).eval())
+    assert found.way == "plain"
+    assert "small model of its class" in found.reason

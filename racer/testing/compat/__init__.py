@@ -3,7 +3,7 @@
 ``python -m racer.testing.compat --help`` runs it; docs/compatibility.md is its table.
 """
 
+from racer.core.tiny_models import tiny_model
 from racer.testing.compat.check import Finding, check
-from racer.testing.compat.shrink import tiny_model
 
 __all__ = ["Finding", "check", "tiny_model"]

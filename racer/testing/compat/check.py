@@ -11,11 +11,11 @@ from torch import Tensor
 
 import racer
 from racer.core.support import probe
+from racer.core.tiny_models import VOCAB, tiny_model
 from racer.step.request import Request
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
 from racer.testing.compat.prompts import PROMPT, Prompts
-from racer.testing.compat.shrink import VOCAB, tiny_model
 from racer.testing.trees import HostileDrafter, ReplayDrafter
 
 NEW = 16

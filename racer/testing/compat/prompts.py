@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from racer.testing.compat.shrink import START, VOCAB
+from racer.core.tiny_models import START, VOCAB
 
 PROMPT = 20
 PADDING = 3
