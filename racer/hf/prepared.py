@@ -24,6 +24,7 @@ KINDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Arguments that say of each token what it is; 0 is text, for which none is needed."""
 KNOWN = {"input_ids", "attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", KEEP, "cache_position"}
 KNOWN |= {"return_dict", "output_attentions", "output_hidden_states"}
+KNOWN |= {"image_grid_thw", "video_grid_thw", "second_per_grid_ts"}  # of positions, which a step is given
 """What a step is given that is made anew for a tree, or says nothing about the text."""
 
 

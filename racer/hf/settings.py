@@ -70,7 +70,7 @@ def _without_cache(value: Any, settings: GenerationConfig) -> bool:
 _PROCESSOR = "a logits processor, applied to every scored place that counts"
 _OF_BEAMS = "it is about beams, and with beams a call is decoded plainly"
 _OF_ASSISTANTS = "it is about an assistant model, and with one a call is decoded plainly"
-_OF_ENCODERS = "it is for encoder-decoder models, which are decoded plainly"
+_OF_ENCODERS = "transformers has put it in front by then"
 _OF_COMPILING = "RACER's steps are compiled by `DecodeConfig.compile`"
 _OTHER_METHOD = "another decoding method"
 

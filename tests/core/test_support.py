@@ -168,7 +168,6 @@ def test_autocast_is_allowed_its_own_rounding() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plan = probe(model).plan
         assert plan is not None
-        assert plan.layout.values[0].dtype == torch.bfloat16
         assert racer.generate(model, **alone(1), **HOW).racer_stats.steps
     assert probe(model).plan is not plan
 

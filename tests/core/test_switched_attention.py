@@ -16,6 +16,7 @@ from racer import DecodeConfig
 from racer.core.support import probe
 from racer.hf.plain import PlainDecodingWarning
 from racer.testing.trees import HostileDrafter
+from support.versions import recent
 
 pytestmark = pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
 VOCAB = 96
@@ -94,6 +95,7 @@ def test_where_sdpa_cannot_be_put_in_its_place_the_mend_is_said() -> None:
         assert torch.equal(racer.generate(model, **of_rows(1), **HOW).sequences, expected.sequences)
 
 
+@recent("convolutions start anew, and decode plainly")
 def test_chains_are_scored_by_the_model_itself() -> None:
     config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False)
     model = made(Lfm2ForCausalLM, config)

@@ -22,6 +22,7 @@ from racer.testing import HostileDrafter, ReplayDrafter, toy_model
 from support.matchers import Budget, Copyable, Guides, Matcher
 from support.processors import CountsCalls
 from support.toy_batch import BATCH, IDS, MODEL, VOCAB
+from support.versions import RECENT
 
 
 def test_every_processor_of_transformers_is_known() -> None:
@@ -204,7 +205,7 @@ def test_siblings_that_would_decide_together_are_left_to_transformers() -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        hf.RepetitionPenaltyLogitsProcessor(1.2, prompt_ignore_length=torch.tensor([1, 2])),
+        *([hf.RepetitionPenaltyLogitsProcessor(1.2, prompt_ignore_length=torch.tensor([1, 2]))] if RECENT else []),
         hf.EncoderNoRepeatNGramLogitsProcessor(2, torch.ones(2, 4, dtype=torch.long)),
         hf.PrefixConstrainedLogitsProcessor(lambda batch_id, prefix: [1], 2),
     ],

@@ -6,9 +6,8 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
-    DeepseekV32Config,
-    DeepseekV32ForCausalLM,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
     Gemma4ForCausalLM,
@@ -37,8 +36,8 @@ BUILD: dict[str, Any] = {
             num_local_experts=2, no_rope_layers=[1, 1, 1, 0], moe_layers=[1],
         )
     ),
-    "deepseek-v3.2": lambda: DeepseekV32ForCausalLM(
-        DeepseekV32Config(
+    "deepseek-v3.2": lambda: transformers.DeepseekV32ForCausalLM(
+        transformers.DeepseekV32Config(
             **SMALL
             | {"num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "n_group": 1},
             topk_group=1, num_experts_per_tok=2, kv_lora_rank=8, q_lora_rank=16, qk_rope_head_dim=4, v_head_dim=8,

@@ -60,6 +60,10 @@ def _sequence_bias(step: Any, texts: Texts, scores: Tensor) -> Tensor:
 
 def _completes(step: Any, ids: Tensor) -> bool:
     """Whether one of the longer sequences lacks only its last token."""
+    if not hasattr(step, "multi_token_biases"):  # transformers before 5.20 goes through them one by one
+        begun = [sequence[:-1] for sequence in step.sequence_bias if len(sequence) > 1]
+        tail = tuple(ids[-max(map(len, begun), default=1) :].tolist())
+        return any(tail[-len(tokens) :] == tuple(tokens) for tokens in begun)
     return any(
         bool((ids[-prefixes.shape[1] :] == prefixes).all(-1).any())
         for prefixes, *_ in step.multi_token_biases
