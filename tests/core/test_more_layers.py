@@ -85,6 +85,7 @@ def test_eager_attention_takes_the_same_masks(name: str) -> None:
     same(model, alone(2))  # in float64 transformers makes NaN of left padding
 
 
+@recent("caches have no layers for those that store nothing")
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
 def test_layers_that_read_others_keys_are_nowhere_in_the_cache(name: str) -> None:
     plan = probe(build(name)).plan
@@ -210,9 +211,10 @@ def test_a_call_on_the_short_side_of_the_border_is_decoded_with_trees(kind: str)
         parameter.data.mul_(4)
     for inputs in (alone(2), batch()):
         same(model, inputs, max_new_tokens=21)  # 32 tokens: up to the border
+        other = copy.deepcopy(model)  # a long call may leave angles for the next one in some transformers
         with pytest.warns(PlainDecodingWarning, match=f"'{kind}' rotary embedding"):
             out = racer.generate(model, config=CONFIG, **inputs, **HOW | {"max_new_tokens": 30}, do_sample=False)
-        plain = model.generate(**inputs, **HOW | {"max_new_tokens": 30}, do_sample=False)
+        plain = other.generate(**inputs, **HOW | {"max_new_tokens": 30}, do_sample=False)
         assert torch.equal(out.sequences, plain.sequences)
         same(model, inputs, max_new_tokens=20)  # after a long call, which leaves its angles behind
 

@@ -22,7 +22,7 @@ from racer.testing import HostileDrafter, ReplayDrafter, toy_model
 from support.matchers import Budget, Copyable, Guides, Matcher
 from support.processors import CountsCalls
 from support.toy_batch import BATCH, IDS, MODEL, VOCAB
-from support.versions import RECENT
+from support.versions import RECENT, recent
 
 
 def test_every_processor_of_transformers_is_known() -> None:
@@ -173,6 +173,7 @@ def test_what_nobody_knows_is_only_asked_about_one_row(step: Any) -> None:
         assert torch.equal(got, MODEL.generate(logits_processor=[step()], **how))
 
 
+@recent("each sequence has a batch id of its own")
 @pytest.mark.parametrize("earlier", [{}, {"repetition_penalty": 1.5}])
 def test_sequences_of_one_prompt_share_a_batch_id(earlier: dict[str, Any]) -> None:
     asked: dict[str, set[int]] = {"ours": set(), "theirs": set()}
