@@ -58,14 +58,15 @@ def _texts(model: Any, vocab_size: int, prompt: int, *, pads: bool = True) -> Te
     ids = torch.randint(vocab_size, (2, prompt + FORCED), generator=generator)
     if model.config.is_encoder_decoder:
         ids[:, 0] = ids[0, 0]  # the token that decoders start with
-    if (pad := _pad(model, vocab_size)) is not None:
+    if (pad := pad_of(model, vocab_size)) is not None:
         ids[ids == pad] = (pad + 1) % vocab_size
         if pads:
             ids[:, prompt + PAD_AT] = pad
     return ids.to(model.device)
 
 
-def _pad(model: Any, vocab_size: int) -> int | None:
+def pad_of(model: Any, vocab_size: int) -> int | None:
+    """A model's pad token, if it is one of its tokens."""
     pad = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
     return pad if isinstance(pad, int) and 0 <= pad < vocab_size else None
 
@@ -77,7 +78,7 @@ def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
     (error,), states = _compared(model, plan, ids[:1], [0], prompt)
     plan = attrs.evolve(plan, states=states)
     pad = int(ids[0, prompt + PAD_AT])
-    if not fault_of(model, error) or pad != _pad(model, pad + 1):
+    if not fault_of(model, error) or pad != pad_of(model, pad + 1):
         return plan, error
     without = ids.masked_fill(ids == pad, pad - 1 if pad else 1)
     return attrs.evolve(plan, alone=pad), _error(model, plan, without[:1], [0], prompt)[0]

@@ -9,29 +9,43 @@ from __future__ import annotations
 import threading
 from weakref import WeakKeyDictionary
 
+import attrs
 import torch
 
 from racer.core.chain_trial import chain_faults
 from racer.core.tiny_models import VOCAB, tiny_model
 from racer.errors import first_line
 
-_found: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+@attrs.frozen
+class Sibling:
+    """What a small model of a class shows."""
+
+    fault: str = ""
+    """What is wrong with chains after states; empty if nothing is."""
+    counts_pads: bool = False
+    """Whether it counts positions by the pad tokens of a pass (:attr:`racer.core.chain_runner.ChainPlan.alone`)."""
+
+
+_found: WeakKeyDictionary[type, Sibling] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def sibling_fault(kind: type) -> str:
-    """What is wrong with chains of models of class ``kind`` that have states; empty if nothing is. Asked once."""
+def sibling_of(kind: type) -> Sibling:
+    """What a small model of class ``kind`` shows. Made once."""
     with _lock:
         if kind not in _found:
-            _found[kind] = _fault(kind)
+            _found[kind] = _examined(kind)
         return _found[kind]
 
 
-def _fault(kind: type) -> str:
+def _examined(kind: type) -> Sibling:
     try:
         model = tiny_model(kind)
     except Exception as failure:  # whatever the class raises
-        return f"no small model of its class can be made to try them with ({first_line(failure)})"
+        return Sibling(f"no small model of its class can be made to try them with ({first_line(failure)})")
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         plan, reason, _ = chain_faults(model, VOCAB)
-    return "" if plan is not None else f"in a small model of its class {reason}"
+    if plan is None:
+        return Sibling(f"in a small model of its class {reason}")
+    return Sibling(counts_pads=plan.alone is not None)

@@ -19,7 +19,7 @@ import attrs
 import torch
 
 from racer.core.chain_runner import ChainPlan
-from racer.core.chain_trial import chain_faults
+from racer.core.chain_trial import chain_faults, pad_of
 from racer.core.grouped_attention import EAGER, PLAIN, reads_names
 from racer.core.hooks import foreign_hook
 from racer.core.masks import MaskPlan
@@ -27,7 +27,7 @@ from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
 from racer.core.obstacles import no_loop, obstacle, stretched, unprepared
 from racer.core.rope import RopeBorder
-from racer.core.sibling import sibling_fault
+from racer.core.sibling import sibling_of
 from racer.core.subject import subject_of
 from racer.core.trial import PROMPT, Trial
 from racer.core.untouched import untouched
@@ -35,6 +35,8 @@ from racer.core.windows import MARGIN, beyond, windows_of
 
 LONGEST_PROMPT = 1024
 """Chains are tried on prompts of up to so many tokens, and not used beyond windows that are longer."""
+SMALL = (torch.float16, torch.bfloat16)
+"""Types whose rounding hides much in a trial."""
 MAX_KEPT = 8
 """States of a model, and windows within them, that are remembered; the least recently used one makes room."""
 
@@ -151,8 +153,11 @@ def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | 
         tried = windows[len(near)]
     prompt = near[-1] + MARGIN if near else PROMPT
     chain, reason, padded = chain_faults(model, vocab_size, prompt)
-    if chain is not None and chain.states:
-        reason = sibling_fault(type(model))
+    if chain is not None and (chain.states or model.dtype in SMALL):
+        sibling = sibling_of(type(model))
+        reason = sibling.fault if chain.states else ""
+        if sibling.counts_pads:
+            chain = attrs.evolve(chain, alone=pad_of(model, vocab_size))
     if chain is not None and not reason:
         return Support(
             plan=None,

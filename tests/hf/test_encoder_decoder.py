@@ -186,6 +186,14 @@ def test_pad_tokens_within_a_text_count_as_the_model_counts_them() -> None:
             assert torch.equal(decoded("m2m100", how, drafter), model.generate(**how))
 
 
+@pytest.mark.parametrize("kind", [m2m100, bart])
+def test_in_small_types_a_small_float32_model_tells_who_counts_pad_tokens(kind: Any) -> None:
+    model, _ = kind()
+    found = probe(model.bfloat16().eval())
+    assert found.chain is not None
+    assert found.chain.alone == (PAD if kind is m2m100 else None)
+
+
 def test_beams_are_transformers_own() -> None:
     model, inputs, _ = case("t5")
     how = {**inputs, "num_beams": 3, "max_new_tokens": 6}
