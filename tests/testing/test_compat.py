@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 from racer.testing.compat import Finding, check
 from racer.testing.compat.__main__ import main, names
 from racer.testing.compat.report import page
+from support.versions import recent
 
 TWELVE = {
     "LlamaForCausalLM": "tree",
@@ -27,11 +28,12 @@ TWELVE = {
     "BloomForCausalLM": "chain",
     "MambaForCausalLM": "plain",
 }
-SOME = ("LlamaForCausalLM", "Qwen3NextForCausalLM", "MambaForCausalLM")
+NEW = ("FalconH1ForCausalLM", "Lfm2ForCausalLM")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in TWELVE]
+    "name",
+    [pytest.param(name, marks=recent("it starts anew after a state")) if name in NEW else name for name in TWELVE],
 )
 def test_a_class_is_decoded_rightly(name: str) -> None:
     finding = check(getattr(transformers, name))
