@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def _quietly() -> Iterator[None]:
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader has seen enough
-        streams.drop_output()
+        streams.drop(sys.stdout)
         raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
@@ -99,8 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(message: str) -> int:
     text = " ".join(message.split())
-    with suppress(OSError):  # standard error may be full too
+    try:
         click.echo(f"racer: error: {text[:1].lower() if text[1:2].islower() else text[:1]}{text[1:]}", err=True)
+    except OSError:  # standard error is full too
+        streams.drop(sys.stderr)
     return 2
 
 

@@ -50,13 +50,13 @@ def drop_what_cannot_be_written() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        drop_output()
+        drop(sys.stdout)
 
 
-def drop_output() -> None:
-    """Nothing more is written: the interpreter must not try again at its end."""
+def drop(stream: Any) -> None:
+    """Nothing more is written to standard output or error: the interpreter must not try again at its end."""
     try:
-        number = sys.stdout.fileno()
+        number = stream.fileno()
     except (OSError, ValueError):
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), number)
