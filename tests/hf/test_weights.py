@@ -101,6 +101,7 @@ def test_layers_on_disk(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(drafted(model), llama().generate(**HOW))
 
 
+@pytest.mark.slow
 def test_single_layers_that_are_compiled() -> None:
     model = llama()
     model.model.layers[1] = torch.compile(model.model.layers[1], backend="eager")
