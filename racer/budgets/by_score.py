@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.budgets.base import SIZES, Budget
-from racer.budgets.outlook import BELIEF, Outlook, slowest
+from racer.budgets.outlook import BELIEF, LAST, Outlook, slowest
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request
 from racer.step.stats import StepStats
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
 
-_LAST = np.array(SIZES) - 1
 _SMALLER, _DOUBLINGS = np.array((0, *SIZES[:-1])), np.log2(SIZES)
 """Of each size the next smaller one, and how often one node must be doubled for it."""
 AHEAD = 2
@@ -108,7 +107,7 @@ class ByScore(Budget):
         right, the state is that of before, and what was right is scored again in front of the next chain."""
         path = np.nan_to_num(scores).clip(0, 1)
         path[:, 0] = 1.0
-        whole = np.minimum.accumulate(path, axis=1).min(0)[np.minimum(_LAST, path.shape[1] - 1)]
+        whole = np.minimum.accumulate(path, axis=1).min(0)[np.minimum(LAST, path.shape[1] - 1)]
         again = max(view.step_cost(2) / view.step_cost(1) - 1, 0.0)
         carried: NDArray[np.float64] = np.where(_DOUBLINGS > 0, (1 - whole) * again, 0.0)
         return carried

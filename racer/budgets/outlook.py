@@ -15,7 +15,8 @@ BELIEF = 2.0
 """Accepted nodes, as many as promised, on which the trust in a drafter rests before it has shown anything."""
 LATEST = 16
 """Steps of a row by which its pace is judged."""
-_LAST = np.array(SIZES) - 1
+LAST = np.array(SIZES) - 1
+"""Of each size the column of its last node."""
 
 
 class Outlook:
@@ -48,7 +49,7 @@ class Outlook:
         """Take in the scores ``[R, N]`` of these rows' trees, the root's too, which tell of the sizes ``told``."""
         guesses = np.nan_to_num(scores).clip(0, 1)  # plugins may score as they like
         guesses[:, 0] = 0.0
-        gains = guesses.cumsum(1)[:, np.minimum(_LAST, scores.shape[1] - 1)]
+        gains = guesses.cumsum(1)[:, np.minimum(LAST, scores.shape[1] - 1)]
         self.gains[rows] = gains
         seen = self._seen[rows] * self._decay + told
         self._seen[rows] = seen

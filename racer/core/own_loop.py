@@ -109,32 +109,32 @@ def generate_with(model: Any, input_ids: Tensor, padding: list[int], steps: int,
         max_length=width + steps + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     settings.disable_compile = True
-    if model.config.is_encoder_decoder:  # transformers would put it first
-        settings.decoder_start_token_id = int(input_ids[0, 0])
     columns = torch.arange(width, device=input_ids.device)
     mask = (columns >= torch.tensor(padding, device=input_ids.device)[:, None]).long()
+    given = {"input_ids": input_ids, "attention_mask": mask}
+    if model.config.is_encoder_decoder:
+        settings.decoder_start_token_id = int(input_ids[0, 0])  # or transformers would put another one first
+        given = _encoded(model, input_ids, mask)
     return GenerationMixin.generate(
         model,
-        **(encoded(model, input_ids, mask) if model.config.is_encoder_decoder else prompt(input_ids, mask)),
+        **given,
         generation_config=settings,
         custom_generate=loop,
     )
 
 
-def prompt(input_ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    """What ``generate`` is given for a text prompt."""
-    return {"input_ids": input_ids, "attention_mask": mask}
-
-
-def encoded(model: Any, input_ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    """The same for a decoder's prompt, after a made-up text that an encoder has read: whatever it reads, text or sound,
-    the decoder sees vectors alone."""
+def _encoded(model: Any, input_ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """What ``generate`` is given for a decoder's prompt: behind the same text, or behind made-up vectors where the
+    encoder reads something else."""
     given = {"decoder_input_ids": input_ids, "decoder_attention_mask": mask}
     if model.main_input_name == "input_ids":
         return {**given, "input_ids": input_ids.flip(1)}
+    states = encoder_states(model, len(input_ids), torch.Generator().manual_seed(5))
+    return {**given, "encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+
+
+def encoder_states(model: Any, rows: int, generator: torch.Generator) -> Tensor:
+    """``[rows, ENCODED, width]``: what a decoder sees of something that an encoder has read, made up."""
     text = model.config.get_text_config(decoder=True)
     width = getattr(text, "d_model", None) or text.hidden_size
-    generator = torch.Generator().manual_seed(5)
-    states = torch.randn(len(input_ids), ENCODED, width, generator=generator).to(model.device, model.dtype)
-    output = BaseModelOutput(last_hidden_state=states)
-    return {**given, "encoder_outputs": output}
+    return torch.randn(rows, ENCODED, width, generator=generator).to(model.device, model.dtype)

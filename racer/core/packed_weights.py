@@ -150,7 +150,7 @@ class PackedLinear(Twin, nn.Linear):
 
 
 def suits(rows: Tensor, weight: Tensor) -> bool:
-    """Whether the packed weight would multiply these rows, and faster. In float32 it does not do so for one."""
+    """Whether rows may be multiplied otherwise than by the layer, and faster. One row in float32 is not."""
     shape = rows.shape
     return (
         type(rows) is Tensor
@@ -164,6 +164,7 @@ def suits(rows: Tensor, weight: Tensor) -> bool:
 
 
 def packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear layer with a plain weight on a CPU, for which there are other ways to multiply."""
     if type(module) is not nn.Linear:  # a subclass does something else
         return False
     weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))

@@ -16,7 +16,7 @@ WINDOW = 8
 """Of sliding windows and chunks: the sweep's prompts are longer."""
 LAYERS = 4
 SIZES: tuple[tuple[str, int], ...] = (
-    (r"(encoder|decoder)_layers|num_(encoder|decoder)_layers|num_nextn_predict_layers_x", 2),
+    (r"(encoder|decoder)_layers|num_(encoder|decoder)_layers", 2),
     (r"(num_hidden|n|num)_layers?|depth|num_hidden_layers", LAYERS),
     (r"vocab_size_per_layer_input", VOCAB),
     (r"vocab_size|n_vocab", VOCAB),
@@ -37,7 +37,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     ),
     (r"(num_attention|n|num|encoder_attention|decoder_attention|index_n|swa_num_attention)_heads?", 4),
     (r"linear_num_heads", 4),
-    (r"(qk_nope|qk_rope|v)_head_dim|index_head_dim|qk_head_dim_x", 16),
+    (r"(qk_nope|qk_rope|v)_head_dim|index_head_dim", 16),
     (
         r"(linear_(key_|value_)?)?head_dim|d_kv|swa_head_dim|global_head_dim|head_size|attention_head_dim|kv_channels",
         16,
@@ -49,9 +49,9 @@ SIZES: tuple[tuple[str, int], ...] = (
         2,
     ),
     (r"n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
-    (r"n_group|topk_group|num_expert_groups?|num_groups_x", 1),
+    (r"n_group|topk_group|num_expert_groups?", 1),
     (
-        r"sliding_window(_size)?|attention_chunk_size|attention_window_size|window_size|local_attention_window|compress_window_x",
+        r"sliding_window(_size)?|attention_chunk_size|attention_window_size|window_size|local_attention_window",
         WINDOW,
     ),
     (

@@ -96,11 +96,18 @@ class ChainExecutor:
 
     def _chain(self, view: StepView, tree: DraftTree | None) -> tuple[DraftTree, Tensor]:
         """A draft as it can be scored: whoever drafted it, a chain."""
-        chain, faults = to_model_device(view, None if tree is None else best_path(tree, tree.width))
-        if (alone := self.runner.plan.alone) is not None:
-            lone = (chain.tokens == alone).any(0).nonzero().flatten().tolist()  # fillers of shorter rows among them
-            chain = chain.head(max(1, lone[0]) if lone else chain.width if self.cache.crops else 1)
-        return chain, faults
+        return to_model_device(view, None if tree is None else self._alone(best_path(tree, tree.width)))
+
+    def _alone(self, chain: DraftTree) -> DraftTree:
+        """A chain, cut where a token must be the last of its pass; where states may have to carry it, to its root."""
+        plan = self.runner.plan
+        if plan.alone is None:
+            return chain
+        if plan.states:
+            return chain.head(1)
+        tokens = torch.where(chain.real, chain.tokens, 0)  # as it is scored: shorter rows are filled up
+        lone = (tokens == plan.alone).any(0).nonzero().flatten().tolist()
+        return chain.head(max(1, lone[0])) if lone else chain
 
     def _forward(self, tree: DraftTree, requests: Sequence[Request]) -> tuple[Tensor, int, dict[str, Any]]:
         """Logits ``[B, N, V]`` of a chain's nodes, how many tokens of each row were scored, and the model's arguments

@@ -12,7 +12,7 @@ from racer.core.prompt_pieces import PreparedCall
 from racer.errors import UnsupportedGeneration
 from racer.hf.caches import MARKED, given_cache
 
-ENCODED = ("self_attention_cache", "cross_attention_cache")
+BEHIND_ENCODER = ("self_attention_cache", "cross_attention_cache")
 
 
 def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> None:
@@ -23,7 +23,7 @@ def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> 
     cache = given_cache(arguments)
     if cache is None:
         return
-    parts = [getattr(cache, name) for name in ENCODED] if isinstance(cache, EncoderDecoderCache) else [cache]
+    parts = [getattr(cache, name) for name in BEHIND_ENCODER] if isinstance(cache, EncoderDecoderCache) else [cache]
     for part in parts:
         if type(part) is not DynamicCache or getattr(part, "offloading", False):
             raise UnsupportedGeneration(f"a cache of class {type(part).__name__} is given: pass a DynamicCache")

@@ -24,6 +24,7 @@ from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.hf.generate import PlainDecodingWarning
 from racer.testing import HostileDrafter, decode
 from support.tiny_models import SMALL, VOCAB, alone, batch, tiny
+from support.versions import RECENT
 
 HOW: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True}
 HOSTILE = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=9)
@@ -168,6 +169,7 @@ def test_autocast_is_allowed_its_own_rounding() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plan = probe(model).plan
         assert plan is not None
+        assert not RECENT or plan.layout.values[0].dtype == torch.bfloat16
         assert racer.generate(model, **alone(1), **HOW).racer_stats.steps
     assert probe(model).plan is not plan
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from racer.core.own_loop import encoder_states
 from racer.core.tiny_models import START, VOCAB
 
 PROMPT = 20
@@ -43,9 +44,7 @@ class Prompts:
         if model.main_input_name == "input_features" and hasattr(config, "num_mel_bins"):
             shape = (2, config.num_mel_bins, 2 * config.max_source_positions)
             return cls(start, (0, 0), {"input_features": torch.randn(shape, generator=generator)})
-        text = config.get_text_config(decoder=True)
-        states = torch.randn(2, 6, getattr(text, "d_model", None) or text.hidden_size, generator=generator)
-        return cls(start, (0, 0), {"encoder_outputs": states})
+        return cls(start, (0, 0), {"encoder_outputs": encoder_states(model, 2, generator)})
 
     def given(self, rows: slice, text: Tensor | None = None) -> dict[str, Any]:
         """What ``generate`` is given.
