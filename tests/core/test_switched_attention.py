@@ -9,30 +9,17 @@ import pytest
 import torch
 import transformers.integrations.flex_attention as integration
 from torch.nn.attention import flex_attention
-from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 import racer
 from racer import DecodeConfig
 from racer.core.support import probe
 from racer.hf.plain import PlainDecodingWarning
 from racer.testing.trees import HostileDrafter
+from support.loud_llama import IDS, MASK, SIZES, VOCAB, llama, loud
 from support.versions import recent
 
 pytestmark = pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
-VOCAB = 96
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-IDS = torch.randint(3, VOCAB, (2, 12), generator=torch.Generator().manual_seed(2))
-MASK = torch.ones_like(IDS).masked_fill(torch.arange(12) < torch.tensor([[3], [0]]), 0)
 HOW: dict[str, Any] = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
 
 
@@ -43,19 +30,9 @@ def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integration.torch, "compile", lambda function=None, **_: function)
 
 
-def made(kind: Any, config: Any) -> Any:
-    torch.manual_seed(0)
-    model = kind(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)  # so that texts are not all alike
+def flex(model: Any) -> Any:
     model.set_attn_implementation("flex_attention")
     return model
-
-
-def llama() -> Any:
-    return made(LlamaForCausalLM, LlamaConfig(**SIZES))
 
 
 def of_rows(rows: int) -> dict[str, Any]:
@@ -64,7 +41,7 @@ def of_rows(rows: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("drafter", ["racer", HostileDrafter(3, VOCAB)], ids=["racer", "hostile"])
 def test_trees_are_scored_with_sdpa_in_place_of_flex_attention(drafter: Any) -> None:
-    model = llama()
+    model = flex(llama())
     found = probe(model)
     assert found.plan is not None, found.reason
     assert found.plan.switched
@@ -78,14 +55,14 @@ def test_trees_are_scored_with_sdpa_in_place_of_flex_attention(drafter: Any) -> 
 
 
 def test_static_shapes_are_for_attention_that_takes_trees() -> None:
-    model = llama()
+    model = flex(llama())
     expected = model.generate(**of_rows(2), **HOW)
     got = racer.generate(model, **of_rows(2), **HOW, config=DecodeConfig(budget=8, compile="static"))
     assert torch.equal(got.sequences, expected.sequences)
 
 
 def test_where_sdpa_cannot_be_put_in_its_place_the_mend_is_said() -> None:
-    model = llama()
+    model = flex(llama())
     inner = model.model.layers[0].forward
     model.model.layers[0].forward = lambda *args, **kwargs: inner(*args, **kwargs)
     assert "load the model with attn_implementation='sdpa'" in (probe(model).tree_reason or probe(model).reason)
@@ -97,8 +74,9 @@ def test_where_sdpa_cannot_be_put_in_its_place_the_mend_is_said() -> None:
 
 @recent("convolutions start anew, and decode plainly")
 def test_chains_are_scored_by_the_model_itself() -> None:
-    config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False)
-    model = made(Lfm2ForCausalLM, config)
+    config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False)
+    torch.manual_seed(0)
+    model = flex(loud(Lfm2ForCausalLM(config)))
     assert probe(model).way == "chain", probe(model).reason
     expected = model.generate(**of_rows(1), **HOW)
     got = racer.generate(model, **of_rows(1), **HOW, config=DecodeConfig(drafter=HostileDrafter(3, VOCAB), budget=8))

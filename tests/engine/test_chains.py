@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -16,10 +17,14 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import racer
 from racer import DecodeConfig
+from racer.core.chain_runner import ChainRunner
+from racer.core.prompt_pieces import PreparedCall
 from racer.core.support import probe
+from racer.engine.chain_executor import ChainExecutor
 from racer.step.best_path import best_path
 from racer.step.cost_curve import CostCurve
 from racer.step.draft_tree import DraftTree
+from racer.step.stats import Stopwatch
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
 from racer.testing.trees import HostileDrafter, draft_trees
@@ -285,3 +290,17 @@ def test_a_class_that_starts_anew_after_a_state_is_found_out_however_little_its_
     found = probe(MambaForCausalLM(config).to(dtype).eval())
     assert found.way == "plain"
     assert not RECENT or "small model of its class" in found.reason
+
+
+@pytest.mark.parametrize(("states", "widths"), [(True, [1, 1, 1]), (False, [1, 3, 4])])
+def test_a_token_that_must_be_the_last_of_its_pass_ends_a_chain(states: bool, widths: list[int]) -> None:
+    """At the root, in the second row's middle, and nowhere."""
+    lm, alone = chain_model("bloom"), 9
+    found = probe(lm).chain
+    assert found is not None
+    call = PreparedCall(ALONE["input_ids"], None, {})
+    runner = ChainRunner(lm, attrs.evolve(found, alone=alone, states=states), call)
+    executor = ChainExecutor(runner, runner.open([0], 0), Stopwatch(lm.device), 100)
+    rows = [[[9, 5, 6, 7], [4, 5, 6, 7]], [[4, 5, 6, 7], [5, 6, 7, 9]], [[4, 5, 6, 7], [5, 6, 7, 8]]]
+    chains = [DraftTree.chain(torch.tensor(tokens), torch.tensor([4, 4])) for tokens in rows]
+    assert [executor._alone(chain).width for chain in chains] == widths

@@ -19,6 +19,7 @@ from racer.hf.plain import PlainDecodingWarning
 from racer.strategies.base import Drafter
 from racer.testing.trees import HostileDrafter, ReplayDrafter
 from support.image_models import image
+from support.loud_llama import loud
 
 VOCAB = 96
 NEW = 20
@@ -97,10 +98,7 @@ def case(name: str) -> tuple[Any, dict[str, Tensor], Tensor]:
     model.eval()
     settings = model.generation_config
     settings.eos_token_id, settings.pad_token_id, settings.decoder_start_token_id = None, PAD, START
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)  # so that texts are not all alike
+    loud(model)
     return model, inputs, model.generate(**inputs, **greedy(inputs))
 
 

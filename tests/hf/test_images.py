@@ -25,12 +25,10 @@ from support.versions import recent
 VOCAB = 128
 NEW = 14
 GREEDY: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False}
-SOME = ("qwen2_5_vl", "gemma3", "smol_vlm")
-_NO_PIL = recent("its processor needs torchvision, or its positions are prepared otherwise")
-FAMILIES = [
-    name if name == "gemma3" else pytest.param(name, marks=[_NO_PIL, *_slow])
-    for name, _slow in ((name, [] if name in SOME else [pytest.mark.slow]) for name in MODELS)
-]
+_RECENT = recent("its processor needs torchvision, or its positions are prepared otherwise")
+ALWAYS = ["gemma3", pytest.param("qwen2_5_vl", marks=_RECENT), pytest.param("smol_vlm", marks=_RECENT)]
+OTHERS = sorted(MODELS.keys() - {"gemma3", "qwen2_5_vl", "smol_vlm"})
+FAMILIES = [*ALWAYS, *(pytest.param(name, marks=[pytest.mark.slow, _RECENT]) for name in OTHERS)]
 
 
 @cache
@@ -85,7 +83,7 @@ def test_sampled_texts_about_images_do_not_depend_on_drafts(name: str) -> None:
     assert all(torch.equal(other, first) for other in others)
 
 
-@pytest.mark.parametrize("name", ["gemma3", *(pytest.param(name, marks=_NO_PIL) for name in SOME if name != "gemma3")])
+@pytest.mark.parametrize("name", ALWAYS)
 def test_a_row_that_ends_leaves_the_others_their_positions(name: str) -> None:
     model, inputs, plain = case(name)
     width = inputs["input_ids"].shape[1]
@@ -122,7 +120,7 @@ def test_a_prompt_with_images_after_a_cache_is_decoded_plainly(name: str) -> Non
     assert torch.equal(*runs)
 
 
-@_NO_PIL
+@_RECENT
 @pytest.mark.parametrize("mode", ["static", "off"])
 def test_shapes_may_be_static_for_other_calls(mode: Any) -> None:
     model, inputs, plain = case("qwen2_5_vl")

@@ -11,26 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import racer
 from racer import DecodeConfig
 from racer.hf.plain import PlainDecodingWarning
 from racer.testing.trees import HostileDrafter
+from support.loud_llama import IDS, MASK, VOCAB, llama
 
-VOCAB = 128
-CONFIG: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-IDS = torch.randint(3, VOCAB, (2, 12), generator=torch.Generator().manual_seed(2))
-MASK = torch.ones_like(IDS).masked_fill(torch.arange(12) < torch.tensor([[3], [0]]), 0)
 HOW: dict[str, Any] = {
     "input_ids": IDS,
     "attention_mask": MASK,
@@ -38,17 +26,6 @@ HOW: dict[str, Any] = {
     "do_sample": False,
     "pad_token_id": 0,
 }
-
-
-def llama() -> Any:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**CONFIG)).eval()
-    model.generation_config.eos_token_id = None
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)  # so that texts are not all alike
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,20 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from support.loud_llama import loud
+
 SIDE = 32
 """Pixels of an image's side, where the model takes one size alone."""
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+EYES = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "patch_size": 14,
+    "out_hidden_size": 64,
+}
+"""The same of models that take images of any size."""
 TEXT = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -71,12 +82,8 @@ def _model(name: str, config: Any) -> Any:
     torch.manual_seed(0)
     for part in (config, config.get_text_config()):
         part.eos_token_id, part.pad_token_id = None, 0
-    model = getattr(transformers, name)(config).eval()
+    model = loud(getattr(transformers, name)(config), 3)  # so that images matter
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(3)  # so that texts are not all alike, and images matter
     return model
 
 
