@@ -1,56 +1,118 @@
-"""Products of large float32 weights with a few rows, in the way that is fastest on this machine.
+"""Products of weights with a few rows, in the way that is fastest on this machine.
 
 A CPU's matrix kernels are made for one row or for hundreds. Between them, some sort the whole weight into blocks first,
-which takes longer than the product. Where no sorted copy is kept (:mod:`racer.core.packed_weights`), there are other
-ways to ask for the same product, and which of them is fast no table says: they are timed, once for a few numbers of
+which takes longer than the product, and some are slow in bf16 altogether. There are other ways to ask for the same
+product: machine code that reads the weight as it lies (:mod:`racer.kernels.native.dense`), or a copy that was sorted
+once (:mod:`racer.core.packed_weights`). Which of them is fast no table says: they are timed, once for a few numbers of
 rows, on the model's own weights.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from racer.core.model_state import state_of
-from racer.core.packed_weights import Looks, packable, suits
-from racer.core.twin import Leaf, Twin, share
+from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.dense import dense_product
 
-LARGE = 1 << 21
-"""Numbers in a weight from which on it is worth a thought: small ones stay in a cache."""
-HUGE = 1 << 24
-"""Numbers from which on no way is taken that makes a copy."""
-UP_TO = (8, 16, 32, 48)
+LARGE, HUGE = 1 << 21, 1 << 24
+"""Numbers in a weight from which on it comes from memory at each product, and from which on no copy of it is made."""
+UP_TO = (1, 3, 8, 16, 32, 64)
 """Numbers of rows up to which each way is chosen."""
-FEWEST = 4
-"""Fewer rows are multiplied well by all."""
 ROUNDS = 4
 """Times that each way is timed."""
+LANES = 16
 
-Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""``[N, in]``, ``[out, in]``, ``[out]`` -> ``[N, out]``"""
-Case = tuple[int, bool, int]
-"""Bound of the rows, whether the weight is huge, and threads."""
+Facts = ctypes.c_int64 * 4
 
 
-def _by_columns(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@attrs.define(eq=False)
+class Looks:
+    """How many weights one call has looked at, or timed; a pass in which it does takes longer."""
+
+    count: int = 0
+
+
+class Weight:
+    """A layer's weight and bias, with what there is to multiply with them."""
+
+    __slots__ = ("bias", "dtype", "facts", "inputs", "outputs", "packed", "place", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
+        """
+        :param weight: ``[out, in]``
+        :param bias: ``[out]``
+        :param packed: a copy in oneDNN's blocks.
+        """
+        self.weight, self.bias, self.packed = weight, bias, packed
+        self.dtype = weight.dtype
+        self.outputs, self.inputs = weight.shape
+        self.facts = Facts(weight.data_ptr(), 0 if bias is None else bias.data_ptr(), *weight.shape)
+        self.place = ctypes.addressof(self.facts)
+
+    def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
+        """Whether these are still the same, in the same places."""
+        return (
+            weight is self.weight
+            and bias is self.bias
+            and self.facts[0] == self.weight.data_ptr()
+            and (bias is None or self.facts[1] == bias.data_ptr())
+        )
+
+
+Product = Callable[[Tensor, Weight], Tensor]
+"""``rows [..., in]`` times a weight: ``[..., out]``"""
+
+
+def by_torch(rows: Tensor, weight: Weight) -> Tensor:
+    return F.linear(rows, weight.weight, weight.bias)
+
+
+def by_columns(rows: Tensor, weight: Weight) -> Tensor:
     """The weight first: then it is the rows that are sorted."""
-    product = torch.mm(weight, rows.t()) if bias is None else torch.addmm(bias[:, None], weight, rows.t())
-    return product.t().contiguous()
+    own, bias, columns = weight.weight, weight.bias, rows.reshape(-1, weight.inputs).t()
+    product = torch.mm(own, columns) if bias is None else torch.addmm(bias[:, None], own, columns)
+    return product.t().contiguous().view(*rows.shape[:-1], weight.outputs)
 
 
-def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+def by_onednn(rows: Tensor, weight: Weight) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight.weight, weight.bias, "none", [], "")
     return product
 
 
-WAYS: tuple[Product, ...] = (F.linear, _by_columns, _by_onednn)
+def by_packed(rows: Tensor, weight: Weight) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight.packed, weight.bias, "none", [], "")
+    return product
+
+
+def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
+    """:raises NotHere: there is no machine code for it."""
+    inputs, dtype = weight.inputs, weight.dtype
+    if inputs % LANES:
+        raise NotHere("rows that are not whole vectors")
+    if not rows.is_contiguous():
+        rows = rows.contiguous()
+    product = torch.empty((*rows.shape[:-1], weight.outputs), dtype=dtype)
+    code = dense_product(dtype is torch.bfloat16)
+    code(weight.place, rows.data_ptr(), rows.numel() // inputs, product.data_ptr(), torch.get_num_threads())
+    return product
+
+
+WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_onednn)
+
+Case = tuple[int, int, torch.dtype, bool, bool, int]
+"""Bound of the rows, how large the weight is, dtype, whether there is a packed copy, whether inputs are whole vectors,
+threads."""
 
 
 class FewRows:
@@ -63,63 +125,53 @@ class FewRows:
         self._tried: dict[Case, dict[Product, list[float]]] = {}
         self._fastest: dict[Case, Product] = {}
 
-    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, looks: Looks) -> Tensor:
-        """``rows [N, in]`` times ``weight [out, in]``.
+    def product(self, rows: Tensor, count: int, weight: Weight, looks: Looks) -> Tensor:
+        """``rows [..., in]``, ``count`` of them, times a weight.
 
         :param looks: is told when ways are timed, as that takes longer.
         """
-        bound = next((bound for bound in UP_TO if len(rows) <= bound), None)
-        if bound is None or len(rows) < FEWEST:
-            return F.linear(rows, weight, bias)
-        case = (bound, weight.numel() >= HUGE, torch.get_num_threads())
+        bound = next((bound for bound in UP_TO if count <= bound), None)
+        own, packed = weight.weight, weight.packed is not None
+        if bound is None:
+            return by_packed(rows, weight) if packed else by_torch(rows, weight)
+        numbers = weight.outputs * weight.inputs
+        size = (numbers >= LARGE) + (numbers >= HUGE)
+        case = (bound, size, own.dtype, packed, weight.inputs % LANES == 0, torch.get_num_threads())
         way = self._fastest.get(case)
         if way is not None:
-            return way(rows, weight, bias)
+            return way(rows, weight)
         looks.count += 1
-        return self._timed(case, rows, weight, bias)
+        return self._timed(case, rows, weight)
 
-    def _timed(self, case: Case, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        tried = self._tried.setdefault(case, {way: [] for way in WAYS if way is not _by_onednn or not case[1]})
+    def _timed(self, case: Case, rows: Tensor, weight: Weight) -> Tensor:
+        tried = self._tried.setdefault(case, {way: [] for way in WAYS if _may_be(way, case)})
         way = min(tried, key=lambda way: len(tried[way]))
         start = time.perf_counter()
         try:
-            product = way(rows, weight, bias)
-        except RuntimeError:  # torch cannot do it so here
-            product = F.linear(rows, weight, bias)
+            product = way(rows, weight)
+        except (NotHere, RuntimeError):  # torch cannot do it so here
+            product = by_torch(rows, weight)
             tried[way] += [math.inf] * (ROUNDS + 1)
         else:
-            tried[way].append((time.perf_counter() - start) / weight.numel())
+            tried[way].append((time.perf_counter() - start) / weight.weight.numel())
         if min(map(len, tried.values())) > ROUNDS:  # the first may have made machine code
             self._fastest[case] = min(tried, key=lambda way: statistics.median(tried[way][1:]))
         return product
 
 
-class FewRowsLinear(Twin, nn.Linear):
-    """A linear layer's twin, for one call: its own weight, multiplied in the fastest way."""
-
-    __slots__ = ("_racer_looks", "_racer_ways")
-    _racer_ways: FewRows
-    _racer_looks: Looks
-
-    def forward(self, input: Tensor) -> Tensor:
-        """What the layer's own forward gives, up to rounding."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        assert weight is not None
-        if not suits(input, weight):
-            return F.linear(input, weight, bias)
-        rows = input.reshape(-1, input.shape[-1])
-        return self._racer_ways.product(rows, weight, bias, self._racer_looks).view(*input.shape[:-1], len(weight))
+def _may_be(way: Product, case: Case) -> bool:
+    """Whether it is worth a trial: what makes copies of whole weights is not, for one row, in bf16, or of huge ones."""
+    bound, size, dtype, packed, _, _ = case
+    if way is by_packed:
+        return packed
+    if way in (by_columns, by_onednn):
+        return not packed and bound > 1 and dtype == torch.float32 and size > 0 and (size < 2 or way is by_columns)
+    return True
 
 
-def few_rows(model: Any, looks: Looks) -> Leaf | None:
-    """Makes the twins of a model's large layers; None where there is nothing to gain."""
-    if model.device.type != "cpu" or model.dtype != torch.float32:
+def few_rows(model: Any) -> FewRows | None:
+    """What is known of a model's weights; None where there is nothing to gain."""
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return None
-    ways = state_of(model).part(FewRows)
-
-    def leaf(module: nn.Module) -> Any | None:
-        if not packable(module) or module.weight.numel() < LARGE or module.weight.dtype != torch.float32:
-            return None
-        return share(module, object.__new__(FewRowsLinear), _racer_ways=ways, _racer_looks=looks)
-
-    return leaf
+    ways: FewRows = state_of(model).part(FewRows)
+    return ways

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from racer.core.few_queries import attended_by_few
 from racer.core.model_state import state_of
 from racer.core.twin import Configs, Twin, TwinClasses, share
 
@@ -46,6 +47,10 @@ def grouped(
     """
     batch, heads, nodes, _ = query.shape
     groups = heads // key.shape[1]
+    if attention_mask is not None and not dropout and rest.get("position_bias") is None:
+        attended = attended_by_few(query, key, value, attention_mask, scaling)
+        if attended is not None:
+            return attended, None
     plain = attention_mask is None or attention_mask.shape[1] != 1 or rest.get("position_bias") is not None
     if plain or groups == 1 or dropout:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **rest)

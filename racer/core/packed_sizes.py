@@ -7,8 +7,6 @@ to a gigabyte and more; torch's own product keeps nothing in float32. With hundr
 
 from __future__ import annotations
 
-from torch import Tensor
-
 FEW = 64
 """Up to so many rows, any number of them: one text's trees."""
 MANY, STEP = 256, 16
@@ -16,7 +14,6 @@ MANY, STEP = 256, 16
 together takes 300 MiB at most in float32, 70 MiB in bf16."""
 
 
-def worth_packing(rows: Tensor) -> bool:
-    """Whether ``rows [..., in]`` are of a number for which there may be code of its own."""
-    count = rows.numel() // rows.shape[-1]
+def worth_packing(count: int) -> bool:
+    """Whether so many rows are of a number for which there may be code of its own."""
     return count <= FEW or (count <= MANY and count % STEP == 0)

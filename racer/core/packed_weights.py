@@ -26,10 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from racer.core.few_rows import FewRows, Looks, Weight
 from racer.core.model_state import find_state, state_of
 from racer.core.packed_sizes import worth_packing
 from racer.core.twin import Twin, obstacle, share
 from racer.core.weight_contents import Contents, WeightCopy, contents_of
+from racer.kernels.native.assembling import host_has
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
@@ -104,62 +106,67 @@ class PackedModel:
             self.failure = reason
             _warn(self._model_name, reason)
 
-    def twin(self, looks: Looks, module: nn.Module) -> Any | None:
-        """The twin that multiplies with the packed weight of a linear layer; None of what is none, or cannot."""
-        return PackedLinear.of(module, self, looks) if packable(module) else None
 
+class FastLinear(Twin, nn.Linear):
+    """A linear layer's twin, for one call: its product goes the fastest way."""
 
-@attrs.define(eq=False)
-class Looks:
-    """How many weights one call has looked at."""
-
-    count: int = 0
-
-
-class PackedLinear(Twin, nn.Linear):
-    """A linear layer's twin, for one call."""
-
-    __slots__ = ("_racer_copy", "_racer_layer", "_racer_looks", "_racer_store")
+    __slots__ = ("_racer_copy", "_racer_layer", "_racer_looks", "_racer_store", "_racer_ways", "_racer_weight")
     _racer_layer: nn.Linear
-    _racer_store: PackedModel
+    _racer_ways: FewRows
     _racer_looks: Looks
+    _racer_store: PackedModel | None
     _racer_copy: WeightCopy | None
-    """None before the weight was looked at."""
-
-    @classmethod
-    def of(cls, layer: nn.Linear, store: PackedModel, looks: Looks) -> PackedLinear:
-        own = {"_racer_layer": layer, "_racer_store": store, "_racer_looks": looks, "_racer_copy": None}
-        twin: PackedLinear = share(layer, object.__new__(cls), **own)
-        return twin
+    """None before the weight was looked at, for its packed copy."""
+    _racer_weight: Weight | None
+    """None before the first product."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """What the layer's own forward gives."""
+        """What the layer's own forward gives, up to rounding."""
         parameters = self._parameters
-        weight, bias, copy = parameters["weight"], parameters["bias"], self._racer_copy
-        assert weight is not None
-        if copy is not None and copy.packed is not None and copy.is_of(weight) and suits(input, weight):
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(input, copy.packed, bias, "none", [], "")
-            return product
-        product = F.linear(input, weight, bias)
-        if copy is None and suits(input, weight) and packable(self._racer_layer):
+        weight, bias, held = parameters["weight"], parameters["bias"], self._racer_weight
+        if held is None or not held.is_of(weight, bias):
+            assert weight is not None
+            held = Weight(weight, bias)
+            object.__setattr__(self, "_racer_weight", held)
+        count = input.numel() // held.inputs
+        if not suits(input, count, held.dtype):
+            return F.linear(input, held.weight, bias)
+        store = self._racer_store
+        if store is not None:
+            copy = self._racer_copy
+            if copy is None:
+                product = F.linear(input, held.weight, bias)
+                self._look(held.weight, store)
+                return product
+            held.packed = copy.packed if copy.is_of(held.weight) else None
+        return self._racer_ways.product(input, count, held, self._racer_looks)
+
+    def _look(self, weight: Tensor, store: PackedModel) -> None:
+        if packable(self._racer_layer):
             self._racer_looks.count += 1
             copy = WeightCopy(weight)  # before the look, so that what is written meanwhile is noticed
-            copy.packed = self._racer_store.current(self._racer_layer)
+            copy.packed = store.current(self._racer_layer)
             object.__setattr__(self, "_racer_copy", copy)
-        return product
 
 
-def suits(rows: Tensor, weight: Tensor) -> bool:
-    """Whether rows may be multiplied otherwise than by the layer, and faster. One row in float32 is not."""
-    shape = rows.shape
+def twin_of_layer(ways: FewRows, store: PackedModel | None, looks: Looks, module: nn.Module) -> Any | None:
+    """The twin of a linear layer; None of what is none, or cannot be multiplied otherwise."""
+    if not packable(module):
+        return None
+    own = {"_racer_layer": module, "_racer_store": store, "_racer_looks": looks, "_racer_ways": ways}
+    return share(module, object.__new__(FastLinear), **own, _racer_copy=None, _racer_weight=None)
+
+
+def suits(rows: Tensor, count: int, dtype: torch.dtype) -> bool:
+    """Whether ``rows [..., in]``, ``count`` of them, may be multiplied otherwise than by a layer of ``dtype``."""
     return (
         type(rows) is Tensor
-        and rows.dtype == weight.dtype
-        and len(shape) > 1
-        and rows.numel() > (shape[-1] if weight.dtype == torch.float32 else 0)
+        and rows.dtype is dtype
+        and count > 0
+        and rows.dim() > 1
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and worth_packing(rows)
+        and worth_packing(count)
     )
 
 
@@ -206,7 +213,8 @@ def pack(model: Any, choice: bool | str = True, new_tokens: int = sys.maxsize) -
         kind = model.dtype, model.device
         subject = *kind, choice, between
         if subject not in packing.judged:
-            reason = between or _obstacle(model, most=SMALL if choice == "auto" else sys.maxsize)
+            auto = choice == "auto"
+            reason = between or (auto and _needless(model)) or _obstacle(model, SMALL if auto else sys.maxsize)
             packing.judged[subject] = not reason
             if reason and choice != "auto":
                 _warn(type(model).__name__, reason)
@@ -227,6 +235,12 @@ def packed_model(model: Any) -> PackedModel | None:
 
 def _warn(model_name: str, reason: str) -> None:
     warnings.warn(f"{model_name} is decoded without packed weights: {reason}", PackingWarning, stacklevel=3)
+
+
+def _needless(model: Any) -> str:
+    """Why packed weights would not be faster than what is done with weights as they lie; empty if they might be."""
+    slow = model.dtype == torch.bfloat16 and not host_has("avx512bf16") and not host_has("amx-bf16")
+    return "the processor has no products of bf16, with whose lack oneDNN deals slowly" if slow else ""
 
 
 def _obstacle(model: Any, most: int) -> str:

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 import attrs
 
-from racer.core.few_rows import few_rows
-from racer.core.packed_weights import Looks, PackedModel
+from racer.core.fast_parts import fast_forward
+from racer.core.few_rows import Looks, few_rows
+from racer.core.packed_weights import PackedModel, twin_of_layer
+from racer.core.short_passes import short_forward
 from racer.core.twin import Configs, intercepted, twin_of
 from racer.errors import first_line
 
@@ -47,9 +49,10 @@ class StandIn:
     """Whether the twin has been through a pass."""
 
     def __attrs_post_init__(self) -> None:
-        packed = self.packed
-        leaf = few_rows(self.model, self.looks) if packed is None else partial(packed.twin, self.looks)
-        self.twin = twin_of(self.model, leaf, self.configs, short_passes=self.short_passes)
+        ways = few_rows(self.model)
+        leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
+        makers = (*([short_forward] if self.short_passes else []), *([fast_forward] if ways is not None else []))
+        self.twin = twin_of(self.model, leaf, self.configs, makers)
 
     def run(self, inputs: dict[str, Any], states: States | None = None) -> Any:
         """The output of a forward pass. A twin that fails is given up, and the model runs itself.

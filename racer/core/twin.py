@@ -11,7 +11,7 @@ parts that need no twin are the model's own.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,7 +21,12 @@ from torch.utils._device import DeviceContext
 
 from racer.core.hooks import ALL, BACKWARD, CAPTURING, FORWARD, hooked
 from racer.core.model_state import state_of
-from racer.core.short_passes import short_forward
+
+Forward = Callable[..., Any]
+ForwardMaker = Callable[[type], Forward | None]
+"""The forward that does what the one of a class of modules does, in another way; None for other classes."""
+Leaf = Callable[[nn.Module], Any | None]
+"""The twin of a module that shall have one of its own kind, made for this call; None for others."""
 
 
 class Twin:
@@ -106,30 +111,31 @@ class TwinClasses:
     """The classes of one model's twins. They hold no model, so that they can be kept with one."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[type, type, bool], type] = {}
-        self._short: dict[type, Callable[..., Any] | None] = {}
+        self._made: dict[tuple[type, type, Forward | None], type] = {}
+        self._forwards: dict[tuple[type, ForwardMaker], Forward | None] = {}
 
-    def short(self, original: type) -> Callable[..., Any] | None:
-        """See :func:`racer.core.short_passes.short_forward`."""
-        if original not in self._short:
-            self._short[original] = short_forward(original)
-        return self._short[original]
+    def forward(self, original: type, makers: Sequence[ForwardMaker]) -> Forward | None:
+        """The forward that the first of ``makers`` has for modules of class ``original``."""
+        for maker in makers:
+            if (original, maker) not in self._forwards:
+                self._forwards[original, maker] = maker(original)
+            if (forward := self._forwards[original, maker]) is not None:
+                return forward
+        return None
 
-    def of(self, kind: type[Twin], original: type, forward: Callable[..., Any] | None = None) -> type:
+    def of(self, kind: type[Twin], original: type, forward: Forward | None = None) -> type:
         """The class of twins of kind ``kind`` of objects of class ``original``.
 
         :param forward: of modules whose own is not meant.
         :raises TypeError: there can be none.
         """
-        made = self._made.get((kind, original, forward is not None))
+        made = self._made.get((kind, original, forward))
         if made is None:
             if type(original) not in (type, abc.ABCMeta):
                 raise TypeError("a class that is made in a way of its own")
             names: dict[str, Any] = {"__slots__": (), "__module__": original.__module__}
             names |= {"__qualname__": original.__qualname__} | ({} if forward is None else {"forward": forward})
-            made = self._made[kind, original, forward is not None] = type(original)(
-                original.__name__, (kind, original), names
-            )
+            made = self._made[kind, original, forward] = type(original)(original.__name__, (kind, original), names)
         return made
 
 
@@ -141,12 +147,8 @@ def share(original: Any, twin: Any, **own: Any) -> Any:
     return twin
 
 
-Leaf = Callable[[nn.Module], Any | None]
-"""The twin of a module that shall have one of its own kind, made for this call; None for others."""
-
-
 def twin_of(
-    model: nn.Module, leaf: Leaf | None = None, configs: Configs | None = None, *, short_passes: bool = False
+    model: nn.Module, leaf: Leaf | None = None, configs: Configs | None = None, makers: Sequence[ForwardMaker] = ()
 ) -> Any | None:
     """A model's twin; None where there is nothing to exchange, or where it might not do what the model does.
 
@@ -154,14 +156,12 @@ def twin_of(
 
     :param leaf: who makes the twins of layers that work otherwise.
     :param configs: what modules see in the place of their configuration.
-    :param short_passes: whether linear attention takes them in one piece.
+    :param makers: who make forwards that do the same in another way, for modules of classes that they know.
     """
-    if (leaf is None and configs is None and not short_passes) or obstacle(model):
+    if (leaf is None and configs is None and not makers) or obstacle(model):
         return None
     twins: dict[Any, Any] = {}
-    classes = state_of(model).part(TwinClasses)
-    short = classes.short if short_passes else lambda _: None
-    _visit(model, twins, set(), leaf, configs, classes, short)
+    _visit(model, twins, set(), leaf, configs, state_of(model).part(TwinClasses), makers)
     return twins.get(model)
 
 
@@ -172,7 +172,7 @@ def _visit(
     leaf: Leaf | None,
     configs: Configs | None,
     classes: TwinClasses,
-    short: Callable[[type], Callable[..., Any] | None],
+    makers: Sequence[ForwardMaker],
 ) -> bool:
     """Make the twins of a module and of what is below it; whether it has one."""
     if module in seen:
@@ -185,10 +185,10 @@ def _visit(
         return False
     children = vars(module)["_modules"]
     below = [
-        _visit(child, twins, seen, leaf, configs, classes, short) for child in children.values() if child is not None
+        _visit(child, twins, seen, leaf, configs, classes, makers) for child in children.values() if child is not None
     ]
     configured = configs is not None and vars(module).get("config") is configs.own
-    forward = short(type(module))
+    forward = classes.forward(type(module), makers)
     if not (any(below) or configured or forward is not None):
         return False
     kind: type[ModuleTwin] = ConfiguredTwin if configured else ModuleTwin

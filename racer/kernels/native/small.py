@@ -1,0 +1,131 @@
+"""The small operations around the products of a layer: norms, rotary positions, gates. Each is one pass over its rows.
+
+They round where transformers' operations round, so that they give the same numbers up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from llvmlite import ir
+
+from racer.kernels.native.assembling import Function, assembled
+from racer.kernels.native.emitting import BYTES, FLOAT, LONG, Emitter, Numbers, exponential, long, splat
+
+LANES = 16
+ADDRESS, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+def _dtype(bf16: bool) -> str:
+    return "bf16" if bf16 else "f32"
+
+
+@cache
+def root_mean_square(bf16: bool, shifted: bool) -> Function:
+    """``norm(rows, weight, result, count, width, eps)``: rows divided by the root of their mean square, times a weight.
+
+    :param shifted: one is added to the weight, and nothing is rounded before the product (Gemma's way).
+    """
+    name = f"norm_{_dtype(bf16)}_{int(shifted)}"
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG, LONG, FLOAT], shared=True)
+        build, numbers = emit.build, Numbers(emit, bf16)
+        rows, weight, out, count, width, eps = emit.arguments
+        with emit.loop(count) as row:
+            start = build.mul(build.mul(row, width), long(numbers.size))
+            own, to = build.gep(rows, [start]), build.gep(out, [start])
+            squares = emit.variable(splat(FLOAT, LANES, 0.0))
+            build.store(splat(FLOAT, LANES, 0.0), squares)
+            with emit.loop(width, step=LANES) as at:
+                some = numbers.read(own, build.mul(at, long(numbers.size)))
+                build.store(emit.fma(some, some, build.load(squares)), squares)
+            mean = build.fdiv(emit.reduced("fadd", build.load(squares)), build.sitofp(width, FLOAT))
+            factor = build.fdiv(ir.Constant(FLOAT, 1.0), emit.unary("llvm.sqrt", build.fadd(mean, eps)))
+            factor = emit.spread(factor, LANES)
+            with emit.loop(width, step=LANES) as at:
+                offset = build.mul(at, long(numbers.size))
+                some = build.fmul(numbers.read(own, offset), factor)
+                scale = numbers.read(weight, offset)
+                if shifted:
+                    scale = build.fadd(scale, splat(FLOAT, LANES, 1.0))
+                else:
+                    some = numbers.rounded(some)
+                numbers.write(build.fmul(some, scale), to, offset)
+        build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT, COUNT, NUMBER), write)
+
+
+@cache
+def rotation(bf16: bool) -> Function:
+    """``rotate(rows, cos, sin, result, batch, heads, nodes, size, by_batch, by_head, by_node, angles_by_batch)``.
+
+    The result ``[B, H, N, D]`` without gaps; ``by_...`` are bytes from one to the next in rows, and in the angles.
+    """
+    name = f"rotate_{_dtype(bf16)}"
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES] * 4 + [LONG] * 8, shared=True)
+        build, numbers = emit.build, Numbers(emit, bf16)
+        rows, cos, sin, out, batch, heads, nodes, size, by_batch, by_head, by_node, angles = emit.arguments
+        bytes_ = build.mul(size, long(numbers.size))
+        half = build.ashr(size, long(1))
+        to = emit.variable(out)
+        with emit.loop(batch) as b, emit.loop(heads) as h, emit.loop(nodes) as n:
+            place = build.add(build.add(build.mul(b, by_batch), build.mul(h, by_head)), build.mul(n, by_node))
+            own, result = build.gep(rows, [place]), build.load(to)
+            turned = build.add(build.mul(b, angles), build.mul(n, bytes_))
+            own_cos, own_sin = build.gep(cos, [turned]), build.gep(sin, [turned])
+            with emit.loop(half, step=LANES) as at:
+                low = build.mul(at, long(numbers.size))
+                high = build.add(low, build.mul(half, long(numbers.size)))
+                left, right = numbers.read(own, low), numbers.read(own, high)
+                minus = build.fsub(splat(FLOAT, LANES, -0.0), right)
+                for offset, some, other in ((low, left, minus), (high, right, left)):
+                    straight = numbers.rounded(build.fmul(some, numbers.read(own_cos, offset)))
+                    across = numbers.rounded(build.fmul(other, numbers.read(own_sin, offset)))
+                    numbers.write(build.fadd(straight, across), result, offset)
+            build.store(build.gep(result, [bytes_]), to)
+        build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS,) * 4 + (COUNT,) * 8, write)
+
+
+SILU, GELU_TANH = "silu", "gelu_tanh"
+
+
+@cache
+def gate(bf16: bool, kind: str) -> Function:
+    """``gate(gates, rows, result, count)``: rows times what the gates let through.
+
+    :param kind: :data:`SILU` or :data:`GELU_TANH` (Hendrycks and Gimpel, arXiv 1606.08415, by its tanh).
+    """
+    name = f"gate_{_dtype(bf16)}_{kind}"
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
+        build, numbers = emit.build, Numbers(emit, bf16)
+        gates, rows, out, count = emit.arguments
+        one = splat(FLOAT, LANES, 1.0)
+        with emit.loop(count, step=LANES) as at:
+            offset = build.mul(at, long(numbers.size))
+            some = numbers.read(gates, offset)
+            inner = some
+            if kind == GELU_TANH:
+                cube = build.fmul(build.fmul(some, some), some)
+                inner = emit.fma(cube, splat(FLOAT, LANES, 0.044715), some)
+                inner = build.fmul(inner, splat(FLOAT, LANES, 2 * 0.7978845608028654))
+            open_ = build.fadd(one, exponential(emit, build.fsub(splat(FLOAT, LANES, -0.0), inner)))
+            passed = numbers.rounded(build.fdiv(some, open_))
+            numbers.write(build.fmul(passed, numbers.read(rows, offset)), out, offset)
+        build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
