@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from racer.core.recording import NODES, Depends, recorder
 from racer.core.twin import Forward
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.small import GELU_TANH, SILU, gate, root_mean_square, rotation
@@ -178,8 +179,12 @@ def _normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
         norm = root_mean_square(rows.dtype == torch.bfloat16, shifted)
     except NotHere:
         return None
-    out = torch.empty_like(rows)
-    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), rows.numel() // width, width, getattr(module, name))
+    eps, count, writer = getattr(module, name), rows.numel() // width, recorder()
+    out = torch.empty_like(rows) if writer is None else writer.empty(tuple(rows.shape), rows.dtype)
+    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, eps)
+    if writer is not None:
+        writer.weight(module._parameters, "weight")
+        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(eps))
     return out
 
 
@@ -228,14 +233,17 @@ def _passed(gates: Any, rows: Any, kind: str) -> Tensor | None:
     if not (_is_plain(gates) and _is_plain(rows) and gates.dtype == rows.dtype and gates.shape == rows.shape):
         return None
     count = gates.numel()
-    if count % LANES or count > GATED or not (gates.is_contiguous() and rows.is_contiguous()):
+    writer = recorder()
+    if count % LANES or (count > GATED and writer is None) or not (gates.is_contiguous() and rows.is_contiguous()):
         return None
     try:
         let = gate(gates.dtype == torch.bfloat16, kind)
     except NotHere:
         return None
-    out = torch.empty_like(gates)
+    out = torch.empty_like(gates) if writer is None else writer.empty(tuple(gates.shape), gates.dtype)
     let(gates.data_ptr(), rows.data_ptr(), out.data_ptr(), count)
+    if writer is not None:
+        writer.note(let, gates, rows, out, Depends(NODES, count // writer.nodes))
     return out
 
 
@@ -276,11 +284,18 @@ def _turned(query: Any, key: Any, cos: Any, sin: Any) -> tuple[Tensor, Tensor] |
 
 
 def _rotated(rotate: Any, rows: Tensor, cos: Tensor, sin: Tensor, angles: int) -> Tensor:
-    out = torch.empty(rows.shape, dtype=rows.dtype)
+    """``[B, H, N, D]``, of which the nodes lie apart, as they do in what the layer's products give."""
+    batch, heads, nodes, size = rows.shape
+    shape, writer = (batch, nodes, heads, size), recorder()
+    out = torch.empty(shape, dtype=rows.dtype) if writer is None else writer.empty(shape, rows.dtype)
     bytes_ = rows.element_size()
     by_batch, by_head, by_node = (stride * bytes_ for stride in rows.stride()[:3])
     rotate(
         rows.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(),
         *rows.shape, by_batch, by_head, by_node, angles,
     )  # fmt: skip
-    return out
+    if writer is not None:
+        if nodes > 1 and by_node < by_head:
+            writer.fail("heads that lie apart")
+        writer.note(rotate, rows, cos, sin, out, 1, heads, Depends(NODES), size, 0, by_head, by_node, 0)
+    return out.transpose(1, 2)

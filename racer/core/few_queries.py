@@ -7,13 +7,12 @@ import ctypes
 import torch
 from torch import Tensor
 
+from racer.core.recording import NODES, SLOTS, Depends, Recorder, bits_of, recorder
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.attention import FACTS, attention
 
-NODES = 32
-"""Up to so many, ours is faster."""
-ALONE = 1 << 19
-"""Products of numbers up to which one thread has done it before others wake up."""
+FEW = 32
+"""Nodes up to which ours is faster by itself."""
 DTYPES = (torch.bfloat16, torch.float32)
 _Facts = ctypes.c_int64 * len(FACTS)
 
@@ -27,12 +26,24 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     """
     batch, heads, nodes, size = query.shape
     slots = key.shape[2]
-    parts = query, key, value, mask
-    if nodes > NODES or query.dtype not in DTYPES or size % 16 or size > 256 or key.shape != value.shape:
+    parts, writer = (query, key, value, mask), recorder()
+    if (
+        (nodes > FEW and writer is None)
+        or query.dtype not in DTYPES
+        or size % 16
+        or size > 256
+        or key.shape != value.shape
+    ):
         return None
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != (nodes, slots) or mask.shape[0] not in (1, batch):
         return None
-    if key.shape[0] != batch or key.shape[3] != size or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if (
+        key.shape != value.shape
+        or key.shape[0] != batch
+        or key.shape[3] != size
+        or torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+    ):
         return None
     for part in parts:
         if type(part) is not Tensor or part.dtype != query.dtype or part.device.type != "cpu" or part.stride(3) != 1:
@@ -41,12 +52,33 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         attend = attention(query.dtype == torch.bfloat16, size)
     except NotHere:
         return None
-    out = torch.empty(batch, nodes, heads, size, dtype=query.dtype)
-    bytes_, groups = query.element_size(), key.shape[1]
+    shape = (batch, nodes, heads, size)
+    out = torch.empty(shape, dtype=query.dtype) if writer is None else writer.empty(shape, query.dtype)
+    bytes_, groups, threads = query.element_size(), key.shape[1], torch.get_num_threads()
+    scale = size**-0.5 if scaling is None else scaling
     steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]
-    steps += [mask.stride(0) * bytes_ if mask.shape[0] > 1 else 0, mask.stride(2) * bytes_]
+    mask_steps = [mask.stride(0) * bytes_ if mask.shape[0] > 1 else 0, mask.stride(2) * bytes_]
     places = [part.data_ptr() for part in (*parts, out)]
-    facts = _Facts(*places, batch, groups, heads // groups, nodes, slots, *steps)
-    threads = torch.get_num_threads() if batch * heads * nodes * slots * size > ALONE else 1
-    attend(ctypes.addressof(facts), size**-0.5 if scaling is None else scaling, threads)
+    facts = _Facts(*places, batch, groups, heads // groups, nodes, slots, *steps, *mask_steps, bits_of(scale), threads)
+    attend(ctypes.addressof(facts))
+    if writer is not None:
+        _note(writer, query, key, value, mask, out, scale)
     return out
+
+
+def _note(
+    writer: Recorder, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, out: Tensor, scaling: float
+) -> None:
+    """Write down what was done. Keys and values are the cache's, and stay where they are."""
+    bytes_, groups, heads = query.element_size(), key.shape[1], query.shape[1]
+    if query.stride(2) < query.stride(1) and query.shape[2] > 1:
+        writer.fail("heads that lie apart")
+    if mask.stride(2) != mask.shape[3] and mask.shape[2] > 1:
+        writer.fail("a mask with gaps")
+    steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]
+    steps[0] = 0  # of the next row's queries, of which there is none
+    writer.note(
+        attention(query.dtype is torch.bfloat16, query.shape[3]),
+        query, writer.place(key), writer.place(value), mask, out,
+        1, groups, heads // groups, Depends(NODES), Depends(SLOTS), *steps, 0, Depends(SLOTS, bytes_), float(scaling), torch.get_num_threads(),
+    )  # fmt: skip

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racer.core.model_state import state_of
+from racer.core.recording import NODES, Depends, recorder
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.dense import dense_product
 
@@ -102,14 +103,20 @@ def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
         raise NotHere("rows that are not whole vectors")
     if not rows.is_contiguous():
         rows = rows.contiguous()
-    product = torch.empty((*rows.shape[:-1], weight.outputs), dtype=dtype)
-    code = dense_product(dtype is torch.bfloat16)
-    code(weight.place, rows.data_ptr(), rows.numel() // inputs, product.data_ptr(), torch.get_num_threads())
+    code, count, threads = dense_product(dtype is torch.bfloat16), rows.numel() // inputs, torch.get_num_threads()
+    shape, writer = (*rows.shape[:-1], weight.outputs), recorder()
+    product = torch.empty(shape, dtype=dtype) if writer is None else writer.empty(shape, dtype)
+    code(weight.place, rows.data_ptr(), count, product.data_ptr(), threads)
+    if writer is not None:
+        writer.kept.append(weight)
+        writer.note(code, weight.place, rows, Depends(NODES, count // writer.nodes), product, threads)
     return product
 
 
 WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_onednn)
 
+WORTH: dict[Product, float] = {as_it_lies: 0.9}
+"""What of its time counts: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this way."""
 Case = tuple[int, int, torch.dtype, bool, bool, int]
 """Bound of the rows, how large the weight is, dtype, whether there is a packed copy, whether inputs are whole vectors,
 threads."""
@@ -155,7 +162,7 @@ class FewRows:
         else:
             tried[way].append((time.perf_counter() - start) / weight.weight.numel())
         if min(map(len, tried.values())) > ROUNDS:  # the first may have made machine code
-            self._fastest[case] = min(tried, key=lambda way: statistics.median(tried[way][1:]))
+            self._fastest[case] = min(tried, key=lambda way: statistics.median(tried[way][1:]) * WORTH.get(way, 1.0))
         return product
 
 

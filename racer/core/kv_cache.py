@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from racer.core.cache_layout import Block, CacheLayout
+from racer.core.recording import END, NODES, Depends, Recorder, recorder
+from racer.kernels.native.small import storing
 
 GROWTH = 256
 """Slots are added in multiples of this."""
@@ -43,8 +45,12 @@ class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         start, count = self.cache.end, key_states.shape[2]
         keys, values = self.cache.layer(self.index)
-        keys.narrow(2, start, count).copy_(key_states)  # an index in brackets takes twice as long
-        values.narrow(2, start, count).copy_(value_states)
+        if (writer := recorder()) is not None:
+            for slots, states in ((keys, key_states), (values, value_states)):
+                _store(writer, slots, states, start)
+        else:
+            keys.narrow(2, start, count).copy_(key_states)  # an index in brackets takes twice as long
+            values.narrow(2, start, count).copy_(value_states)
         return keys.narrow(2, 0, start + count), values.narrow(2, 0, start + count)
 
     def update_indexer(self, key_states: Tensor) -> Tensor:
@@ -63,6 +69,28 @@ class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
         return -1
 
     get_max_cache_shape = get_max_length  # its name before transformers 5.18
+
+
+def _store(writer: Recorder, slots: Tensor, states: Tensor, start: int) -> None:
+    """Copy a row's ``states [1, heads, N, size]`` to ``slots [1, heads, capacity, size]``, and write that down."""
+    _, heads, nodes, size = states.shape
+    bytes_ = states.element_size()
+    by_head, by_node = states.stride(1) * bytes_, states.stride(2) * bytes_
+    if (
+        states.dtype != slots.dtype
+        or (size * bytes_) % 16
+        or states.stride(3) != 1
+        or len(slots) != 1
+        or (nodes > 1 and by_node < by_head)
+    ):
+        writer.fail("keys or values of another kind")
+        slots.narrow(2, start, nodes).copy_(states)
+        return
+    steps = by_head, by_node, slots.stride(1) * bytes_, slots.stride(2) * bytes_
+    writer.fix(slots)
+    store, begin = storing(), slots.data_ptr()
+    store(states.data_ptr(), begin + start * steps[3], heads, nodes, size * bytes_, *steps)
+    writer.note(store, states, Depends(END, steps[3], begin), heads, Depends(NODES), size * bytes_, *steps)
 
 
 class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from racer.core.few_rows import FewRows, Looks, Weight
 from racer.core.model_state import find_state, state_of
 from racer.core.packed_sizes import worth_packing
+from racer.core.recording import recorder
 from racer.core.twin import Twin, obstacle, share
 from racer.core.weight_contents import Contents, WeightCopy, contents_of
 from racer.kernels.native.assembling import host_has
@@ -139,6 +140,9 @@ class FastLinear(Twin, nn.Linear):
                 self._look(held.weight, store)
                 return product
             held.packed = copy.packed if copy.is_of(held.weight) else None
+        if (writer := recorder()) is not None:
+            writer.weight(parameters, "weight")
+            writer.weight(parameters, "bias")
         return self._racer_ways.product(input, count, held, self._racer_looks)
 
     def _look(self, weight: Tensor, store: PackedModel) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 from racer.core.fast_parts import fast_forward
 from racer.core.few_rows import Looks, few_rows
+from racer.core.layer_programs import LayerPrograms, programmed_forward
 from racer.core.packed_weights import PackedModel, twin_of_layer
 from racer.core.short_passes import short_forward
 from racer.core.twin import Configs, intercepted, twin_of
@@ -51,8 +52,9 @@ class StandIn:
     def __attrs_post_init__(self) -> None:
         ways = few_rows(self.model)
         leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
-        makers = (*([short_forward] if self.short_passes else []), *([fast_forward] if ways is not None else []))
-        self.twin = twin_of(self.model, leaf, self.configs, makers)
+        makers: list[Any] = [short_forward] if self.short_passes else []
+        makers += [fast_forward, programmed_forward] if ways is not None else []
+        self.twin = twin_of(self.model, leaf, self.configs, makers, LayerPrograms())
 
     def run(self, inputs: dict[str, Any], states: States | None = None) -> Any:
         """The output of a forward pass. A twin that fails is given up, and the model runs itself.

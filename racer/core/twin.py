@@ -45,8 +45,10 @@ class Twin:
 class ModuleTwin(Twin):
     """A module's twin."""
 
-    __slots__ = ("_racer_children",)
+    __slots__ = ("_racer_children", "_racer_programs")
     _racer_children: Children
+    _racer_programs: Any
+    """Whatever forwards that were made otherwise keep for the call; of the whole model."""
 
     @property
     def _modules(self) -> Children:
@@ -148,7 +150,11 @@ def share(original: Any, twin: Any, **own: Any) -> Any:
 
 
 def twin_of(
-    model: nn.Module, leaf: Leaf | None = None, configs: Configs | None = None, makers: Sequence[ForwardMaker] = ()
+    model: nn.Module,
+    leaf: Leaf | None = None,
+    configs: Configs | None = None,
+    makers: Sequence[ForwardMaker] = (),
+    programs: Any = None,
 ) -> Any | None:
     """A model's twin; None where there is nothing to exchange, or where it might not do what the model does.
 
@@ -157,11 +163,12 @@ def twin_of(
     :param leaf: who makes the twins of layers that work otherwise.
     :param configs: what modules see in the place of their configuration.
     :param makers: who make forwards that do the same in another way, for modules of classes that they know.
+    :param programs: what these keep for the call.
     """
     if (leaf is None and configs is None and not makers) or obstacle(model):
         return None
     twins: dict[Any, Any] = {}
-    _visit(model, twins, set(), leaf, configs, state_of(model).part(TwinClasses), makers)
+    _visit(model, twins, set(), leaf, configs, state_of(model).part(TwinClasses), makers, programs)
     return twins.get(model)
 
 
@@ -173,6 +180,7 @@ def _visit(
     configs: Configs | None,
     classes: TwinClasses,
     makers: Sequence[ForwardMaker],
+    programs: Any,
 ) -> bool:
     """Make the twins of a module and of what is below it; whether it has one."""
     if module in seen:
@@ -185,14 +193,16 @@ def _visit(
         return False
     children = vars(module)["_modules"]
     below = [
-        _visit(child, twins, seen, leaf, configs, classes, makers) for child in children.values() if child is not None
+        _visit(child, twins, seen, leaf, configs, classes, makers, programs)
+        for child in children.values()
+        if child is not None
     ]
     configured = configs is not None and vars(module).get("config") is configs.own
     forward = classes.forward(type(module), makers)
     if not (any(below) or configured or forward is not None):
         return False
     kind: type[ModuleTwin] = ConfiguredTwin if configured else ModuleTwin
-    parts: dict[str, Any] = {"_racer_children": Children(children, twins)}
+    parts: dict[str, Any] = {"_racer_children": Children(children, twins), "_racer_programs": programs}
     if configured:
         parts["_racer_configs"] = configs
     try:

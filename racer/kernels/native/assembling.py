@@ -16,9 +16,12 @@ import llvmlite
 import platformdirs
 from llvmlite import binding, ir
 
+from racer.kernels.native.emitting import BYTES, LONG, Emitter
+
 log = logging.getLogger(__name__)
 
-Function = Callable[..., None]
+Function = Any
+"""``function(*arguments)``, and its ``by_list``."""
 DIGEST = hashlib.sha256().digest_size
 
 _lock = threading.RLock()
@@ -67,10 +70,13 @@ def team() -> bool:
     return True
 
 
-def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module]) -> Function:
+def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module], by_list: bool = False) -> Function:
     """The function ``name`` of a module, as ctypes calls it (without Python's lock).
 
+    Its ``by_list`` is the address of the same function with its arguments in a list of 8 bytes each.
+
     :param types: ctypes of its arguments.
+    :param by_list: whether it takes a list itself.
     :param write: writes the module, if it is not on the disk; what it writes may depend on ``name`` alone.
     :raises NotHere: there can be none.
     """
@@ -82,11 +88,28 @@ def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module])
             key = hashlib.sha256("\0".join((name, *_maker())).encode()).hexdigest()
             kept = _read(key)
             if kept is None:
-                kept = _compiled(write(), target)
+                module = write()
+                if not by_list:
+                    _add_by_list(module, name)
+                kept = _compiled(module, target)
                 _write(key, kept)
-            return _loaded(kept, target, name, types)
+            return _loaded(kept, target, name, types, by_list)
         except (RuntimeError, AttributeError, OSError) as error:
             raise NotHere(f"LLVM cannot do it: {str(error).splitlines()[0]}") from error
+
+
+def _add_by_list(module: ir.Module, name: str) -> None:
+    """A function beside the one of this name that finds its arguments in memory."""
+    function: Any = module.globals[name]
+    emit = Emitter(module, f"{name}_by_list", [BYTES], shared=True)
+    build, arguments = emit.build, []
+    for index, kind in enumerate(function.ftype.args):
+        if isinstance(kind, ir.PointerType):
+            arguments.append(build.inttoptr(emit.load(emit.arguments[0], 8 * index, LONG), kind))
+        else:
+            arguments.append(emit.load(emit.arguments[0], 8 * index, kind))
+    build.call(function, arguments)
+    build.ret_void()
 
 
 def _compiled(module: ir.Module, target: Any) -> bytes:
@@ -99,7 +122,7 @@ def _compiled(module: ir.Module, target: Any) -> bytes:
     return code
 
 
-def _loaded(code: bytes, target: Any, name: str, types: tuple[Any, ...]) -> Function:
+def _loaded(code: bytes, target: Any, name: str, types: tuple[Any, ...], by_list: bool) -> Function:
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -107,7 +130,9 @@ def _loaded(code: bytes, target: Any, name: str, types: tuple[Any, ...]) -> Func
     if not address:
         raise RuntimeError(f"{name} is not in its own code")
     _alive.append(engine)
-    return ctypes.CFUNCTYPE(None, *types)(address)
+    function: Any = ctypes.CFUNCTYPE(None, *types)(address)
+    function.by_list = engine.get_function_address(name if by_list else f"{name}_by_list")
+    return function
 
 
 # -- on the disk ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from racer.kernels.native.emitting import (
     exponential,
     gathered,
     long,
+    run_by_all,
     splat,
     vector,
 )  # fmt: skip
@@ -34,7 +35,7 @@ ACCUMULATORS = 16
 FACTS = (
     "query", "key", "value", "mask", "out", "batch", "groups", "shared", "nodes", "slots",
     "query_batch", "query_head", "query_node", "key_batch", "key_head", "key_slot",
-    "value_batch", "value_head", "value_slot", "mask_batch", "mask_node",
+    "value_batch", "value_head", "value_slot", "mask_batch", "mask_node", "scaling", "threads",
 )  # fmt: skip
 """What the code reads, as numbers of 8 bytes: addresses, counts, bytes from one to the next. ``groups`` is heads of
 keys, ``shared`` queries' heads for each; the result is ``[B, N, H, D]`` without gaps."""
@@ -44,7 +45,7 @@ JOB = ir.LiteralStructType([BYTES, FLOAT, LONG])
 
 @cache
 def attention(bf16: bool, size: int) -> Function:
-    """``attend(facts, scaling, threads)`` for heads of ``size`` numbers, a multiple of 16 up to 256."""
+    """``attend(facts)``, a list of :data:`FACTS`, for heads of ``size`` numbers, a multiple of 16 up to 256."""
     name = f"attend_{'bf16' if bf16 else 'f32'}_{size}"
 
     def write() -> ir.Module:
@@ -52,22 +53,21 @@ def attention(bf16: bool, size: int) -> Function:
         together = max(1, ACCUMULATORS // (size // LANES))
         tiles = {rows: _tile(module, bf16, size, rows) for rows in sorted({together, 1}, reverse=True)}
         worker = _worker(module, bf16, size, tiles)
-        emit = Emitter(module, name, [BYTES, FLOAT, INT], shared=True)
-        build = emit.build
-        facts, scaling, threads = emit.arguments
+        emit = Emitter(module, name, [BYTES], shared=True)
+        build, facts = emit.build, emit.arguments[0]
+        scaling = emit.load(facts, 8 * FACTS.index("scaling"), FLOAT)
+        threads = emit.load(facts, 8 * FACTS.index("threads"), INT)
         job = build.alloca(JOB)
         for index, value in enumerate((facts, scaling, long(0))):
             build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
-        opaque = build.bitcast(job, BYTES)
-        with build.if_else(build.icmp_signed("<=", threads, ir.Constant(INT, 1))) as (one, several):
-            with one:
-                build.call(worker, [opaque])
-            with several:
-                emit.call("GOMP_parallel", VOID, worker, opaque, threads, ir.Constant(INT, 0))
+        products: Any = long(2 * size)
+        for fact in ("batch", "groups", "shared", "nodes", "slots"):
+            products = build.mul(products, emit.load(facts, 8 * FACTS.index(fact), LONG))
+        run_by_all(emit, worker, job, threads, products)
         build.ret_void()
         return module
 
-    return assembled(name, (ctypes.c_void_p, ctypes.c_float, ctypes.c_int32), write)
+    return assembled(name, (ctypes.c_void_p,), write, by_list=True)
 
 
 def _tile(module: ir.Module, bf16: bool, size: int, rows: int) -> Any:

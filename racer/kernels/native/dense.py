@@ -13,7 +13,19 @@ from typing import Any
 from llvmlite import ir
 
 from racer.kernels.native.assembling import Function, assembled
-from racer.kernels.native.emitting import BYTES, FLOAT, INT, LONG, VOID, Emitter, Numbers, long, splat, vector
+from racer.kernels.native.emitting import (
+    BYTES,
+    FLOAT,
+    INT,
+    LONG,
+    VOID,
+    Emitter,
+    Numbers,
+    long,
+    run_by_all,
+    splat,
+    vector,
+)
 
 LANES = 16
 """Numbers of a row that are multiplied together."""
@@ -143,13 +155,9 @@ def _entry(module: ir.Module, name: str, bf16: bool, worker: Any) -> None:
     job = build.alloca(JOB)
     for index, value in enumerate((static, scratch, out, count, long(0))):
         build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
-    opaque = build.bitcast(job, BYTES)
-    alone = build.icmp_signed("<=", threads, ir.Constant(INT, 1))
-    with build.if_else(alone) as (one, several):
-        with one:
-            build.call(worker, [opaque])
-        with several:
-            emit.call("GOMP_parallel", VOID, worker, opaque, threads, ir.Constant(INT, 0))
+    outputs = emit.load(static, 8 * OUT, LONG)
+    products = build.mul(build.mul(outputs, emit.load(static, 8 * IN, LONG)), count)
+    run_by_all(emit, worker, job, threads, products)
     if bf16:
         emit.call("free", VOID, scratch)
     build.ret_void()

@@ -16,7 +16,7 @@ import attrs
 from llvmlite import ir
 
 from racer.kernels.native.assembling import Function, NotHere, assembled, host_has
-from racer.kernels.native.emitting import (
+from racer.kernels.native.emitting import (  # fmt: skip
     BYTE,
     BYTES,
     FLOAT,
@@ -26,9 +26,10 @@ from racer.kernels.native.emitting import (
     VOID,
     Emitter,
     long,
+    run_by_all,
     splat,
     vector,
-)  # fmt: skip
+)
 
 LANES = 16
 """Outputs that are found together."""
@@ -301,12 +302,7 @@ def _entry(module: ir.Module, name: str, kept: Format, quantise: Any, worker: An
     job = build.alloca(JOB)
     for index, value in enumerate((static, scratch, facts, out, count, long(0))):
         build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
-    opaque = build.bitcast(job, BYTES)
-    alone = build.icmp_signed("<=", threads, ir.Constant(INT, 1))
-    with build.if_else(alone) as (one, several):
-        with one:
-            build.call(worker, [opaque])
-        with several:
-            emit.call("GOMP_parallel", VOID, worker, opaque, threads, ir.Constant(INT, 0))
+    outputs = emit.load(static, 8 * BLOCKS, LONG)
+    run_by_all(emit, worker, job, threads, build.mul(build.mul(outputs, units), long(LANES * UNIT)))
     emit.call("free", VOID, scratch)
     build.ret_void()

@@ -11,7 +11,7 @@ from functools import cache
 from llvmlite import ir
 
 from racer.kernels.native.assembling import Function, assembled
-from racer.kernels.native.emitting import BYTES, FLOAT, LONG, Emitter, Numbers, exponential, long, splat
+from racer.kernels.native.emitting import BYTES, FLOAT, INT, LONG, Emitter, Numbers, exponential, long, splat, vector
 
 LANES = 16
 ADDRESS, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -64,7 +64,7 @@ def root_mean_square(bf16: bool, shifted: bool) -> Function:
 def rotation(bf16: bool) -> Function:
     """``rotate(rows, cos, sin, result, batch, heads, nodes, size, by_batch, by_head, by_node, angles_by_batch)``.
 
-    The result ``[B, H, N, D]`` without gaps; ``by_...`` are bytes from one to the next in rows, and in the angles.
+    The result ``[B, N, H, D]`` without gaps; ``by_...`` are bytes from one to the next in rows, and in the angles.
     """
     name = f"rotate_{_dtype(bf16)}"
 
@@ -76,7 +76,7 @@ def rotation(bf16: bool) -> Function:
         bytes_ = build.mul(size, long(numbers.size))
         half = build.ashr(size, long(1))
         to = emit.variable(out)
-        with emit.loop(batch) as b, emit.loop(heads) as h, emit.loop(nodes) as n:
+        with emit.loop(batch) as b, emit.loop(nodes) as n, emit.loop(heads) as h:
             place = build.add(build.add(build.mul(b, by_batch), build.mul(h, by_head)), build.mul(n, by_node))
             own, result = build.gep(rows, [place]), build.load(to)
             turned = build.add(build.mul(b, angles), build.mul(n, bytes_))
@@ -129,3 +129,46 @@ def gate(bf16: bool, kind: str) -> Function:
         return module
 
     return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+
+
+@cache
+def addition(bf16: bool) -> Function:
+    """``add(left, right, result, count)``."""
+    name = f"add_{_dtype(bf16)}"
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
+        build, numbers = emit.build, Numbers(emit, bf16)
+        left, right, out, count = emit.arguments
+        with emit.loop(count, step=LANES) as at:
+            offset = build.mul(at, long(numbers.size))
+            numbers.write(build.fadd(numbers.read(left, offset), numbers.read(right, offset)), out, offset)
+        build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+
+
+@cache
+def storing() -> Function:
+    """``store(rows, slots, heads, nodes, bytes, by_head, by_node, slots_by_head, slots_by_node)``.
+
+    Copies ``[heads, nodes]`` pieces of so many bytes, a multiple of 16; ``by_...`` are bytes from one to the next.
+    """
+    name = "store"
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES, BYTES] + [LONG] * 7, shared=True)
+        build = emit.build
+        rows, slots, heads, nodes, size, by_head, by_node, to_head, to_node = emit.arguments
+        with emit.loop(heads) as head, emit.loop(nodes) as node:
+            place = build.gep(rows, [build.add(build.mul(head, by_head), build.mul(node, by_node))])
+            to = build.gep(slots, [build.add(build.mul(head, to_head), build.mul(node, to_node))])
+            with emit.loop(size, step=16) as at:
+                emit.store(emit.load(place, at, vector(INT, 4)), to, at)
+        build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS, ADDRESS) + (COUNT,) * 7, write)

@@ -1,0 +1,246 @@
+"""Weights in few bits, as a file has them or as they are made from plain ones, and layers that multiply with them so.
+
+A group of 16 or 32 numbers of a row has one scale: ``scale * (number - offset) + least``. Blocks of 16 rows lie together,
+32 numbers of each, so that machine code (:mod:`racer.kernels.native.packed`) reads them as they lie. Rows of activations
+are taken in 16 bits a number; sums are float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from racer.core.recording import NODES, Depends, recorder
+from racer.kernels.native.packed import LANES, QUADS, UNIT, Format, packed_product
+
+INT4, INT8 = Format(4, 32, 0, True, True), Format(8, 32, 128, False, True)
+"""What plain weights are made into."""
+CHUNK = 4096
+"""Rows that are unpacked at once."""
+
+
+@attrs.frozen(eq=False)
+class GroupedNumbers:
+    """A weight as numbers and scales, row by row."""
+
+    kept: Format
+    numbers: NDArray[np.uint8]
+    """``[out, in]``"""
+    scale: NDArray[np.float32]
+    """``[out, in / group]``"""
+    least: NDArray[np.float32] | None = None
+    """The same shape, if the format has it."""
+
+    def rows(self, order: NDArray[np.int64]) -> GroupedNumbers:
+        """These rows, in this order."""
+        least = None if self.least is None else self.least[order]
+        return GroupedNumbers(self.kept, self.numbers[order], self.scale[order], least)
+
+    def dequantised(self) -> NDArray[np.float32]:
+        """``[out, in]``"""
+        outputs, inputs = self.numbers.shape
+        groups = self.numbers.reshape(outputs, -1, self.kept.group).astype(np.float32)
+        values = (groups - np.float32(self.kept.offset)) * self.scale[:, :, None]
+        if self.least is not None:
+            values += self.least[:, :, None]
+        return values.reshape(outputs, inputs)
+
+
+def quantised(weight: Tensor, kept: Format) -> GroupedNumbers:
+    """A plain weight ``[out, in]`` rounded to the nearest of ``kept``, :data:`INT4` or :data:`INT8`."""
+    values = weight.detach().float().numpy()
+    groups = values.reshape(len(values), -1, kept.group)
+    if kept.least:
+        least = groups.min(-1).astype(np.float16).astype(np.float32)
+        most = (1 << kept.bits) - 1
+        scale = ((groups.max(-1) - least) / most).astype(np.float16).astype(np.float32)
+    else:
+        least, most = None, (1 << kept.bits) - 1 - kept.offset
+        scale = (np.abs(groups).max(-1) / most).astype(np.float16).astype(np.float32)
+    base = groups - (0.0 if least is None else least[:, :, None])
+    steps = np.divide(base, scale[:, :, None], out=np.zeros_like(base), where=scale[:, :, None] > 0)
+    numbers = np.clip(np.rint(steps) + kept.offset, 0, (1 << kept.bits) - 1).astype(np.uint8)
+    return GroupedNumbers(kept, numbers.reshape(values.shape), scale, least)
+
+
+class KeptWeight(nn.Module):
+    """A weight ``[out, in]`` in few bits. Its buffers hold all of it; layers may share one."""
+
+    numbers: Tensor
+    scales: Tensor
+
+    def __init__(self, grouped: GroupedNumbers) -> None:
+        """
+        :raises ValueError: ``in`` is no multiple of 32.
+        """
+        super().__init__()
+        self.kept = grouped.kept
+        self.outputs, self.inputs = grouped.numbers.shape
+        if self.inputs % UNIT:
+            raise ValueError(f"rows of {self.inputs} numbers, and {UNIT} lie together")
+        self.blocks, self.units = -(-self.outputs // LANES), self.inputs // UNIT
+        numbers, scales = _packed(grouped)
+        self.register_buffer("numbers", torch.from_numpy(numbers), persistent=False)
+        self.register_buffer("scales", torch.from_numpy(scales), persistent=False)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows ``index [n]`` of the weight, in float32: ``[n, in]``."""
+        kept, block, lane = self.kept, index // LANES, index % LANES
+        size = kept.scale_bytes
+        scales = self.scales.view(self.blocks, self.units, -1, LANES)[block, :, :, lane].float()
+        values = self._numbers(block, lane).view(len(index), self.units, kept.groups, kept.group).float()
+        assert size == self.scales.element_size()
+        values = (values - kept.offset) * scales[:, :, : kept.groups, None]
+        if kept.least:
+            values = values + scales[:, :, kept.groups :, None]
+        return values.reshape(len(index), self.inputs)
+
+    def _numbers(self, block: Tensor, lane: Tensor) -> Tensor:
+        bits = self.kept.bits
+        if bits == 8:
+            return self.numbers.view(self.blocks, self.units, QUADS, LANES, 4)[block, :, :, lane]
+        low = self.numbers[..., : 64 * (QUADS // 2)].view(self.blocks, self.units, QUADS // 2, LANES, 4)
+        halves = low[block, :, :, lane]  # [n, units, 4, 4]
+        numbers = torch.cat([halves & 15, halves >> 4], 2)
+        extra = bits - 4
+        if extra:
+            per = 8 // extra
+            high = self.numbers[..., 256:].view(self.blocks, self.units, QUADS // per, LANES, 4)[block, :, :, lane]
+            shifts = torch.arange(per, dtype=torch.uint8) * extra
+            more = (high[:, :, :, None] >> shifts[:, None]) & ((1 << extra) - 1)  # [n, units, vectors, per, 4]
+            numbers = numbers | (more.reshape(numbers.shape) << 4)
+        return numbers
+
+    def dequantised(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of the weight in float32."""
+        return self.rows(torch.arange(start, self.outputs if stop is None else stop))
+
+    def product(self, rows: Tensor, bias: Tensor | None, facts: Any) -> Tensor:
+        """``rows [..., in]`` in float32, without gaps, times the weight: ``[..., out]``."""
+        shape, count, writer = (*rows.shape[:-1], self.blocks * LANES), rows.numel() // self.inputs, recorder()
+        code, threads = packed_product(self.kept), torch.get_num_threads()
+        if writer is None:
+            out = torch.empty(shape, dtype=torch.float32)
+            code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
+        else:
+            out = writer.empty(shape, torch.float32)
+            code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
+            for name in ("numbers", "scales"):
+                writer.weight(self._buffers, name)
+            writer.kept.append(facts)
+            writer.note(code, ctypes.addressof(facts), rows, Depends(NODES, count // writer.nodes), out, threads)
+        return out if self.outputs == shape[-1] else out[..., : self.outputs].contiguous()
+
+    def facts(self, bias: Tensor | None) -> Any:
+        """What machine code is told of it."""
+        places = self.numbers.data_ptr(), self.scales.data_ptr(), 0 if bias is None else bias.data_ptr()
+        return (ctypes.c_int64 * 6)(*places, self.blocks, self.units, self.blocks * LANES)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numbers.nbytes + self.scales.nbytes
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.outputs}, bits={self.kept.bits}, group={self.kept.group}"
+
+
+def _packed(grouped: GroupedNumbers) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    kept = grouped.kept
+    outputs, inputs = grouped.numbers.shape
+    more = -outputs % LANES
+    blocks, units = (outputs + more) // LANES, inputs // UNIT
+
+    def filled(rows: NDArray[Any]) -> NDArray[Any]:
+        return np.pad(rows, ((0, more), (0, 0))) if more else rows
+
+    quads = filled(grouped.numbers).reshape(blocks, LANES, units, QUADS, 4).transpose(0, 2, 3, 1, 4)
+    if kept.bits == 8:
+        numbers = np.ascontiguousarray(quads).reshape(blocks, units, -1)
+    else:
+        low = quads & 15
+        parts = [(low[:, :, :4] | (low[:, :, 4:] << 4)).reshape(blocks, units, -1)]
+        extra = kept.bits - 4
+        if extra:
+            per = 8 // extra
+            high = (quads >> 4).reshape(blocks, units, QUADS // per, per, LANES, 4)
+            shifts = (np.arange(per, dtype=np.uint8) * extra)[:, None, None]
+            parts.append(np.bitwise_or.reduce(high << shifts, axis=3).reshape(blocks, units, -1))
+        numbers = np.ascontiguousarray(np.concatenate(parts, -1))
+
+    def lanes(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return filled(rows).reshape(blocks, LANES, units, kept.groups).transpose(0, 2, 3, 1)
+
+    scales = lanes(grouped.scale)
+    if grouped.least is not None:
+        scales = np.concatenate([scales, lanes(grouped.least)], 2)
+    return numbers, np.ascontiguousarray(scales.astype(np.float16 if kept.halves else np.float32))
+
+
+class KeptLinear(nn.Module):
+    """``torch.nn.Linear`` whose weight is kept in few bits."""
+
+    def __init__(self, held: KeptWeight, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = held.inputs, held.outputs
+        self.held = held
+        more = -held.outputs % LANES
+        full = None if bias is None else F.pad(bias.detach().float(), (0, more)).contiguous()
+        self.register_buffer("bias", full, persistent=False)
+        self._facts: Any = None
+
+    @property
+    def weight(self) -> Tensor:
+        """``[out, in]``, unpacked anew each time."""
+        return self.held.dequantised()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[..., in]`` to ``[..., out]``, of the rows' dtype."""
+        plain = rows if rows.dtype == torch.float32 and rows.is_contiguous() else rows.float().contiguous()
+        if type(plain) is not Tensor or plain.requires_grad or not plain.numel():
+            return self._unpacked(plain).to(rows.dtype)
+        held, bias = self.held, self.bias
+        facts = self._facts
+        if facts is None or facts[0] != held.numbers.data_ptr() or facts[1] != held.scales.data_ptr():
+            self._facts = facts = held.facts(bias)
+        product = held.product(plain, bias, facts)
+        return product if rows.dtype == torch.float32 else product.to(rows.dtype)
+
+    def _unpacked(self, rows: Tensor) -> Tensor:
+        held, bias = self.held, self.bias
+        parts = [
+            F.linear(rows, held.dequantised(start, min(start + CHUNK, held.outputs)))
+            for start in range(0, held.outputs, CHUNK)
+        ]
+        product = torch.cat(parts, -1)
+        return product if bias is None else product + bias[: held.outputs]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class KeptEmbedding(nn.Module):
+    """``torch.nn.Embedding`` whose weight is kept in few bits."""
+
+    def __init__(self, held: KeptWeight, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.dtype = held.outputs, held.inputs, dtype
+        self.held = held
+
+    @property
+    def weight(self) -> Tensor:
+        """``[tokens, size]``, unpacked anew each time."""
+        return self.held.dequantised().to(self.dtype)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[...]`` to ``[..., size]``."""
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.num_embeddings):
+            raise IndexError("index out of range in self")
+        rows = self.held.rows(tokens.reshape(-1)).to(self.dtype)
+        return rows.view(*tokens.shape, self.embedding_dim)

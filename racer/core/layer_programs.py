@@ -1,0 +1,129 @@
+"""Decoder layers that run from a recording of themselves (:mod:`racer.core.recording`)."""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from racer.core.kv_cache import TreeCache
+from racer.core.recording import MOST, Arena, Program, Recorder, Unrecordable, recorded, recorder
+from racer.core.twin import Forward
+from racer.kernels.native.assembling import NotHere
+
+CACHES = ("cache", "past_key_values")
+TRIES = 4
+"""Passes in which a layer may fail to be recorded: in the first, ways to multiply are still being timed."""
+WRAPPERS = ("utils/deprecation.py",)
+
+
+@attrs.define(eq=False)
+class LayerPrograms:
+    """The recordings of one call's layers."""
+
+    made: dict[tuple[Any, ...], Program | None] = attrs.field(factory=dict)
+    """By layer and kind of pass; None: it cannot be recorded."""
+    arenas: tuple[Arena, Arena] = attrs.field(factory=lambda: (Arena(), Arena()))
+    """In turns, as a layer reads what the one before it wrote."""
+    turns: dict[Any, int] = attrs.field(factory=dict)
+    """Which of them a layer writes to."""
+    tries: dict[tuple[Any, ...], int] = attrs.field(factory=dict)
+    refusal: str = ""
+    """Why a layer could not be recorded, of the last one that could not."""
+
+
+@attrs.frozen(eq=False)
+class _Pass:
+    """What a layer is given, as far as a recording of it can take it."""
+
+    cache: TreeCache
+    nodes: int
+    slots: int
+    inputs: list[Tensor]
+    kind: tuple[Any, ...]
+    """All else."""
+
+
+def programmed_forward(kind: type) -> Forward | None:
+    """The forward of a decoder layer of class ``kind`` that runs from a recording; None of what is none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    own = getattr(kind, "forward", None)
+    if not issubclass(kind, GradientCheckpointingLayer) or not isinstance(own, FunctionType):
+        return None
+    code: Any = inspect.unwrap(own)
+    if code is not own and not own.__code__.co_filename.replace("\\", "/").endswith(WRAPPERS):
+        code = own
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        given = _pass_of(arguments, named)
+        if given is None:
+            return code(self, *arguments, **named)
+        return _run(self, code, given, arguments, named)
+
+    return forward
+
+
+def _run(layer: Any, code: Any, given: _Pass, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    programs: LayerPrograms = layer._racer_programs
+    key = (layer, given.kind)
+    program = programs.made.get(key)
+    if program is not None and program.is_current():
+        return program.run(given.nodes, given.slots, given.cache.end, given.inputs)
+    if program is None and key in programs.made:
+        return code(layer, *arguments, **named)
+    arena = programs.arenas[programs.turns.setdefault(layer, len(programs.turns) % 2)]
+    if arena.holds(given.inputs[0].data_ptr()):
+        return code(layer, *arguments, **named)
+    arena.rewind()
+    writer = Recorder(arena, given.nodes, given.inputs)
+    result = recorded(writer, code, (layer, *arguments), named)
+    try:
+        programs.made[key] = writer.program(result)
+    except (Unrecordable, NotHere) as error:
+        programs.refusal = str(error)
+        programs.tries[key] = programs.tries.get(key, 0) + 1
+        if programs.tries[key] == TRIES:
+            programs.made[key] = None
+    return result
+
+
+def _pass_of(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
+    cache: Any = None
+    tensors: list[Tensor] = []
+    rest: list[Any] = []
+    for name, part in (*enumerate(arguments), *named.items()):
+        if name in CACHES and cache is None and part is not None:
+            cache = part
+        elif isinstance(part, Tensor):
+            tensors.append(part)
+            rest.append((name, part.dtype, part.dim()))
+        elif isinstance(part, tuple) and part and all(isinstance(one, Tensor) for one in part):
+            tensors += part
+            rest.append((name, len(part), part[0].dtype))
+        elif part is None or isinstance(part, (bool, int, float, str)):
+            rest.append((name, part))
+        else:
+            return None
+    if type(cache) is not TreeCache or len(cache.padding) != 1 or not tensors or len(tensors) > 12:
+        return None
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or recorder() is not None:
+        return None
+    hidden = tensors[0]
+    nodes = hidden.shape[1] if hidden.dim() == 3 and hidden.shape[0] == 1 else 0
+    if not 0 < nodes <= MOST:
+        return None
+    slots = cache.end + nodes
+    for part in tensors:
+        shape = part.shape
+        fits = part.is_contiguous() and (
+            shape[:2] == (1, nodes) or (part.dim() == 4 and shape == (1, 1, nodes, slots)) or part.dtype == torch.long
+        )
+        if not fits:
+            return None
+    kind = (nodes == 1, cache.moves, id(cache), torch.get_num_threads(), *rest)
+    return _Pass(cache, nodes, slots, tensors, kind)

@@ -1,0 +1,138 @@
+"""Give a model its weights in few bits: those of the GGUF file that it comes from, or made from its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
+from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.packed import UNIT, packed_product
+from racer.loading.gguf_blocks import TYPES, grouped
+
+MADE = {"int8": INT8, "int4": INT4}
+"""What plain weights can be made into."""
+NEAR = 1e-6
+"""Of the largest number of a weight, how far what was loaded may be from what the file says: the rounding of a product
+and a sum."""
+
+
+def obstacle() -> str:
+    """Why weights cannot be multiplied in few bits on this machine; empty if they can."""
+    try:
+        packed_product(INT8)
+    except NotHere as error:
+        return str(error)
+    return ""
+
+
+def make(model: Any, choice: str) -> int:
+    """Round a model's linear layers to ``choice`` of :data:`MADE`; how many there were.
+
+    The embedding stays as it is, unless the last layer shares its weight.
+    """
+    kept, count = MADE[choice], 0
+    for parent, name, layer in list(_layers(model, nn.Linear)):
+        if layer.in_features % UNIT == 0:
+            setattr(parent, name, KeptLinear(KeptWeight(quantised(layer.weight, kept)), layer.bias))
+            count += 1
+    return count
+
+
+def keep(model: Any, file: Path) -> int:
+    """Exchange the weights of a model that was loaded from a GGUF file for the file's own; how many layers.
+
+    Only a weight that is what the file's tensor says, in the file's order of rows or in that of Llama's rotary
+    embedding, is exchanged.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.tensor_type.name in TYPES}
+    names, config = _names_of(gguf, reader, model), model.config.get_text_config()
+    heads = {
+        count
+        for count in (getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0))
+        if count
+    }
+    shared: dict[int, KeptWeight] = {}
+    count = 0
+    for parent, name, layer in [*_layers(model, nn.Linear), *_layers(model, nn.Embedding)]:
+        weight = layer.weight
+        held = shared.get(id(weight))
+        if held is None:
+            for file_name in names.get(_path(model, layer), ()):
+                tensor = tensors.get(file_name)
+                whole = None if tensor is None else _kept_of(tensor, weight, heads)
+                if whole is not None:
+                    held = shared[id(weight)] = KeptWeight(whole)
+                    break
+        if held is None:
+            continue
+        new = KeptLinear(held, layer.bias) if isinstance(layer, nn.Linear) else KeptEmbedding(held, weight.dtype)
+        setattr(parent, name, new.eval())
+        count += 1
+    return count
+
+
+def _kept_of(tensor: Any, weight: Tensor, heads: set[int]) -> GroupedNumbers | None:
+    """A tensor's numbers, with its rows in the order that the weight has them; None if it is another weight."""
+    whole = grouped(tensor.tensor_type.name, tensor.data.reshape(-1, tensor.data.shape[-1]))
+    if whole is None or whole.numbers.shape != tuple(weight.shape) or weight.shape[1] % UNIT:
+        return None
+    said, held = whole.dequantised(), weight.detach().float().numpy()
+    bound = NEAR * float(np.abs(said).max()) if weight.dtype == torch.float32 else 0.01 * float(np.abs(said).max())
+    for order in _orders(len(said), heads):
+        if np.abs(held - said[order]).max() <= bound:
+            return whole.rows(order) if order is not None else whole
+    return None
+
+
+def _orders(rows: int, heads: set[int]) -> Iterator[Any]:
+    """As in the file; and of queries and keys whose halves lie side by side in a GGUF of Llama's kind."""
+    yield slice(None)
+    for count in heads:
+        if rows % (2 * count) == 0:
+            yield _of_halves(rows, count)
+
+
+def _of_halves(rows: int, heads: int) -> NDArray[np.int64]:
+    places = np.arange(rows).reshape(heads, rows // heads // 2, 2)
+    return places.swapaxes(1, 2).reshape(-1)
+
+
+def _names_of(gguf: Any, reader: Any, model: Any) -> dict[str, tuple[str, ...]]:
+    """What tensors may be called in the file that hold the weights of modules by their paths."""
+    field = reader.fields["general.architecture"]
+    said = bytes(field.parts[field.data[0]]).decode()
+    arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == said), None)
+    if arch is None:
+        return {}
+    config = model.config.get_text_config()
+    table = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    names: dict[str, tuple[str, ...]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            found = table.get_name(path)
+            names[path] = (f"{found}.weight",) if found else ()
+            if path.endswith("lm_head"):
+                names[path] += ("token_embd.weight",)
+    return names
+
+
+def _path(model: Any, module: nn.Module) -> str:
+    return next(path for path, found in model.named_modules() if found is module)
+
+
+def _layers(model: Any, kind: type) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Modules of exactly this class, with who holds them under which name."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is kind:
+                yield parent, name, child
