@@ -15,7 +15,9 @@ class Measured:
     tokens: list[list[int]]
     """Per row: new tokens, the end token included, padding not."""
     accept_lengths: list[list[int]]
-    """Per row: new tokens of each step after the prefill, bonus token included."""
+    """Per row: new tokens of each step after the prefill, bonus token included; empty where untold."""
+    steps: int | None = None
+    """Of the one row, where the method tells only how many; else the accept lengths say it."""
     drafted: int = 0
     """Nodes that were guessed, in all rows."""
     kept: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from racer.bench.questions import Question
 from racer.errors import ConfigError
 from racer.loading.loaded_model import LoadedModel
 
@@ -50,3 +51,15 @@ def has_room(loaded: LoadedModel, prompt: str, max_new_tokens: int) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def longest(loaded: LoadedModel, questions: Sequence[Question], max_new_tokens: int) -> int:
+    """Tokens that the longest conversation may have in the end, as far as the model's context goes."""
+    found = 0
+    for question in questions:
+        talk: Talk = []
+        for turn in question.turns:
+            talk += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
+        found = max(found, loaded.encode(talk[:-1])["input_ids"].shape[1] + len(question.turns) * (max_new_tokens + 1))
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(found, context) if isinstance(context, int) and context > 0 else found
