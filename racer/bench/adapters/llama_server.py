@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from racer.errors import RacerError
@@ -42,7 +45,7 @@ class LlamaServer:
         try:
             self._process = subprocess.Popen(
                 [program, *options, *address], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-                start_new_session=True, env=environment,
+                start_new_session=True, env=environment, preexec_fn=_dying_with_us(),
             )  # fmt: skip
         except OSError as error:
             self._log.close()
@@ -116,6 +119,14 @@ class LlamaServer:
         lines = [" ".join(line.split()) for line in self._log.read().decode("utf-8", "replace").splitlines()]
         last = " | ".join([line for line in lines if line][-LOG_LINES:]) or "nothing"
         return PeerFailed(f"llama-server {what}{ended}; its log ends with: {last}")
+
+
+def _dying_with_us() -> Callable[[], object] | None:
+    """What a new process shall do before its program: on Linux, ask to be ended when this one is killed."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1  # looked up here: between fork and exec as little as can be
+    return lambda: prctl(set_death_signal, int(signal.SIGTERM))
 
 
 def _free_port() -> int:
