@@ -37,6 +37,9 @@ class Peer:
     options: list[str]
     """That turn its drafting on; none for plain decoding."""
 
+    def __str__(self) -> str:
+        return f"{self.name} of {self.version}"
+
 
 def find_peers(names: Sequence[str], model: str | None) -> list[Peer]:
     """The methods of the programs so named, ready to be started.

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from racer.bench import peers
 from racer.bench.methods import parse_methods
 from racer.bench.peers import Peer, find_peers
+from racer.bench.report import words
+from racer.bench.report.reading import Run
+from racer.bench.run.setup import Setup, begin, describe
 from racer.cli import main
 from racer.errors import ConfigError
 from racer.loading import models
+from racer.loading.loaded_model import LoadedModel
 from support.command import Capture, refused
 from support.false_llama import build
+from support.runner_example import QUESTIONS, bench
 
 
 @pytest.fixture
@@ -90,6 +96,24 @@ def test_peers_join_the_methods(tmp_path: Path) -> None:
         parse_methods((), budget=1, sample=False, batch_size=1, peers=("llama.cpp",))[-1].config()
     with pytest.raises(ConfigError, match=r"unknown peer 'vllm': there is llama\.cpp"):
         find_peers(["vllm"], None)
+
+
+def test_a_run_is_not_resumed_with_another_version(tmp_path: Path, loaded: LoadedModel) -> None:
+    run = bench(loaded, tmp_path, "none")
+    peer = Peer(name="llama.cpp", program="/bin/llama-server", version="version: 1", file="f", options=["--x"])
+
+    def setup(version: str) -> Setup:
+        peers = [attrs.evolve(peer, version=version)]
+        return describe(loaded, run.methods, QUESTIONS, run.settings, peers=peers, budget=1, limit=None)
+
+    path = tmp_path / "setup.json"
+    begin(path, setup("version: 1"), begun=False, resume=False)
+    assert begin(path, setup("version: 1"), begun=True, resume=True).peers == [peer]
+    with pytest.raises(ConfigError, match=r"with peers llama\.cpp of version: 1, not llama\.cpp of version: 2"):
+        begin(path, setup("version: 2"), begun=True, resume=True)
+    shown = dict(words.setup(Run({"setup": {"peers": [attrs.asdict(peer)]}})).rows)["peers"]
+    assert "/bin/llama-server" in shown
+    assert "version: 1" in shown
 
 
 def test_the_help_shows_how(capsys: Capture) -> None:

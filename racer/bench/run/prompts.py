@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -60,6 +61,8 @@ def longest(loaded: LoadedModel, questions: Sequence[Question], max_new_tokens: 
         talk: Talk = []
         for turn in question.turns:
             talk += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
-        found = max(found, loaded.encode(talk[:-1])["input_ids"].shape[1] + len(question.turns) * (max_new_tokens + 1))
+        with suppress(ConfigError):  # a template that fails does so again where it is written down
+            length = loaded.encode(talk[:-1])["input_ids"].shape[1]
+            found = max(found, length + len(question.turns) * (max_new_tokens + 1))
     context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     return min(found, context) if isinstance(context, int) and context > 0 else found

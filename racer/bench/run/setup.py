@@ -160,5 +160,5 @@ def _write(path: Path, setup: Setup) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = ",".join(value) if isinstance(value, list) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
