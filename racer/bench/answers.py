@@ -29,6 +29,8 @@ class Answer:
     """A row's share of its batch's time."""
     accept_lengths: list[int]
     """Of all turns in one list, as Spec-Bench has it."""
+    stepped_tokens: int
+    """Those that the steps gave, of all turns."""
     batch: int
     """Number of the batch that it was answered in."""
     time: float
@@ -80,9 +82,13 @@ def _answer(turns: list[tuple[Trial, int]]) -> Answer:
         turns=[trial.texts[row] for trial, row in turns],
         tokens=[call.tokens[row] for call, row in calls],
         new_tokens=[len(call.tokens[row]) for call, row in calls],
-        steps=[len(row) for row in lengths],
+        steps=[len(row) if call.steps is None else call.steps for row, (call, _) in zip(lengths, calls, strict=True)],
         seconds=[call.seconds / len(call.tokens) for call, _ in calls],
         accept_lengths=[length for row in lengths for length in row],
+        stepped_tokens=sum(
+            sum(lengths[turn]) if call.steps is None else len(call.tokens[row]) - 1
+            for turn, (call, row) in enumerate(calls)
+        ),
         batch=turns[-1][0].number,
         time=turns[-1][0].time,
     )

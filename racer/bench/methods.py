@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import attrs
 
+from racer.bench import peers as programs
 from racer.config import DecodeConfig
 from racer.discovery import plugins
 from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnknownStrategy
 
-PEERS = {"hf": 0, "hf-prompt-lookup": 10}
+TRANSFORMERS = {"hf": 0, "hf-prompt-lookup": 10}
 """transformers' own methods, and the ``prompt_lookup_num_tokens`` of each (0: plain decoding)."""
 BASELINES = ("none", "hf")
 """Always measured, as all others are compared with them."""
@@ -20,12 +21,12 @@ DEFAULT = ("none", "hf", "hf-prompt-lookup", "racer")
 
 @attrs.frozen(kw_only=True)
 class Method:
-    """One way of decoding: transformers' own, or a drafter with a budget and a verifier."""
+    """One way of decoding: transformers' own, another program's, or a drafter with a budget and a verifier."""
 
     name: str
     """As the user wrote it."""
     drafter: str | None = None
-    """None: transformers decodes."""
+    """None: others decode."""
     budget: int | str = "auto"
     verifier: str = "auto"
     exact: bool = True
@@ -33,36 +34,50 @@ class Method:
 
     @property
     def lookup(self) -> int:
-        """For peers: tokens that prompt lookup may draft."""
-        return PEERS.get(self.name, 0)
+        """For transformers' own: tokens that prompt lookup may draft."""
+        return TRANSFORMERS.get(self.name, 0)
 
     def config(self) -> DecodeConfig:
-        """How RACER shall decode, for methods that are not transformers' own."""
+        """How RACER shall decode, for methods that are RACER's."""
         if self.drafter is None:
-            raise ConfigError(f"{self.name} is decoded by transformers and has no RACER configuration")
+            by = "transformers" if self.name in TRANSFORMERS else "another program"
+            raise ConfigError(f"{self.name} is decoded by {by} and has no RACER configuration")
         return DecodeConfig(drafter=self.drafter, budget=self.budget, verifier=self.verifier)
 
 
-def parse_methods(names: Sequence[str], *, budget: int | str, sample: bool, batch_size: int) -> tuple[Method, ...]:
+def foreign(name: str) -> bool:
+    """Whether others than RACER decode."""
+    return name in TRANSFORMERS or name in programs.METHODS
+
+
+def parse_methods(
+    names: Sequence[str], *, budget: int | str, sample: bool, batch_size: int, peers: Sequence[str] = ()
+) -> tuple[Method, ...]:
     """Methods from ``hf``, ``hf-prompt-lookup`` and ``DRAFTER[@BUDGET][/VERIFIER]``; the baselines come first.
 
+    :param peers: methods of other programs that were found; those not in ``names`` come last.
     :param budget: of methods that name none.
     :raises UnknownStrategy: no such drafter, verifier or budget.
     :raises PluginError: a drafter that cannot be made.
     :raises ConfigError: a method that is named twice, or cannot decode as the run shall.
     """
     wanted = [*BASELINES, *(name for name in names if name not in BASELINES)]
+    wanted += [name for name in peers if name not in wanted]
     if doubled := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
         raise ConfigError(f"method {doubled[0]!r} is named twice: name each once")
     if batch_size > 1 and "hf-prompt-lookup" in wanted:
         raise ConfigError(
             "transformers' prompt lookup takes one prompt at a time: drop hf-prompt-lookup, or --batch-size"
         )
+    if batch_size > 1 and peers:
+        raise ConfigError(f"{peers[0]} is asked one prompt at a time: drop --peers, or --batch-size")
+    if missing := [name for name in wanted if name in programs.METHODS and name not in peers]:
+        raise ConfigError(f"method {missing[0]!r} is another program's: give --peers {', '.join(programs.PEERS)}")
     return tuple(_parse(name, budget, sample) for name in wanted)
 
 
 def _parse(name: str, budget: int | str, sample: bool) -> Method:
-    if name in PEERS:
+    if foreign(name):
         return Method(name=name)
     head, slash, verifier = name.partition("/")
     drafter, at, size = head.partition("@")
@@ -71,7 +86,7 @@ def _parse(name: str, budget: int | str, sample: bool) -> Method:
     try:
         plugins.resolve("drafter", drafter)
     except UnknownStrategy as error:
-        raise UnknownStrategy(f"{error}; transformers' own are {', '.join(PEERS)}") from None
+        raise UnknownStrategy(f"{error}; transformers' own are {', '.join(TRANSFORMERS)}") from None
     exact = True
     if verifier:
         offer = plugins.resolve("verifier", verifier)

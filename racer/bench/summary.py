@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from racer.bench.answers import Answer, gather
 from racer.bench.figures import Interval, bootstrap, by_depth, cost_curve, median, reliabilities, split
-from racer.bench.methods import PEERS
+from racer.bench.methods import foreign
 from racer.bench.questions import Question
 from racer.bench.run.journal import Journal
 from racer.bench.score import is_right
@@ -42,7 +42,7 @@ def summarise(
                 [trial for trial in trials if group in (None, trial.group)],
                 journal,
                 questions,
-                comparable=not (sample and method in PEERS),
+                comparable=not (sample and foreign(method)),
                 score=score,
             ).figures()
             for group in (None, *groups)
@@ -81,16 +81,15 @@ class _Cell:
     def figures(self) -> dict[str, Any]:
         mine = self.answers[self.method]
         flat = [length for answer in mine.values() for length in answer.accept_lengths]
+        steps, stepped = (sum(column) for column in zip(*map(_steps, mine.values()), strict=True)) if mine else (0, 0)
         speeds = {row: answer.tokens_per_second for row, answer in mine.items()}
         return {
             "questions": len(mine),
             "failures": sum(trial.error is not None for trial in self.trials),
             "new_tokens": sum(sum(answer.new_tokens) for answer in mine.values()),
-            "steps": len(flat),
-            "mean_accepted_tokens": statistics.fmean(flat) if flat else None,
-            "mean_accepted_tokens_ci": self._interval(
-                {row: (sum(answer.accept_lengths), len(answer.accept_lengths)) for row, answer in mine.items()}
-            ),
+            "steps": steps,
+            "mean_accepted_tokens": stepped / steps if steps else None,
+            "mean_accepted_tokens_ci": self._interval({row: _steps(answer)[::-1] for row, answer in mine.items()}),
             "tokens_per_second": statistics.fmean(speeds.values()) if speeds else None,
             "tokens_per_second_median": median([*speeds.values()]),
             "tokens_per_second_ci": self._interval({row: (speed, 1.0) for row, speed in speeds.items()}),
@@ -161,6 +160,11 @@ class _Cell:
         right = [is_right(answer.turns[-1], self.questions[row].reference) for row, answer in mine.items()]
         asked = [verdict for verdict in right if verdict is not None]
         return {"right": sum(asked), "asked": len(asked)} if asked else None
+
+
+def _steps(answer: Answer) -> tuple[int, int]:
+    """How many, and the tokens that they gave."""
+    return sum(answer.steps), answer.stepped_tokens
 
 
 def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterable[dict[str, Any]]:

@@ -15,7 +15,7 @@ class Measured:
     tokens: list[list[int]]
     """Per row: new tokens, the end token included, padding not."""
     accept_lengths: list[list[int]]
-    """Per row: new tokens of each step after the prefill, bonus token included."""
+    """Per row: new tokens of each step after the prefill, bonus token included; empty where untold."""
     drafted: int = 0
     """Nodes that were guessed, in all rows."""
     kept: int = 0
@@ -33,6 +33,8 @@ class Measured:
     """Tables of :mod:`racer.bench.reliability`, if the drafter gives scores."""
     seeds: list[int] | None = None
     """Per row: what its sampling noise was keyed by."""
+    steps: int | None = None
+    """Of the one row, where the method tells only how many; else the accept lengths say it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -29,6 +29,7 @@ class BenchOptions:
     model: str | None
     questions: tuple[str, ...]
     methods: tuple[str, ...] | None
+    peers: tuple[str, ...] | None
     max_new_tokens: int
     limit: int | None
     budget: int | str
@@ -67,6 +68,13 @@ class BenchOptions:
     metavar="M,M,...",
     help="hf and hf-prompt-lookup are transformers' own; all others are DRAFTER[@BUDGET][/VERIFIER], see 'racer "
     "plugins'. none and hf are always measured.  [default: none,hf,hf-prompt-lookup,racer]",
+)
+@click.option(
+    "--peers",
+    callback=_names,
+    metavar="P,P,...",
+    help="Other programs, in turns with ours, on the same GGUF file: llama.cpp (its llama-server, on the PATH or where "
+    "RACER_LLAMA_SERVER says), plain and with its n-gram drafting.",
 )
 @click.option(
     "--max-new-tokens", callback=checked.count, metavar="N", default="128", show_default=True, help="Length limit."
@@ -126,13 +134,16 @@ def bench(**given: Any) -> None:
       racer bench --questions spec_bench/question.jsonl --methods prompt-lookup,racer-paper,racer --output out
       racer bench --methods racer@16,racer@64,racer --temperature 0.7 --top-p 0.8 --cold --output sampled
       racer bench --questions gsm8k.jsonl --score --methods racer,racer/typical --temperature 0.7 --output quality
+      racer bench --model model-q4_k_m.gguf --peers llama.cpp --methods racer --output beside-llama.cpp
       racer bench --resume --limit 2 --max-new-tokens 64 --output out
     """
     options = BenchOptions(**given)
+    from racer.bench.peers import find_peers
     from racer.bench.questions import draw, load_questions  # tells if the extra is missing
 
     if options.model is not None:
         models.find(options.model)  # a wrong path is told before torch is imported
+    peers = find_peers(options.peers or (), options.model)
     questions = draw(load_questions(options.questions), options.limit, options.seed)
     if options.score:
         from racer.bench.score import reference_number
@@ -141,4 +152,4 @@ def bench(**given: Any) -> None:
             raise ConfigError("--score needs questions with a reference that is a number: none of these has one")
     from racer.cli.benching import run
 
-    run(options, questions)
+    run(options, questions, peers)

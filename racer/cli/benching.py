@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from racer.bench.methods import DEFAULT, PEERS, Method, parse_methods
+from racer.bench.methods import DEFAULT, TRANSFORMERS, Method, parse_methods
 from racer.bench.outputs import Folder, RunState
+from racer.bench.peers import Peer
 from racer.bench.questions import Question
 from racer.bench.report.formats import mean, number, percent, ratio
 from racer.bench.run.journal import Journal
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from racer.cli.bench import BenchOptions
 
 
-def run(options: BenchOptions, questions: Sequence[Question]) -> None:
+def run(options: BenchOptions, questions: Sequence[Question], peers: Sequence[Peer] = ()) -> None:
     """Measure, show how it goes, and write everything, also when interrupted."""
     settings = Settings(
         max_new_tokens=options.max_new_tokens,
@@ -49,18 +50,19 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
         budget=options.budget,
         sample=settings.sample,
         batch_size=settings.batch_size,
+        peers=[peer.name for peer in peers],
     )
     folder = Folder.at(options.output)
     with render.progress_bar() as progress:
         loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
     with models.quiet():
-        setup = describe(loaded, methods, questions, settings, budget=options.budget, limit=options.limit)
+        setup = describe(loaded, methods, questions, settings, peers=peers, budget=options.budget, limit=options.limit)
         if options.resume and not folder.begun:
             render.note(f"there is no run in {folder.path} to go on with: this is a new one")
         setup = begin(folder.setup, setup, begun=folder.begun, resume=options.resume)
         journal = Journal.open(folder.trials)
         journal.check_rows(len(questions))
-        bench = Bench(loaded, methods, questions, settings, journal)
+        bench = Bench(loaded, methods, questions, settings, journal, peers={peer.name: peer for peer in peers})
         try:
             with _shown(bench, journal):
                 bench.run()
@@ -82,7 +84,7 @@ def run(options: BenchOptions, questions: Sequence[Question]) -> None:
 
 def _default(settings: Settings) -> list[str]:
     """Prompt lookup takes one prompt at a time, so it is left out of batches."""
-    return [name for name in DEFAULT if settings.batch_size == 1 or not PEERS.get(name)]
+    return [name for name in DEFAULT if settings.batch_size == 1 or not TRANSFORMERS.get(name)]
 
 
 def _command() -> str:

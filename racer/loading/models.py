@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from racer.errors import ConfigError, ModelNotFound, first_line
-from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder
+from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder, installed_gguf
 from racer.loading.extras import require
 from racer.loading.loaded_model import LoadedModel
 
@@ -85,6 +85,20 @@ def find(name: str) -> Source:
     if not name:
         return _on_the_hub(name)
     raise ModelNotFound(f"{name} is not a model: give a folder, a .gguf file or a hub id")
+
+
+def gguf_file(name: str | None) -> Path | None:
+    """The GGUF file that a model's name leads to; None where that is something else.
+
+    For the embedded model, which RACER keeps converted, it is the file of the installed package that carries it.
+
+    :raises ModelNotFound: see :func:`find`.
+    :raises ConfigError: see :func:`find`.
+    """
+    if name is None:
+        return installed_gguf()
+    source = find(name)
+    return Path(source.place).absolute() / source.gguf if source.gguf else None
 
 
 def _on_the_hub(name: str) -> Source:

@@ -58,6 +58,7 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("bench", "--model"): ([], HUB_IDS),
     ("bench", "--questions"): ([], NOTHING),
     ("bench", "--methods"): ([], NOTHING),
+    ("bench", "--peers"): ([], NOTHING),
     ("bench", "--max-new-tokens"): ([], NOTHING),
     ("bench", "--limit"): ([], NOTHING),
     ("bench", "--budget"): ([], NOTHING),

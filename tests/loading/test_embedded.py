@@ -139,9 +139,9 @@ def test_an_installed_package_is_used_and_not_imported(
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / store.GGUF).write_text("installed")
     monkeypatch.syspath_prepend(package.parent)
-    assert store._installed_gguf() is None  # not the size of the file we know
+    assert store.installed_gguf() is None  # not the size of the file we know
     monkeypatch.setattr(store, "GGUF_BYTES", len("installed"))
-    assert store._installed_gguf() == package / store.GGUF
+    assert store.installed_gguf() == package / store.GGUF
 
 
 # -- the real one ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ class Adapter:
     :param sampling: the arguments of ``generate`` that say how tokens are chosen.
     """
 
+    in_process = True
+    """Whether this process decodes, so that its memory tells of the method."""
+
     def __init__(self, loaded: LoadedModel, sampling: dict[str, Any]) -> None:
         self.loaded = loaded
         self.sampling = sampling
@@ -32,6 +35,9 @@ class Adapter:
     def forget(self) -> None:
         """Drop all that was learned from earlier prompts."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what outlives this process's memory; :meth:`answer` may be called again."""
 
     def clocked(
         self, generate: Callable[..., Any], inputs: dict[str, Tensor], limit: int, seed: int, **extra: Any
@@ -47,6 +53,8 @@ class Adapter:
 
     def trimmed(self, sequences: Tensor, prompt: int, limit: int) -> list[list[int]]:
         """At most ``limit`` new tokens of each row, up to its end token."""
-        rows: list[list[int]] = sequences[:, prompt : prompt + limit].tolist()
-        ends = [next((i + 1 for i, token in enumerate(row) if token in self._ends), len(row)) for row in rows]
-        return [row[:end] for row, end in zip(rows, ends, strict=True)]
+        return [self.cut(row) for row in sequences[:, prompt : prompt + limit].tolist()]
+
+    def cut(self, row: list[int]) -> list[int]:
+        """Up to its end token."""
+        return row[: next((i + 1 for i, token in enumerate(row) if token in self._ends), len(row))]

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from racer.bench.methods import BASELINES, PEERS
+from racer.bench.methods import BASELINES, foreign
 from racer.step.stats import PHASES
 
 PLAIN, PEER = BASELINES
@@ -62,8 +62,8 @@ class Run:
 
     @property
     def drafters(self) -> list[str]:
-        """RACER's methods: neither plain decoding nor those of transformers."""
-        return [method for method in self.methods if method != PLAIN and method not in PEERS]
+        """RACER's methods: neither plain decoding nor those of others."""
+        return [method for method in self.methods if method != PLAIN and not foreign(method)]
 
     @property
     def exact(self) -> list[str]:

@@ -15,7 +15,8 @@ FAILURES_SHOWN = 20
 SETUP = (
     "model", "dtype", "device", "device_name", "machine", "cores", "threads", "platform", "python", "torch",
     "transformers", "racer", "commit", "date", "questions", "digest", "groups", "methods", "max_new_tokens", "limit",
-    "budget", "seed", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "score", "resumed",
+    "budget", "seed", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "score", "peers",
+    "resumed",
 )  # fmt: skip
 
 
@@ -64,7 +65,14 @@ def _told(value: Any) -> str:
 
 
 def _counted(item: dict[str, Any]) -> str:
+    if "program" in item:
+        told = [item.get("name"), "by", item.get("program"), *_list(item.get("options"))]
+        return escape(f"{' '.join(map(str, told))} ({item.get('version')})", 200)
     return f"{escape(item.get('source'))} ({count(item.get('count'))})"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _listed(ids: Any) -> Any:

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from cattrs.gen import make_dict_unstructure_fn, override
 
-from racer.bench.converter import line, structured
-from racer.bench.trials import Key, Trial
+from racer.bench.converter import converter, line, structured
+from racer.bench.trials import Key, Measured, Trial
 from racer.errors import ConfigError
+
+# the lines of methods that tell everything are what they have always been
+converter.register_unstructure_hook(
+    Measured, make_dict_unstructure_fn(Measured, converter, steps=override(omit_if_default=True))
+)
 
 
 @attrs.frozen(kw_only=True)

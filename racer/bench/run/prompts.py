@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from racer.bench.questions import Question
 from racer.errors import ConfigError
 from racer.loading.loaded_model import LoadedModel
 
@@ -50,3 +52,17 @@ def has_room(loaded: LoadedModel, prompt: str, max_new_tokens: int) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def longest(loaded: LoadedModel, questions: Sequence[Question], max_new_tokens: int) -> int:
+    """Tokens that the longest conversation may have in the end, as far as the model's context goes."""
+    found = 0
+    for question in questions:
+        talk: Talk = []
+        for turn in question.turns:
+            talk += [{"role": "user", "content": turn}, {"role": "assistant", "content": ""}]
+        with suppress(ConfigError):  # a template that fails does so again where it is written down
+            length = loaded.encode(talk[:-1])["input_ids"].shape[1]
+            found = max(found, length + len(question.turns) * (max_new_tokens + 1))
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(found, context) if isinstance(context, int) and context > 0 else found

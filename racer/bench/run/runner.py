@@ -7,21 +7,23 @@ import hashlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from racer.bench.adapters.base import Adapter
+from racer.bench.adapters.llama_cpp import LlamaCppAdapter
 from racer.bench.adapters.racer_decoder import RacerAdapter
 from racer.bench.adapters.transformers_generate import TransformersAdapter
 from racer.bench.meters import PeakMemory
 from racer.bench.methods import Method
+from racer.bench.peers import Peer
 from racer.bench.questions import Question
 from racer.bench.run.divergence import gaps
 from racer.bench.run.journal import Journal
-from racer.bench.run.prompts import Talk, encode_batch, has_room
+from racer.bench.run.prompts import Talk, encode_batch, has_room, longest
 from racer.bench.settings import Settings
 from racer.bench.trials import Key, Trial
 from racer.config import DecodeConfig
@@ -62,6 +64,8 @@ class Bench:
     journal: Journal
     told: Callable[[Trial], None] = lambda trial: None
     """Called with every new trial."""
+    peers: Mapping[str, Peer] = attrs.field(factory=dict)
+    """Methods of other programs, by name."""
     batches: list[list[int]] = attrs.field(init=False)
     """Indices of questions that are asked together."""
     _adapters: dict[str, Adapter] = attrs.field(init=False, factory=dict)
@@ -87,15 +91,17 @@ class Bench:
 
         :raises UnsupportedModel: the model cannot be verified with trees.
         """
-        if not all(itertools.starmap(self._complete, enumerate(self.batches))):
-            self._warm_up()
-        gc.collect()
-        gc.freeze()  # what is there stays: the collections between trials need not look at it
         try:
+            if not all(itertools.starmap(self._complete, enumerate(self.batches))):
+                self._warm_up()
+            gc.collect()
+            gc.freeze()  # what is there stays: the collections between trials need not look at it
             for number, batch in enumerate(self.batches):
                 self._converse(number, batch)
         finally:
             gc.unfreeze()
+            for adapter in self._adapters.values():
+                adapter.close()
 
     def _turns(self, batch: list[int]) -> int:
         return max(len(self.questions[row].turns) for row in batch)
@@ -109,13 +115,15 @@ class Bench:
         prompt = self.loaded.encode([{"role": "user", "content": WARM_UP_PROMPT}])
         inputs = {name: part.expand(self.settings.batch_size, -1) for name, part in prompt.items()}
         for method in self.methods:
-            adapter = self._make(method)
+            adapter = self._adapters[method.name] = self._make(method)
             with suppress(Exception):  # who fails here fails on the questions too, and there it is written down
                 adapter.answer(inputs, WARM_UP_TOKENS, self.settings.seed)
             adapter.forget()
-            self._adapters[method.name] = adapter
 
     def _make(self, method: Method) -> Adapter:
+        if peer := self.peers.get(method.name):
+            context = longest(self.loaded, self.questions, self.settings.max_new_tokens)
+            return LlamaCppAdapter(self.loaded, self.settings.arguments(), peer, context)
         if method.drafter is None:
             return TransformersAdapter(self.loaded, self.settings.arguments(), method.lookup)
         return RacerAdapter(self.loaded, self.settings.arguments(), self._config(method))
@@ -167,7 +175,7 @@ class Bench:
             common |= {
                 "measured": measured,
                 "texts": self.loaded.tokenizer.batch_decode(measured.tokens, skip_special_tokens=True),
-                "peak_bytes": memory.bytes,
+                "peak_bytes": memory.bytes if adapter.in_process else None,
                 "complaint": "; ".join(heard) or None,
             }
         except Exception as error:  # models and plugins fail in their own ways

@@ -13,6 +13,7 @@ import attrs
 
 from racer.bench.converter import plain, structured
 from racer.bench.methods import Method
+from racer.bench.peers import Peer
 from racer.bench.questions import Question, digest
 from racer.bench.run.machine import commit, device_name, model_digest, processor, versions
 from racer.bench.settings import Settings
@@ -22,8 +23,8 @@ from racer.loading.loaded_model import LoadedModel
 
 SAME = (
     "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",
-    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "torch",
-    "transformers", "racer",
+    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "peers",
+    "torch", "transformers", "racer",
 )  # fmt: skip
 """What must not change when a run is resumed."""
 
@@ -73,6 +74,8 @@ class Setup:
     """Whether weights were packed, as ``auto`` found it."""
     budget: int | str
     limit: int | None
+    peers: list[Peer] = attrs.field(factory=list)
+    """Methods of other programs: where these are, and how they are started."""
     resumed: int = 0
     """How often."""
 
@@ -83,6 +86,7 @@ def describe(
     questions: Sequence[Question],
     settings: Settings,
     *,
+    peers: Sequence[Peer] = (),
     budget: int | str,
     limit: int | None,
 ) -> Setup:
@@ -111,6 +115,7 @@ def describe(
         lossy=[method.name for method in methods if not method.exact],
         budget=budget,
         limit=limit,
+        peers=list(peers),
         **given,
     )
 
@@ -155,5 +160,5 @@ def _write(path: Path, setup: Setup) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = ",".join(value) if isinstance(value, list) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
