@@ -36,7 +36,8 @@ class BenchOptions:
     seed: int
     temperature: float
     top_p: float
-    dtype: str
+    dtype: str | None
+    weights: str | None
     device: str
     compile: str
     pack: bool | str
@@ -105,6 +106,7 @@ class BenchOptions:
     help="Sample from the most likely tokens that sum to P.",
 )
 @checked.dtype_option
+@checked.weights_option
 @checked.device_option
 @checked.compile_option
 @checked.pack_option

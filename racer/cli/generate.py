@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     "--seed", callback=checked.seed, metavar="S", help="Repeat a sampled text.  [default: a fresh one, reported]"
 )
 @checked.dtype_option
+@checked.weights_option
 @checked.device_option
 @checked.compile_option
 @checked.pack_option
@@ -120,7 +121,9 @@ def _run(options: Options) -> None:
 
     plan = Plan.of(options)
     with render.progress_bar() as progress:
-        loaded = models.load(options.model, dtype=options.dtype, device=options.device, progress=progress)
+        loaded = models.load(
+            options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
+        )
     with models.quiet():
         session = Session(options, plan, loaded)
         if session.limit < options.max_new_tokens:

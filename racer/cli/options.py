@@ -113,7 +113,15 @@ model_option = click.option(
     "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
 )
 dtype_option = click.option(
-    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of the weights."
+    "--dtype",
+    type=click.Choice(["bf16", "fp16", "fp32"]),
+    help="Of plain weights and of activations.  [default: fp32 where weights are in few bits, else bf16]",
+)
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["keep", "bf16", "int8", "int4"]),
+    help="What to multiply with: the bits of the GGUF file (keep), plain numbers (bf16), or numbers rounded to these "
+    "bits.  [default: keep, or plain numbers of --dtype]",
 )
 device_option = click.option(
     "--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto prefers cuda."
@@ -154,7 +162,8 @@ class Options:
     top_k: int | None
     min_p: float | None
     seed: int | None
-    dtype: str
+    dtype: str | None
+    weights: str | None
     device: str
     compile: str
     pack: bool | str

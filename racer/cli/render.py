@@ -97,7 +97,7 @@ def summary(session: Session, outcome: Outcome, comparison: Comparison | None) -
         lines.append(
             f"[bold]{speedup(outcome, comparison):.2f}x[/] the speed of plain decoding "
             f"({plain.tokens_per_second:.1f} tokens/s, {plain.new_tokens} new tokens in {plain.seconds:.2f} s); "
-            + _difference(comparison, session.options.dtype)
+            + _difference(comparison, session.loaded.dtype)
         )
         if not session.plan.exact:
             lines.append(
@@ -127,7 +127,7 @@ def report(session: Session, outcome: Outcome, comparison: Comparison | None, te
     import torch
     import transformers
 
-    stats, options, config = outcome.stats, session.options, session.plan.config
+    stats, config = outcome.stats, session.plan.config
     data: dict[str, Any] = {
         "text": text,
         "token_ids": outcome.tokens,
@@ -143,7 +143,8 @@ def report(session: Session, outcome: Outcome, comparison: Comparison | None, te
         "exact": session.plan.exact,
         "model": session.loaded.name,
         "budget": config.budget,
-        "dtype": options.dtype,
+        "dtype": session.loaded.dtype,
+        "weights": session.loaded.weights,
         "device": str(session.loaded.model.device),
         "seed": config.seed,
         "max_new_tokens": session.limit,

@@ -77,8 +77,7 @@ def _note(
         writer.fail("a mask with gaps")
     steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]
     steps[0] = 0  # of the next row's queries, of which there is none
-    writer.note(
-        attention(query.dtype is torch.bfloat16, query.shape[3]),
-        query, writer.place(key), writer.place(value), mask, out,
-        1, groups, heads // groups, Depends(NODES), Depends(SLOTS), *steps, 0, Depends(SLOTS, bytes_), float(scaling), torch.get_num_threads(),
-    )  # fmt: skip
+    places = query, writer.place(key), writer.place(value), mask, out
+    counts = 1, groups, heads // groups, Depends(NODES), Depends(SLOTS)
+    ends = 0, Depends(SLOTS, bytes_), float(scaling), torch.get_num_threads()
+    writer.note(attention(query.dtype is torch.bfloat16, query.shape[3]), *places, *counts, *steps, *ends)

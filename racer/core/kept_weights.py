@@ -1,8 +1,8 @@
 """Weights in few bits, as a file has them or as they are made from plain ones, and layers that multiply with them so.
 
-A group of 16 or 32 numbers of a row has one scale: ``scale * (number - offset) + least``. Blocks of 16 rows lie together,
-32 numbers of each, so that machine code (:mod:`racer.kernels.native.packed`) reads them as they lie. Rows of activations
-are taken in 16 bits a number; sums are float32.
+A group of 16 or 32 numbers of a row has one scale: ``scale * (number - offset) + least``. Blocks of 16 rows lie
+together, 32 numbers of each, so that machine code (:mod:`racer.kernels.native.packed`) reads them as they lie. Rows of
+activations are taken in 16 bits a number; sums are float32.
 """
 
 from __future__ import annotations
@@ -132,8 +132,7 @@ class KeptWeight(nn.Module):
         else:
             out = writer.empty(shape, torch.float32)
             code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
-            for name in ("numbers", "scales"):
-                writer.weight(self._buffers, name)
+            writer.weight(self._buffers, "numbers")  # its scales lie where they lay as long as these do
             writer.kept.append(facts)
             writer.note(code, ctypes.addressof(facts), rows, Depends(NODES, count // writer.nodes), out, threads)
         return out if self.outputs == shape[-1] else out[..., : self.outputs].contiguous()
@@ -185,6 +184,8 @@ def _packed(grouped: GroupedNumbers) -> tuple[NDArray[np.uint8], NDArray[Any]]:
 
 class KeptLinear(nn.Module):
     """``torch.nn.Linear`` whose weight is kept in few bits."""
+
+    bias: Tensor | None
 
     def __init__(self, held: KeptWeight, bias: Tensor | None = None) -> None:
         super().__init__()

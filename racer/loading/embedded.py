@@ -67,7 +67,7 @@ def embedded_folder(convert: Convert, progress: Progress | None = None) -> Path:
 def _is_whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return GGUF in sizes and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -82,6 +82,7 @@ def _build(cache: Path, folder: Path, convert: Convert, progress: Progress) -> N
         progress("converting the embedded model (once)", 0, 0)
         done = Path(work) / "model"
         convert(gguf, done)
+        shutil.copyfile(gguf, done / GGUF)  # its weights are multiplied in its own bits
         sizes = {file.name: file.stat().st_size for file in done.iterdir()}
         (done / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)

@@ -63,7 +63,7 @@ def _q5_1(blocks: Bytes) -> Parts:
 
 
 def _q8_0(blocks: Bytes) -> Parts:
-    return blocks[:, 2:] ^ 128, _halves(blocks, 0), None  # two's complement, 128 added
+    return blocks[:, 2:] ^ np.uint8(128), _halves(blocks, 0), None  # two's complement, 128 added
 
 
 def _k_scales(blocks: Bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -56,18 +56,16 @@ def keep(model: Any, file: Path) -> int:
     reader = gguf.GGUFReader(file)
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.tensor_type.name in TYPES}
     names, config = _names_of(gguf, reader, model), model.config.get_text_config()
-    heads = {
-        count
-        for count in (getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0))
-        if count
-    }
+    paths = {module: path for path, module in model.named_modules()}
+    counts = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    heads = {count for count in counts if count}
     shared: dict[int, KeptWeight] = {}
     count = 0
     for parent, name, layer in [*_layers(model, nn.Linear), *_layers(model, nn.Embedding)]:
         weight = layer.weight
         held = shared.get(id(weight))
         if held is None:
-            for file_name in names.get(_path(model, layer), ()):
+            for file_name in names.get(paths[layer], ()):
                 tensor = tensors.get(file_name)
                 whole = None if tensor is None else _kept_of(tensor, weight, heads)
                 if whole is not None:
@@ -124,10 +122,6 @@ def _names_of(gguf: Any, reader: Any, model: Any) -> dict[str, tuple[str, ...]]:
             if path.endswith("lm_head"):
                 names[path] += ("token_embd.weight",)
     return names
-
-
-def _path(model: Any, module: nn.Module) -> str:
-    return next(path for path, found in model.named_modules() if found is module)
 
 
 def _layers(model: Any, kind: type) -> Iterator[tuple[nn.Module, str, Any]]:

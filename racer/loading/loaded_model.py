@@ -23,6 +23,14 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     name: str
+    weights: str = "plain"
+    """``keep``, ``int8`` or ``int4`` where they are multiplied in few bits."""
+
+    @property
+    def dtype(self) -> str:
+        """Of plain weights and activations, as ``--dtype`` names it."""
+        full = str(self.model.dtype).removeprefix("torch.")
+        return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(full, full)
 
     @property
     def pad_token_id(self) -> int | None:

@@ -17,6 +17,7 @@ import attrs
 
 from racer.errors import ConfigError, ModelNotFound, first_line
 from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder, installed_gguf
+from racer.loading.embedded import GGUF as EMBEDDED_GGUF
 from racer.loading.extras import require
 from racer.loading.loaded_model import LoadedModel
 
@@ -31,28 +32,73 @@ class Source:
     place: str
     gguf: str | None = None
     hub: bool = False
+    blocks: Path | None = None
+    """The GGUF file that has the same weights in few bits."""
+
+
+MADE = ("int8", "int4")
+WEIGHTS = ("keep", "bf16", *MADE)
+"""What weights may be multiplied as; some are made from plain ones."""
 
 
 def load(
-    name: str | None, *, dtype: str = "bf16", device: str = "auto", progress: Progress | None = None
+    name: str | None,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    weights: str | None = None,
+    progress: Progress | None = None,
 ) -> LoadedModel:
     """A causal LM in evaluation mode, and its tokenizer.
 
     :param name: a folder, a ``.gguf`` file or a hub id; None is the embedded model, fetched on first use.
-    :param dtype: ``bf16``, ``fp16``, ``fp32``, or ``auto`` (as stored).
+    :param dtype: ``bf16``, ``fp16``, ``fp32``, or ``auto`` (as stored), of plain weights and of activations. None: fp32
+        where weights are in few bits, else bf16.
+    :param weights: ``keep``: in the bits of the GGUF file, where this machine can multiply so; ``int8`` or ``int4``:
+        rounded to these; ``bf16``: plain. None: ``keep`` if no dtype is given, else plain weights of that dtype.
     :param device: as torch names it; ``auto`` is CUDA where there is one, else the CPU.
     :param progress: told how far the embedded model's fetching is.
     :raises ModelNotFound: nothing there that can be loaded; the message says what would help.
-    :raises ConfigError: an unknown dtype, a device that is not there, or a GGUF file without the extra ``gguf``.
+    :raises ConfigError: an unknown dtype, a device that is not there, a GGUF file without the extra ``gguf``, or
+        weights that cannot be had so on this machine or contradict the dtype.
     """
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}: there are {', '.join(DTYPES)}")
     place = _device(device)
+    choice = _weights(weights, dtype, place)
     source = _source(name, progress)
+    file = source.blocks if choice == "keep" else None
+    in_bits = file is not None or choice in MADE
     with _loading(name, source):
-        model = _load_model(source, dtype).to(place).eval()
+        model = _load_model(source, dtype or ("fp32" if in_bits else "bf16")).to(place).eval()
         tokenizer = _load_tokenizer(source)
-    return LoadedModel(model, tokenizer, name or EMBEDDED_NAME)
+        if in_bits:
+            from racer.loading import keeping
+
+            keeping.keep(model, file) if file is not None else keeping.make(model, choice)
+    return LoadedModel(model, tokenizer, name or EMBEDDED_NAME, choice if in_bits else "plain")
+
+
+def _weights(choice: str | None, dtype: str | None, device: Any) -> str:
+    """What is asked for, as far as it can be had here.
+
+    :raises ConfigError: it cannot.
+    """
+    if choice is not None and choice not in WEIGHTS:
+        raise ConfigError(f"unknown weights {choice!r}: there are {', '.join(WEIGHTS)}")
+    if choice == "bf16" and dtype not in (None, "bf16"):
+        raise ConfigError(f"weights 'bf16' contradict dtype {dtype!r}: drop one")
+    if choice is None:
+        choice = "keep" if dtype is None else "plain"
+    if choice == "keep" or choice in MADE:
+        from racer.loading import keeping
+
+        why = f"the model is on {device}" if device.type != "cpu" else keeping.obstacle()
+        if why and choice != "keep":
+            raise ConfigError(f"weights {choice!r} are for CPUs that multiply bytes ({why}): try 'bf16'")
+        if why:
+            return "plain"
+    return choice
 
 
 def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any:
@@ -144,7 +190,10 @@ def quiet(*, hub: bool = False) -> Iterator[None]:
 
 
 def _source(name: str | None, progress: Progress | None) -> Source:
-    return find(name) if name is not None else Source(str(embedded_folder(convert, progress)))
+    if name is not None:
+        return find(name)
+    folder = embedded_folder(convert, progress)
+    return Source(str(folder), blocks=folder / EMBEDDED_GGUF)
 
 
 def _in_folder(name: str, path: Path) -> Source:
@@ -160,7 +209,7 @@ def _in_folder(name: str, path: Path) -> Source:
 
 def _gguf(file: Path) -> Source:
     require("gguf", f"the GGUF file {file.name}")
-    return Source(str(file.parent), gguf=file.name)
+    return Source(str(file.parent), gguf=file.name, blocks=file)
 
 
 def _device(device: str) -> Any:

@@ -13,7 +13,7 @@ from racer.bench.report.reading import Run
 
 FAILURES_SHOWN = 20
 SETUP = (
-    "model", "dtype", "device", "device_name", "machine", "cores", "threads", "platform", "python", "torch",
+    "model", "dtype", "weights", "device", "device_name", "machine", "cores", "threads", "platform", "python", "torch",
     "transformers", "racer", "commit", "date", "questions", "digest", "groups", "methods", "max_new_tokens", "limit",
     "budget", "seed", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "score", "peers",
     "resumed",

@@ -22,8 +22,8 @@ from racer.files import write_whole
 from racer.loading.loaded_model import LoadedModel
 
 SAME = (
-    "model", "model_digest", "dtype", "device", "device_name", "threads", "limit", "seed", "digest", "methods",
-    "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "peers",
+    "model", "model_digest", "dtype", "weights", "device", "device_name", "threads", "limit", "seed", "digest",
+    "methods", "max_new_tokens", "budget", "temperature", "top_p", "batch_size", "cold", "compile", "pack", "peers",
     "torch", "transformers", "racer",
 )  # fmt: skip
 """What must not change when a run is resumed."""
@@ -44,6 +44,8 @@ class Setup:
     model: str
     model_digest: str
     dtype: str
+    weights: str = "plain"
+    """``keep``, ``int8`` or ``int4`` where they are multiplied in few bits."""
     device: str
     device_name: str
     machine: str
@@ -101,6 +103,7 @@ def describe(
         model=loaded.name,
         model_digest=model_digest(model),
         dtype=str(model.dtype).removeprefix("torch."),
+        weights=loaded.weights,
         device=str(model.device),
         device_name=device_name(model.device),
         machine=processor(),
