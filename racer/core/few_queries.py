@@ -32,7 +32,9 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         return None
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != (nodes, slots) or mask.shape[0] not in (1, batch):
         return None
-    if key.shape[0] != batch or key.shape[3] != size or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if key.shape[0] != batch or key.shape[3] != size or heads % key.shape[1]:
+        return None
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return None
     for part in parts:
         if type(part) is not Tensor or part.dtype != query.dtype or part.device.type != "cpu" or part.stride(3) != 1:
@@ -41,7 +43,7 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         attend = attention(query.dtype == torch.bfloat16, size)
     except NotHere:
         return None
-    out = torch.empty(batch, nodes, heads, size, dtype=query.dtype)
+    out = query.new_empty(batch, nodes, heads, size)  # torch.empty has a default device
     bytes_, groups = query.element_size(), key.shape[1]
     steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]
     steps += [mask.stride(0) * bytes_ if mask.shape[0] > 1 else 0, mask.stride(2) * bytes_]
