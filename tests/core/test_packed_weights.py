@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
-from racer.core.model_state import _states, release
 from racer.core.few_rows import FewRows, Looks, by_packed
+from racer.core.model_state import _states, release
 from racer.core.packed_weights import WORTH, PackedModel, PackingWarning, pack, packed_model, twin_of_layer
 from racer.core.twin import twin_of
 from racer.engine.static.pool import fingerprint

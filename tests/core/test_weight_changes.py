@@ -315,7 +315,7 @@ class _Changes:
 def test_a_change_within_a_call_is_seen_by_the_next_step(
     how: Change, dtype: torch.dtype, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No draft of these is right by chance where the change comes: what a step finds beyond it is of the old weights."""
+    """No draft is right by chance where the change comes: what a step finds beyond it is of the old weights."""
     take(monkeypatch, way)
     single = DecodeConfig(drafter="none", pack=way is by_packed)
     config = attrs.evolve(a_config(), pack=way is by_packed) if dtype == torch.float32 else single
