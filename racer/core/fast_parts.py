@@ -82,6 +82,8 @@ def _shifted_norm() -> type:
 def _norm_of(kind: type) -> tuple[bool, str] | None:
     """Whether one is added to the weight, and the name of what is added to the mean square."""
     own: Any = kind.forward  # type: ignore[attr-defined]
+    if hasattr(kind, "weight"):  # not a parameter
+        return None
     for shifted, name, model in ((False, "variance_epsilon", _plain_norm), (True, "eps", _shifted_norm)):
         reference: Any = model()
         helpers = [(getattr(kind, "_norm", None), reference._norm)] if shifted else []
@@ -95,10 +97,10 @@ def _norm_is_ours(shifted: bool, name: str) -> bool:
     """Whether ours gives what transformers' gives here, in each dtype."""
     reference: Any = (_shifted_norm if shifted else _plain_norm)()
     generator = torch.Generator().manual_seed(0)
-    for dtype in DTYPES:
-        module = reference(48, 0.5).to(dtype)
-        rows = torch.randn(3, 48, generator=generator).to(dtype)
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.device("cpu"), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        for dtype in DTYPES:
+            module = reference(48, 0.5).to(dtype)
+            rows = torch.randn(3, 48, generator=generator).to(dtype)
             module.weight.copy_(torch.randn(48, generator=generator))
             if not _is_near(_normed(module, rows, shifted, name), module(rows)):
                 return False
@@ -137,7 +139,7 @@ def _turns_are_ours() -> bool:
     generator = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device="cpu")
 
     for dtype in DTYPES:
         query, key = some(2, 3, 4, 64).to(dtype).transpose(1, 2), some(2, 4, 3, 64).to(dtype)[:, :1].contiguous()
@@ -173,27 +175,30 @@ def _normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
     if not (_is_plain(rows) and _is_plain(weight) and rows.dtype == weight.dtype):
         return None
     width = rows.shape[-1]
-    if width % LANES or weight.shape != (width,) or rows.numel() > MOST or not rows.is_contiguous():
+    if width % LANES or weight.shape != (width,) or rows.numel() > MOST:
+        return None
+    added = getattr(module, name)
+    if type(added) not in (float, int) or not (rows.is_contiguous() and weight.is_contiguous()):
         return None
     try:
         norm = root_mean_square(rows.dtype == torch.bfloat16, shifted)
     except NotHere:
         return None
-    eps, count, writer = getattr(module, name), rows.numel() // width, recorder()
+    count, writer = rows.numel() // width, recorder()
     out = torch.empty_like(rows) if writer is None else writer.empty(tuple(rows.shape), rows.dtype)
-    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, eps)
+    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, added)
     if writer is not None:
         writer.weight(module._parameters, "weight")
-        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(eps))
+        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(added))
     return out
 
 
 def _norm(own: Forward, found: tuple[bool, str]) -> Forward:
-    def forward(self: Any, rows: Tensor) -> Tensor:
-        normed = _normed(self, rows, *found)
-        if normed is None:
-            normed = own(self, rows)
-        return normed
+    shifted, name = found
+
+    def forward(self: Any, *given: Any, **named: Any) -> Any:
+        normed = _normed(self, given[0], shifted, name) if len(given) == 1 and not named else None
+        return own(self, *given, **named) if normed is None else normed
 
     return forward
 
@@ -249,16 +254,22 @@ def _passed(gates: Any, rows: Any, kind: str) -> Tensor | None:
 
 def _rotating(_: Forward, code: Any) -> Forward:
     """The class's own code, which finds another function under the name of transformers'."""
-    names = {**code.__globals__, ROTARY: _turning(code.__globals__[ROTARY])}
+    names = {**code.__globals__, ROTARY: _turning(code.__globals__)}
     own = FunctionType(code.__code__, names, code.__name__, code.__defaults__)
     own.__kwdefaults__ = code.__kwdefaults__
     return own
 
 
-def _turning(original: Callable[..., Any]) -> Callable[..., Any]:
+def _turning(names: dict[str, Any]) -> Callable[..., Any]:
+    """
+    :param names: where transformers' function is; another one may stand there later.
+    """
+    known = names[ROTARY]
+
     def turn(*arguments: Any, **named: Any) -> Any:
-        turned = _turned(*arguments) if len(arguments) == 4 and not named else None
-        return original(*arguments, **named) if turned is None else turned
+        now = names[ROTARY]
+        turned = _turned(*arguments) if now is known and len(arguments) == 4 and not named else None
+        return now(*arguments, **named) if turned is None else turned
 
     return turn
 
@@ -287,7 +298,7 @@ def _rotated(rotate: Any, rows: Tensor, cos: Tensor, sin: Tensor, angles: int) -
     """``[B, H, N, D]``, of which the nodes lie apart, as they do in what the layer's products give."""
     batch, heads, nodes, size = rows.shape
     shape, writer = (batch, nodes, heads, size), recorder()
-    out = torch.empty(shape, dtype=rows.dtype) if writer is None else writer.empty(shape, rows.dtype)
+    out = rows.new_empty(shape) if writer is None else writer.empty(shape, rows.dtype)
     bytes_ = rows.element_size()
     by_batch, by_head, by_node = (stride * bytes_ for stride in rows.stride()[:3])
     rotate(

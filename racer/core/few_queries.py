@@ -37,13 +37,9 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         return None
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != (nodes, slots) or mask.shape[0] not in (1, batch):
         return None
-    if (
-        key.shape != value.shape
-        or key.shape[0] != batch
-        or key.shape[3] != size
-        or torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if key.shape != value.shape or key.shape[0] != batch or key.shape[3] != size or heads % key.shape[1]:
+        return None
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return None
     for part in parts:
         if type(part) is not Tensor or part.dtype != query.dtype or part.device.type != "cpu" or part.stride(3) != 1:
@@ -53,7 +49,7 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     except NotHere:
         return None
     shape = (batch, nodes, heads, size)
-    out = torch.empty(shape, dtype=query.dtype) if writer is None else writer.empty(shape, query.dtype)
+    out = query.new_empty(shape) if writer is None else writer.empty(shape, query.dtype)
     bytes_, groups, threads = query.element_size(), key.shape[1], torch.get_num_threads()
     scale = size**-0.5 if scaling is None else scaling
     steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]

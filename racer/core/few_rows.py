@@ -47,7 +47,7 @@ class Looks:
 class Weight:
     """A layer's weight and bias, with what there is to multiply with them."""
 
-    __slots__ = ("bias", "dtype", "facts", "inputs", "outputs", "packed", "place", "weight")
+    __slots__ = ("bias", "dtype", "facts", "inputs", "outputs", "packed", "place", "shape", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None, packed: Tensor | None = None) -> None:
         """
@@ -56,18 +56,21 @@ class Weight:
         :param packed: a copy in oneDNN's blocks.
         """
         self.weight, self.bias, self.packed = weight, bias, packed
-        self.dtype = weight.dtype
+        self.dtype, self.shape = weight.dtype, weight.shape
         self.outputs, self.inputs = weight.shape
         self.facts = Facts(weight.data_ptr(), 0 if bias is None else bias.data_ptr(), *weight.shape)
         self.place = ctypes.addressof(self.facts)
 
     def is_of(self, weight: Tensor | None, bias: Tensor | None) -> bool:
-        """Whether these are still the same, in the same places."""
+        """Whether these are still the same, in the same places, and lie there in the same way."""
         return (
             weight is self.weight
             and bias is self.bias
             and self.facts[0] == self.weight.data_ptr()
-            and (bias is None or self.facts[1] == bias.data_ptr())
+            and self.weight.is_contiguous()
+            and self.weight.shape == self.shape
+            and self.weight.dtype is self.dtype
+            and (bias is None or (self.facts[1] == bias.data_ptr() and bias.is_contiguous()))
         )
 
 
@@ -105,7 +108,7 @@ def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
         rows = rows.contiguous()
     code, count, threads = dense_product(dtype is torch.bfloat16), rows.numel() // inputs, torch.get_num_threads()
     shape, writer = (*rows.shape[:-1], weight.outputs), recorder()
-    product = torch.empty(shape, dtype=dtype) if writer is None else writer.empty(shape, dtype)
+    product = rows.new_empty(shape) if writer is None else writer.empty(shape, dtype)
     code(weight.place, rows.data_ptr(), count, product.data_ptr(), threads)
     if writer is not None:
         writer.kept.append(weight)

@@ -113,21 +113,21 @@ class KeptWeight(nn.Module):
         if extra:
             per = 8 // extra
             high = self.numbers[..., 256:].view(self.blocks, self.units, QUADS // per, LANES, 4)[block, :, :, lane]
-            shifts = torch.arange(per, dtype=torch.uint8) * extra
+            shifts = torch.arange(per, dtype=torch.uint8, device="cpu") * extra
             more = (high[:, :, :, None] >> shifts[:, None]) & ((1 << extra) - 1)  # [n, units, vectors, per, 4]
             numbers = numbers | (more.reshape(numbers.shape) << 4)
         return numbers
 
     def dequantised(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows of the weight in float32."""
-        return self.rows(torch.arange(start, self.outputs if stop is None else stop))
+        return self.rows(torch.arange(start, self.outputs if stop is None else stop, device="cpu"))
 
     def product(self, rows: Tensor, bias: Tensor | None, facts: Any) -> Tensor:
         """``rows [..., in]`` in float32, without gaps, times the weight: ``[..., out]``."""
         shape, count, writer = (*rows.shape[:-1], self.blocks * LANES), rows.numel() // self.inputs, recorder()
         code, threads = packed_product(self.kept), torch.get_num_threads()
         if writer is None:
-            out = torch.empty(shape, dtype=torch.float32)
+            out = rows.new_empty(shape)
             code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
         else:
             out = writer.empty(shape, torch.float32)

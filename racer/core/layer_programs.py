@@ -110,7 +110,7 @@ def _run(
     writer = Recorder(arena, given.nodes, given.inputs)
     result = recorded(writer, code, (layer, *arguments), named)
     try:
-        programs.made[key] = writer.program(result)
+        programs.made[key] = writer.program(layer, result)
     except (Unrecordable, NotHere) as error:
         programs.refusal = str(error)
         programs.tries[key] = programs.tries.get(key, 0) + 1

@@ -124,21 +124,23 @@ class FastLinear(Twin, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """What the layer's own forward gives, up to rounding."""
         parameters = self._parameters
-        weight, bias, held = parameters["weight"], parameters["bias"], self._racer_weight
+        weight, bias, held = parameters.get("weight"), parameters.get("bias"), self._racer_weight
         if held is None or not held.is_of(weight, bias):
-            assert weight is not None
+            if weight is None or not packable(self._racer_layer):  # any more
+                product: Tensor = self._racer_layer(input)
+                return product
             held = Weight(weight, bias)
             object.__setattr__(self, "_racer_weight", held)
         count = input.numel() // held.inputs
-        if not suits(input, count, held.dtype):
+        if not suits(input, count, held.dtype) or input.shape[-1] != held.inputs:
             return F.linear(input, held.weight, bias)
         store = self._racer_store
         if store is not None:
             copy = self._racer_copy
             if copy is None:
-                product = F.linear(input, held.weight, bias)
+                own = F.linear(input, held.weight, bias)
                 self._look(held.weight, store)
-                return product
+                return own
             held.packed = copy.packed if copy.is_of(held.weight) else None
         if (writer := recorder()) is not None:
             writer.weight(parameters, "weight")
@@ -165,6 +167,7 @@ def suits(rows: Tensor, count: int, dtype: torch.dtype) -> bool:
     """Whether ``rows [..., in]``, ``count`` of them, may be multiplied otherwise than by a layer of ``dtype``."""
     return (
         type(rows) is Tensor
+        and rows.is_cpu
         and rows.dtype is dtype
         and count > 0
         and rows.dim() > 1
@@ -187,7 +190,18 @@ def packable(module: nn.Module) -> TypeGuard[nn.Linear]:
         and weight.is_contiguous()
         and weight.numel() > 0
         and not weight.is_inference()  # changes of it are not counted
-        and (bias is None or (type(bias) in (Tensor, nn.Parameter) and bias.dtype == weight.dtype))
+        and (bias is None or _fits(bias, weight))
+    )
+
+
+def _fits(bias: Tensor, weight: Tensor) -> bool:
+    """Whether a bias lies as a weight with other ways does."""
+    return (
+        type(bias) in (Tensor, nn.Parameter)
+        and bias.device.type == "cpu"
+        and bias.dtype == weight.dtype
+        and bias.shape == weight.shape[:1]
+        and bias.is_contiguous()
     )
 
 

@@ -75,7 +75,7 @@ class Arena:
         while self._block < len(self._blocks) and self._used + size > len(self._blocks[self._block]):
             self._block, self._used = self._block + 1, 0
         if self._block == len(self._blocks):
-            self._blocks.append(torch.empty(max(size, BLOCK), dtype=torch.uint8))
+            self._blocks.append(torch.empty(max(size, BLOCK), dtype=torch.uint8, device="cpu"))
         start, self._used = self._used, self._used + size
         return self._blocks[self._block][start : start + size]
 
@@ -107,7 +107,7 @@ class Recorder:
         """``[1, N, ...]``, with room for as many nodes as there may be."""
         if len(shape) < 2 or shape[0] != 1 or shape[1] != self.nodes:
             self.fail(f"a result of shape {tuple(shape)}")
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         count = torch.Size(shape).numel()
         room = self.arena.take(count // self.nodes * MOST * dtype.itemsize)
         every = room[: count // self.nodes * MOST * dtype.itemsize].view(dtype).view(1, MOST, *shape[2:])
@@ -152,8 +152,8 @@ class Recorder:
             raise Unrecordable(f"numbers of shape {tuple(part.shape)} from elsewhere")
         return Depends(register)
 
-    def program(self, result: Any) -> Program:
-        """What was written down.
+    def program(self, layer: Any, result: Any) -> Program:
+        """What was written down of ``layer``.
 
         :raises Unrecordable: it is not all that was done.
         """
@@ -162,7 +162,13 @@ class Recorder:
         every = next((every for made, every in self._made if made is result), None)
         if every is None:
             raise Unrecordable("a result that was not made by what was noted")
-        return Program(self._calls, every, self.weights, self.kept)
+        return Program(self._calls, every, self.weights, _states_of(layer), self.kept)
+
+
+def _states_of(module: Any) -> list[dict[str, Any]]:
+    """What a module holds, and those within it."""
+    own = vars(module)
+    return [own, *(state for child in own["_modules"].values() if child is not None for state in _states_of(child))]
 
 
 class Program:
@@ -173,8 +179,15 @@ class Program:
         calls: Sequence[tuple[Any, tuple[Any, ...]]],
         every: Tensor,
         weights: list[tuple[dict[str, Any], str, Tensor, int]],
+        states: list[dict[str, Any]],
         kept: list[Any],
     ) -> None:
+        """
+        :param every: the result, with room for as many nodes as there may be.
+        :param weights: see :attr:`Recorder.weights`.
+        :param states: of the modules that take part.
+        :param kept: what must not go.
+        """
         lists, fills, table = [], [], []
         for function, arguments in calls:
             own = (ctypes.c_int64 * max(len(arguments), 1))()
@@ -186,6 +199,7 @@ class Program:
             lists.append(own)
             table += [function.by_list, ctypes.addressof(own)]
         self._lists, self._weights, self._kept = lists, weights, kept
+        self._states = [(state, tuple(state["_modules"].values())) for state in states]
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._fills = (ctypes.c_int64 * max(len(fills), 1))(*fills)
         self._arguments = ctypes.addressof(self._table), len(calls), ctypes.addressof(self._fills), len(fills) // FILL
@@ -196,7 +210,15 @@ class Program:
         """The result of as many nodes as there may be, and of the last pass."""
 
     def is_current(self) -> bool:
-        """Whether all weights lie where they lay."""
+        """Whether all weights lie where they lay, and modules are what they were, without hooks.
+
+        Plain settings of modules are not looked at: what is set within a call counts from the next one on.
+        """
+        for state, children in self._states:
+            if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
+                return False
+            if children and tuple(state["_modules"].values()) != children:
+                return False
         for holder, name, weight, place in self._weights:
             if holder.get(name) is not weight or weight.data_ptr() != place:
                 return False

@@ -114,14 +114,15 @@ class TwinClasses:
 
     def __init__(self) -> None:
         self._made: dict[tuple[type, type, Forward | None], type] = {}
-        self._forwards: dict[tuple[type, ForwardMaker], Forward | None] = {}
+        self._forwards: dict[tuple[type, Any, ForwardMaker], Forward | None] = {}
 
     def forward(self, original: type, makers: Sequence[ForwardMaker]) -> Forward | None:
         """The forward that the first of ``makers`` has for modules of class ``original``."""
+        own = getattr(original, "forward", None)  # a class may get another one
         for maker in makers:
-            if (original, maker) not in self._forwards:
-                self._forwards[original, maker] = maker(original)
-            if (forward := self._forwards[original, maker]) is not None:
+            if (original, own, maker) not in self._forwards:
+                self._forwards[original, own, maker] = maker(original)
+            if (forward := self._forwards[original, own, maker]) is not None:
                 return forward
         return None
 

@@ -2,80 +2,216 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from racer.core import few_rows
-from racer.core.few_rows import FewRows, FewRowsLinear
-from racer.core.few_rows import few_rows as leaf_of
-from racer.core.packed_weights import Looks
+from racer.core.few_rows import FewRows, Looks, Product, Weight, as_it_lies, by_packed, by_torch
+from racer.core.few_rows import few_rows as ways_of
+from racer.core.packed_weights import ROWS, FastLinear, twin_of_layer
 from racer.testing import toy_model
+from support.ways import take
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of any size come from memory."""
     monkeypatch.setattr(few_rows, "LARGE", 1)
 
 
-def twin_of_layer(layer: nn.Linear, looks: Looks | None = None) -> Any:
-    model: Any = toy_model(50).float()
-    leaf = leaf_of(model, looks or Looks())
-    assert leaf is not None
-    return leaf(layer)
+@pytest.fixture
+def lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All products read weights as they lie, by their addresses."""
+    take(monkeypatch, as_it_lies)
+
+
+def twin_of(layer: nn.Module, looks: Looks | None = None) -> Any:
+    return twin_of_layer(FewRows(), None, looks or Looks(), layer)
+
+
+def weight_of(layer: nn.Linear, *, packed: bool = False) -> Weight:
+    copy = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS) if packed else None
+    return Weight(layer.weight, layer.bias, copy)
 
 
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("way", few_rows.WAYS, ids=lambda way: way.__name__)
-def test_each_way_gives_the_product(way: Any, bias: bool) -> None:
-    layer = nn.Linear(24, 40, bias=bias)
-    rows = torch.randn(7, 24)
-    with torch.no_grad():
-        got = way(rows, layer.weight, layer.bias)
+@torch.no_grad()
+def test_each_way_gives_the_product(way: Product, dtype: torch.dtype, bias: bool) -> None:
+    layer = nn.Linear(32, 40, bias=bias, dtype=dtype)
+    weight = weight_of(layer, packed=way is by_packed)
+    for rows in (torch.randn(7, 32), torch.randn(2, 3, 32), torch.randn(1, 32), torch.randn(32, 5).T):
+        given = rows.to(dtype)
+        got = way(given, weight)
         assert got.is_contiguous()
-        torch.testing.assert_close(got, layer(rows))
+        torch.testing.assert_close(got, layer(given), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.usefixtures("small")
-def test_ways_are_timed_until_one_is_known_and_every_product_is_right() -> None:
-    layer, looks = nn.Linear(24, 40), Looks()
-    twin = twin_of_layer(layer, looks)
-    assert isinstance(twin, FewRowsLinear)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("inputs", [24, 32])
+def test_ways_are_timed_until_one_is_known_and_every_product_is_right(inputs: int, dtype: torch.dtype) -> None:
+    layer, looks = nn.Linear(inputs, 40, dtype=dtype), Looks()
+    twin = twin_of(layer, looks)
+    assert isinstance(twin, FastLinear)
     with torch.no_grad():
         for _ in range(len(few_rows.WAYS) * (few_rows.ROUNDS + 1)):
-            for shape in ((1, 5, 24), (2, 3, 24), (1, 1, 24), (3, 24), (90, 24)):
-                rows = torch.randn(shape)
-                torch.testing.assert_close(twin(rows), layer(rows))
+            for shape in ((1, 5), (2, 3), (1, 1), (3,), (90,)):
+                rows = torch.randn(*shape, inputs, dtype=dtype)
+                torch.testing.assert_close(twin(rows), layer(rows), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
         timed = looks.count
-        twin(torch.randn(1, 5, 24))
+        twin(torch.randn(1, 5, inputs, dtype=dtype))
     assert 0 < timed == looks.count
 
 
 @pytest.mark.usefixtures("small")
-def test_a_way_that_torch_refuses_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> Any:
-        raise RuntimeError("no kernel")
+@pytest.mark.parametrize("error", [RuntimeError, few_rows.NotHere])
+def test_a_way_that_is_not_to_be_had_is_not_taken(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
-    monkeypatch.setattr(few_rows, "WAYS", (refused, few_rows.WAYS[0]))
+    def refused(*_: Any) -> Any:
+        asked.append(1)
+        raise error("no kernel")
+
+    monkeypatch.setattr(few_rows, "WAYS", (refused, by_torch))
     ways, looks, layer = FewRows(), Looks(), nn.Linear(24, 40)
     with torch.no_grad():
         for _ in range(20):
             rows = torch.randn(6, 24)
-            torch.testing.assert_close(ways.product(rows, layer.weight, layer.bias, looks), layer(rows))
-    assert ways._fastest[8, False, torch.get_num_threads()] is few_rows.WAYS[1]
+            torch.testing.assert_close(ways.product(rows, 6, weight_of(layer), looks), layer(rows))
+    assert list(ways._fastest.values()) == [by_torch]
+    assert len(asked) == 1
 
 
-def test_small_layers_and_other_types_are_left_alone() -> None:
-    assert twin_of_layer(nn.Linear(24, 40)) is None
-    assert leaf_of(toy_model(50).bfloat16(), Looks()) is None
+def test_models_of_other_types_or_elsewhere_are_left_alone() -> None:
+    assert isinstance(ways_of(toy_model(50).bfloat16()), FewRows)
+    assert ways_of(toy_model(50).half()) is None
+    assert ways_of(toy_model(50).double()) is None
+    assert ways_of(toy_model(50).to("meta")) is None
 
 
 @pytest.mark.usefixtures("small")
 def test_what_autocast_or_gradients_ask_for_is_the_layers_own() -> None:
     layer = nn.Linear(24, 40)
-    twin, rows = twin_of_layer(layer), torch.randn(5, 24)
+    twin, rows = twin_of(layer), torch.randn(5, 24)
     assert twin(rows).requires_grad
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert twin(rows).dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("lies")
+@torch.no_grad()
+def test_rows_that_do_not_fit_are_refused_as_the_layer_does() -> None:
+    layer = nn.Linear(32, 16)
+    twin = twin_of(layer)
+    for rows in (torch.randn(2, 48), torch.randn(4, 8), torch.randn(2, 32).half(), torch.randn(2, 32, device="meta")):
+        with pytest.raises(RuntimeError) as own:
+            layer(rows)
+        with pytest.raises(RuntimeError) as ours:
+            twin(rows)
+        assert str(ours.value) == str(own.value)
+
+
+@pytest.mark.usefixtures("lies")
+@torch.no_grad()
+def test_a_default_device_is_not_that_of_the_rows() -> None:
+    layer, rows = nn.Linear(32, 16), torch.randn(4, 32)
+    twin = twin_of(layer)
+    with torch.device("meta"):
+        got = twin(rows)
+    torch.testing.assert_close(got, layer(rows))
+
+
+def turned(layer: nn.Linear) -> None:
+    layer.weight.data = layer.weight.data.t()  # where it was
+
+
+def with_gaps(layer: nn.Linear) -> None:
+    layer.weight = nn.Parameter(torch.randn(32, 64)[:, ::2])
+
+
+def other_type(layer: nn.Linear) -> None:
+    layer.double()
+
+
+def moved(layer: nn.Linear) -> None:
+    layer.weight.data = torch.randn(32, 32)
+
+
+def written(layer: nn.Linear) -> None:
+    layer.weight.mul_(-2)
+
+
+def bias_moved(layer: nn.Linear) -> None:
+    layer.bias.data = torch.randn(32)
+
+
+def bias_exchanged(layer: nn.Linear) -> None:
+    layer.bias = nn.Parameter(torch.randn(64)[::2])
+
+
+def bias_gone(layer: nn.Linear) -> None:
+    layer.bias = None
+
+
+def pruned(layer: nn.Linear) -> None:
+    prune.l1_unstructured(layer, "weight", 0.7)
+
+
+class _Negative(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return -weight
+
+
+def parametrised(layer: nn.Linear) -> None:
+    parametrize.register_parametrization(layer, "weight", _Negative())
+
+
+def quantised(layer: nn.Linear) -> None:
+    class Other(torch.Tensor):
+        """As those that hold numbers in few bits, it says itself what a product is."""
+
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = super().__torch_function__(func, types, args, kwargs or {})
+            return 3 * result.as_subclass(torch.Tensor) if func is nn.functional.linear else result
+
+    layer.weight = nn.Parameter(torch.randn(32, 32).as_subclass(Other), requires_grad=False)
+
+
+CHANGES = (
+    turned, with_gaps, other_type, moved, written, bias_moved, bias_exchanged, bias_gone, pruned, parametrised,
+    quantised,
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("lies")
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@torch.no_grad()
+def test_a_weight_that_changes_under_its_twin_is_seen(change: Callable[[nn.Linear], None]) -> None:
+    layer, rows = nn.Linear(32, 32), torch.randn(5, 32)
+    twin = twin_of(layer)
+    before = twin(rows)
+    change(layer)
+    rows = rows.to(layer.weight.dtype)
+    for _ in range(2):
+        torch.testing.assert_close(twin(rows), layer(rows), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(layer(rows).float(), before, atol=1e-2) or change is other_type
+
+
+def test_layers_that_do_not_lie_in_rows_have_no_twin() -> None:
+    layer = nn.Linear(32, 32)
+    bias_exchanged(layer)
+    assert twin_of(layer) is None
+    layer = nn.Linear(32, 32)
+    turned(layer)
+    assert twin_of(layer) is None
+    assert twin_of(nn.Linear(32, 32, dtype=torch.float16)) is None

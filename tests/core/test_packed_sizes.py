@@ -14,14 +14,16 @@ import torch
 import racer
 from racer import DecodeConfig
 from racer.core import packed_weights
+from racer.core.few_rows import FewRows, Looks
 from racer.core.packed_sizes import worth_packing
+from racer.core.packed_weights import twin_of_layer
 from support.tiny_models import VOCAB, tiny
 
 MIXED = Path(__file__).parents[1] / "support" / "mixed_requests.py"
 
 
 def admitted(most: int) -> list[int]:
-    return [count for count in range(1, most) if worth_packing(torch.empty(1, count, 2, device="meta"))]
+    return [count for count in range(1, most) if worth_packing(count)]
 
 
 def test_few_numbers_of_rows_are_used() -> None:
@@ -29,17 +31,27 @@ def test_few_numbers_of_rows_are_used() -> None:
     assert len(sizes) == 76
     assert sizes[:64] == list(range(1, 65)), "trees of one text"
     assert {128, 192, 256} < set(sizes), "trees of batches"
-    assert worth_packing(torch.empty(4, 8, 2)) is worth_packing(torch.empty(32, 2)) is True
+
+
+def test_rows_of_a_batch_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(packed_weights, "worth_packing", lambda count: asked.append(count) or worth_packing(count))
+    twin = twin_of_layer(FewRows(), None, Looks(), torch.nn.Linear(16, 4))
+    assert twin is not None
+    with torch.no_grad():
+        for shape in ((4, 8, 16), (32, 16), (5, 13, 16), (1, 16)):
+            twin(torch.randn(shape))
+    assert asked == [32, 32, 65, 1]
 
 
 def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of all lengths go past the packed weights, with the same tokens."""
     seen: set[int] = set()
 
-    def noted(rows: torch.Tensor) -> bool:
-        answer = worth_packing(rows)
+    def noted(count: int) -> bool:
+        answer = worth_packing(count)
         if answer:
-            seen.add(rows.numel() // rows.shape[-1])
+            seen.add(count)
         return answer
 
     monkeypatch.setattr(packed_weights, "worth_packing", noted)

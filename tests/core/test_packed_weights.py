@@ -16,13 +16,25 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
+from racer.core.few_rows import FewRows, Looks, by_packed
 from racer.core.model_state import _states, release
-from racer.core.packed_weights import WORTH, Looks, PackedModel, PackingWarning, pack, packed_model
+from racer.core.packed_weights import WORTH, PackedModel, PackingWarning, pack, packed_model, twin_of_layer
 from racer.core.twin import twin_of
 from racer.engine.static.pool import fingerprint
 from racer.errors import UnsupportedModel
 from racer.testing import HostileDrafter, decode, decode_plainly
 from support.tiny_models import SMALL, VOCAB
+from support.ways import listen_within, take
+
+
+@pytest.fixture(autouse=True)
+def _packed_copies_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another way is faster."""
+    take(monkeypatch, by_packed)
+
+
+def twin_with(store: PackedModel, layer: nn.Module) -> Any:
+    return twin_of_layer(FewRows(), store, Looks(), layer)
 
 
 def packed_of(model: Any) -> PackedModel:
@@ -52,7 +64,7 @@ def filled(model: Any) -> PackedModel:
 def multiplies(layer: nn.Linear, rows: torch.Tensor) -> bool:
     """Whether the layer's packed weight gives what the layer does."""
     packed = PackedModel("one")
-    twin = packed.twin(Looks(), layer)
+    twin = twin_with(packed, layer)
     assert twin is not None
     plain = layer(rows)
     assert torch.equal(twin(rows), plain), "the first product is the layer's own"
@@ -120,7 +132,7 @@ def test_layers_that_do_something_else_are_left_alone() -> None:
     good, elsewhere = nn.Linear(4, 4), nn.Linear(4, 4, device="meta")
     model = nn.Sequential(Doubles(4, 4), good, nn.Linear(4, 4, dtype=torch.float64), elsewhere, nn.Linear(4, 0))
     packed = PackedModel("one")
-    twin, rows = twin_of(model, partial(packed.twin, Looks())), torch.randn(2, 4)
+    twin, rows = twin_of(model, partial(twin_with, packed)), torch.randn(2, 4)
     assert twin is not None
     assert [mine is own for mine, own in zip(twin, model, strict=True)] == [True, False, True, True, True]
     with torch.no_grad():
@@ -159,6 +171,7 @@ def test_an_error_leaves_the_layers_alone(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("torch.nn.functional.silu", fails)
+    monkeypatch.setattr("racer.core.fast_parts._passed", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         decode(decoder, [[1, 2, 3]], WORTH)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -168,7 +181,7 @@ def test_an_error_leaves_the_layers_alone(monkeypatch: pytest.MonkeyPatch) -> No
 @torch.no_grad()
 def test_odd_rows_are_multiplied_as_ever(dtype: torch.dtype) -> None:
     layer, packed = nn.Linear(6, 4, dtype=dtype), PackedModel("one")
-    twin = packed.twin(Looks(), layer)
+    twin = twin_with(packed, layer)
     assert twin is not None
     for rows in (torch.randn(2, 6), torch.randn(6), torch.randn(0, 6), torch.randn(6, 3).T, torch.randn(1, 2, 3, 6)):
         given = rows.to(dtype)
@@ -181,7 +194,7 @@ def test_odd_rows_are_multiplied_as_ever(dtype: torch.dtype) -> None:
 def test_weights_whose_changes_are_not_counted_are_left_alone() -> None:
     with torch.inference_mode():
         layer = nn.Linear(6, 4)
-    assert PackedModel("one").twin(Looks(), layer) is None
+    assert twin_with(PackedModel("one"), layer) is None
 
 
 def test_short_calls_are_not_worth_it() -> None:
@@ -257,7 +270,7 @@ def test_a_model_that_has_become_packable_is_packed() -> None:
 
 def test_gradients_and_autocast_take_the_layers_own_way() -> None:
     layer, rows, packed = nn.Linear(64, 32), torch.randn(2, 64), PackedModel("one")
-    twin = packed.twin(Looks(), layer)
+    twin = twin_with(packed, layer)
     assert twin is not None
     with torch.no_grad():
         twin(rows)
@@ -269,16 +282,13 @@ def test_gradients_and_autocast_take_the_layers_own_way() -> None:
 
 
 def test_a_static_stage_does_not_notice_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, seen = a_model(torch.float32), []
-    before, original = fingerprint(model), nn.functional.silu
-
-    def watched(rows: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-        seen.append(fingerprint(model))
-        return original(rows, inplace)
-
-    monkeypatch.setattr("torch.nn.functional.silu", watched)
+    model = a_model(torch.float32)
+    seen: list[Any] = []
+    before = fingerprint(model)
+    listen_within(monkeypatch, lambda: seen.append(fingerprint(model)))
     config = DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7, pack=True, compile="static")
     got, _ = decode(Decoder(model, config), [[1, 2, 3]], 24)
+    assert len(seen) > 24
     assert set(seen) == {before}
     assert packed_model(model)
     assert got == decode_plainly(model, [[1, 2, 3]], 24)
@@ -290,13 +300,16 @@ def test_other_choices_are_refused(wrong: Any) -> None:
         DecodeConfig(pack=wrong)
 
 
-@pytest.mark.parametrize(("dtype", "most", "packs"), [
-    (torch.float32, None, True), (torch.bfloat16, None, True),
-    (torch.float64, None, False), (torch.float32, 1000, False),
+@pytest.mark.parametrize(("dtype", "most", "has", "packs"), [
+    (torch.float32, None, (), True), (torch.float64, None, (), False), (torch.float32, 1000, (), False),
+    (torch.bfloat16, None, ("avx512bf16",), True), (torch.bfloat16, None, ("amx-bf16",), True),
+    (torch.bfloat16, None, (), False),
 ])  # fmt: skip
 def test_small_models_are_packed_without_being_asked(
-    dtype: torch.dtype, most: int | None, packs: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, most: int | None, has: tuple[str, ...], packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But not in bf16 where the processor has no products of it."""
+    monkeypatch.setattr("racer.core.packed_weights.host_has", lambda feature: feature in has)
     if most is not None:
         monkeypatch.setattr("racer.core.packed_weights.SMALL", most)
     model = a_model(dtype)
@@ -305,7 +318,7 @@ def test_small_models_are_packed_without_being_asked(
         got, _ = decode(Decoder(model, DecodeConfig(drafter=HostileDrafter(1, VOCAB), budget=7)), [[1, 2, 3]], 20)
     assert (packed_model(model) is not None) is packs
     assert got == decode_plainly(model, [[1, 2, 3]], 20)
-    if most is not None:
+    if not packs and dtype != torch.float64:
         assert pack(model, True) is not None, "who asks for it gets it"
         assert not pack(model, "auto")
 
@@ -314,6 +327,7 @@ def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch
     model = a_model(torch.bfloat16)
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
     monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
+    monkeypatch.setattr("racer.core.packed_weights.host_has", lambda _: True)
     filled(model)
     assert packed_model(model) is not None
     assert not pack(model.float(), "auto"), "twice as large"

@@ -84,7 +84,7 @@ def test_a_twin_takes_short_passes_in_one_piece(monkeypatch: pytest.MonkeyPatch)
         return gated_delta_rule(query, *parts, normed=normed)
 
     monkeypatch.setattr(short_passes, "gated_delta_rule", counted)
-    twin: Any = twin_of(model, short_passes=True)
+    twin: Any = twin_of(model, makers=(short_forward,))
     ids = torch.randint(3, 50, (1, 12 + SHORT + 1), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first = model(input_ids=ids[:, :6], use_cache=True)

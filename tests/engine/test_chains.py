@@ -213,6 +213,8 @@ def test_long_carries_are_committed() -> None:
 def test_a_twin_that_fails_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, how = chain_model("qwen3.5"), GREEDY | {"do_sample": False}
     expected = lm.generate(**ALONE, **how).sequences
+    config = DecodeConfig(drafter="racer-paper", pack=True)
+    assert torch.equal(racer.generate(lm, **ALONE, **how, config=config).sequences, expected)  # it is tried before
     failed = []
 
     def fails(self: Any, *_: Any) -> Any:
@@ -221,10 +223,10 @@ def test_a_twin_that_fails_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("no such kernel")
         return torch.nn.Linear.forward(self, *_)
 
-    monkeypatch.setattr("racer.core.packed_weights.PackedLinear.forward", fails)
+    monkeypatch.setattr("racer.core.packed_weights.FastLinear.forward", fails)
     with pytest.warns(UserWarning, match="no such kernel"):
-        out = racer.generate(lm, **ALONE, **how, config=DecodeConfig(drafter="racer-paper", pack=True))
-    assert failed
+        out = racer.generate(lm, **ALONE, **how, config=config)
+    assert len(failed) == 5, "and it is not run again"
     assert torch.equal(out.sequences, expected)
 
 

@@ -16,6 +16,8 @@ import llvmlite
 import platformdirs
 from llvmlite import binding, ir
 
+from racer.errors import first_line
+from racer.files import write_whole
 from racer.kernels.native.emitting import BYTES, LONG, Emitter
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ Function = Any
 DIGEST = hashlib.sha256().digest_size
 
 _lock = threading.RLock()
+_failures: dict[str, str] = {}
+"""Why there is no function of a name: LLVM would take as long again to say so again."""
 _alive: list[Any] = []
 """Engines own the code that was made."""
 
@@ -41,7 +45,10 @@ def host_has(*features: str) -> bool:
 
 @cache
 def _features() -> Any:
-    return binding.get_host_cpu_features()
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:  # of a processor that LLVM knows nothing of
+        return binding.FeatureMap()
 
 
 @cache
@@ -83,6 +90,8 @@ def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module],
     with _lock:
         if not team():
             raise NotHere("torch runs no threads of GNU's OpenMP here")
+        if name in _failures:
+            raise NotHere(_failures[name])
         try:
             target = _target()
             key = hashlib.sha256("\0".join((name, *_maker())).encode()).hexdigest()
@@ -95,7 +104,8 @@ def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module],
                 _write(key, kept)
             return _loaded(kept, target, name, types, by_list)
         except (RuntimeError, AttributeError, OSError) as error:
-            raise NotHere(f"LLVM cannot do it: {str(error).splitlines()[0]}") from error
+            _failures[name] = f"LLVM cannot do it: {first_line(error)}"
+            raise NotHere(_failures[name]) from error
 
 
 def _add_by_list(module: ir.Module, name: str) -> None:
@@ -155,7 +165,7 @@ def _read(key: str) -> bytes | None:
     """What is kept there and whole."""
     try:
         kept = (_folder() / key).read_bytes()
-    except OSError:
+    except (OSError, RuntimeError):  # there is no home
         return None
     return kept[DIGEST:] if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST] else None
 
@@ -164,8 +174,6 @@ def _write(key: str, code: bytes) -> None:
     try:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{key}.{os.getpid()}.{threading.get_ident():x}.part"
-        beside.write_bytes(hashlib.sha256(code).digest() + code)
-        beside.replace(folder / key)
-    except OSError as error:
+        write_whole(folder / key, hashlib.sha256(code).digest() + code)
+    except (OSError, RuntimeError) as error:
         log.info("machine code is not kept: %s", error)

@@ -203,12 +203,16 @@ class Numbers:
 
 
 def exponential(emit: Emitter, numbers: Any) -> Any:
-    """``exp`` of a vector, to within a few units in the last place; nothing below -87, no infinity above 88."""
+    """``exp`` of a vector, to within a few units in the last place; nothing below -87, no infinity above 88.
+
+    What is no number stays none.
+    """
     build, lanes = emit.build, numbers.type.count
 
     def every(number: float) -> ir.Constant:
         return splat(FLOAT, lanes, number)
 
+    none, given = build.fcmp_unordered("uno", numbers, numbers), numbers
     low = build.fcmp_ordered("<", numbers, every(-87.0))
     numbers = emit.binary("llvm.minnum", numbers, every(88.0))
     numbers = emit.binary("llvm.maxnum", numbers, every(-87.0))
@@ -221,4 +225,4 @@ def exponential(emit: Emitter, numbers: Any) -> Any:
     result = build.fadd(emit.fma(sum_, build.fmul(rest, rest), rest), every(1.0))
     whole = build.add(build.fptosi(power, vector(INT, lanes)), splat(INT, lanes, 127))
     scale = build.bitcast(build.shl(whole, splat(INT, lanes, 23)), vector(FLOAT, lanes))
-    return build.select(low, every(0.0), build.fmul(result, scale))
+    return build.select(none, given, build.select(low, every(0.0), build.fmul(result, scale)))

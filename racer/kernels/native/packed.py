@@ -212,15 +212,20 @@ def _quantise(module: ir.Module, kept: Format) -> Any:
             sizes = [emit.unary("llvm.fabs", number) for number in numbers]
             largest = sizes[0] if per == 1 else emit.binary("llvm.maxnum", *sizes)
             most = emit.reduced("fmax", largest)
+            gone = [build.fsub(number, number) for number in numbers]  # 0; of infinities and what is no number: none
+            none = emit.reduced("fadd", gone[0] if per == 1 else build.fadd(*gone))
+            none = build.fcmp_unordered("uno", none, none)
             up = build.fdiv(ir.Constant(FLOAT, float(FULL)), most)
             usual = build.fcmp_ordered(">", most, ir.Constant(FLOAT, 1e-30))
             up = build.select(usual, up, ir.Constant(FLOAT, 0.0))
             size = build.fmul(most, ir.Constant(FLOAT, 1.0 / FULL))
+            size = build.select(none, ir.Constant(FLOAT, float("nan")), size)
             whole: Any = splat(INT, lanes, 0)
             place = build.add(build.mul(unit, long(2 * UNIT)), long(kept.group * group))
             for i, number in enumerate(numbers):
                 near = emit.unary("llvm.rint", build.fmul(number, emit.spread(up, lanes)))
-                number_ = build.fptosi(near, ints)
+                finite = build.fcmp_ordered("ord", near, near)
+                number_ = build.fptosi(build.select(finite, near, splat(FLOAT, lanes, 0.0)), ints)
                 whole = build.add(whole, number_)
                 high = build.ashr(build.add(number_, splat(INT, lanes, 64)), splat(INT, lanes, 7))
                 low = build.sub(number_, build.shl(high, splat(INT, lanes, 7)))
