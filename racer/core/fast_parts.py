@@ -174,6 +174,9 @@ def _normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
     weight = module._parameters.get("weight")
     if not (_is_plain(rows) and _is_plain(weight) and rows.dtype == weight.dtype):
         return None
+    if rows.dim() == 4 and rows.stride(1) < rows.stride(2):  # heads before nodes, but only in name
+        normed = _normed(module, rows.transpose(1, 2), shifted, name)
+        return None if normed is None else normed.transpose(1, 2)
     width = rows.shape[-1]
     if width % LANES or weight.shape != (width,) or rows.numel() > MOST:
         return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from racer.core.kv_cache import TreeCache
-from racer.core.recording import MOST, Arena, Program, Recorder, Unrecordable, recorded, recorder
+from racer.core.recording import MOST, Arena, Chain, Program, Recorder, Unrecordable, recorded, recorder
 from racer.core.twin import Forward
 from racer.kernels.native.assembling import NotHere
 
@@ -57,8 +57,14 @@ class LayerPrograms:
     tries: dict[tuple[Any, ...], int] = attrs.field(factory=dict)
     refusal: str = ""
     """Why a layer could not be recorded, of the last one that could not."""
+    chains: dict[tuple[Any, ...], Chain] = attrs.field(factory=dict)
+    """Layers that followed one another in an earlier pass, by the first of them and the kind of pass."""
     _last: tuple[dict[str, Any], _Pass] | None = None
     """What the layer before was given, beside what it was to go on from."""
+    _ran: list[tuple[tuple[Any, ...], Program, Tensor]] = attrs.field(factory=list)
+    """Layers that have run from their recordings in this pass, one after the other, and their results."""
+    _ahead: _Ahead | None = None
+    """Layers that have run in this pass before anybody asked for them."""
 
     def given(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
         """A layer's arguments, if a recording can take them. Most layers are given what the one before was given."""
@@ -68,9 +74,70 @@ class LayerPrograms:
             same = len(before) == len(named) and all(named.get(name, self) is part for name, part in before.items())
             if same and type(hidden) is Tensor and hidden.shape == given.inputs[0].shape and given.is_now(hidden):
                 return attrs.evolve(given, inputs=[hidden, *given.inputs[1:]])
+        self._end_run()
+        self._ahead = None
         given_now = _pass_of(arguments, named)
         self._last = (named, given_now) if given_now is not None and len(arguments) == 1 else None
         return given_now
+
+    def known(self, key: tuple[Any, ...], given: _Pass) -> Tensor | None:
+        """A layer's result, if it has run already, or can run together with those that followed it last time.
+
+        Where the layer is then not given what the one before it gave, unchanged, it runs again.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.expects(key, given):
+            self._ahead = ahead.further()
+            return ahead.result
+        chain = self.chains.get(key)
+        if chain is None or not chain.is_current():
+            return None
+        chain.run(given.nodes, given.slots, given.cache.end, given.inputs)
+        ahead = _Ahead(chain, given.inputs[1:])
+        self._ahead = ahead.further()
+        return ahead.result
+
+    def note(self, key: tuple[Any, ...], program: Program, given: _Pass, result: Tensor) -> None:
+        """That a layer has run from its recording by itself."""
+        if self._ran and self._ran[-1][2] is not given.inputs[0]:
+            self._end_run()
+        self._ran.append((key, program, result))
+
+    def _end_run(self) -> None:
+        ran, self._ran = self._ran, []
+        if len(ran) > 1:
+            keys, programs, _ = zip(*ran, strict=True)
+            self.chains[keys[0]] = Chain(keys, programs)
+
+
+class _Ahead:
+    """Where a chain that has run is being asked for its results."""
+
+    def __init__(self, chain: Chain, rest: list[Tensor], index: int = 0, states: tuple[int, ...] | None = None) -> None:
+        self._chain, self._rest, self._index = chain, rest, index
+        self._states = states or tuple(part._version for part in (*chain.results, *rest))
+
+    @property
+    def result(self) -> Tensor:
+        return self._chain.results[self._index]
+
+    def further(self) -> _Ahead | None:
+        """The next layer of it; None at its end."""
+        end = self._index + 1 == len(self._chain.results)
+        return None if end else _Ahead(self._chain, self._rest, self._index + 1, self._states)
+
+    def expects(self, key: tuple[Any, ...], given: _Pass) -> bool:
+        """Whether a layer is the next, and all that it is given is as it was when it ran."""
+        index, before = self._index, self._chain.results[self._index - 1]
+        return (
+            self._chain.keys[index] == key
+            and given.inputs[0] is before
+            and before._version == self._states[index - 1]
+            and all(
+                part._version == state
+                for part, state in zip(self._rest, self._states[len(self._chain.results) :], strict=True)
+            )
+        )
 
 
 def programmed_forward(kind: type) -> Forward | None:
@@ -98,9 +165,14 @@ def _run(
     programs: LayerPrograms, layer: Any, code: Any, given: _Pass, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
     key = (layer, given.kind)
+    known = programs.known(key, given)
+    if known is not None:
+        return known
     program = programs.made.get(key)
     if program is not None and program.is_current():
-        return program.run(given.nodes, given.slots, given.cache.end, given.inputs)
+        result = program.run(given.nodes, given.slots, given.cache.end, given.inputs)
+        programs.note(key, program, given, result)
+        return result
     if program is None and key in programs.made:
         return code(layer, *arguments, **named)
     arena = programs.arenas[programs.turns.setdefault(layer, len(programs.turns) % 2)]
@@ -152,5 +224,7 @@ def _pass_of(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
         )
         if not fits:
             return None
-    kind = (nodes == 1, cache.moves, id(cache), torch.get_num_threads(), *rest)
+    places = [part.data_ptr() for part in tensors]
+    alike = tuple(places.index(place) for place in places)  # a recording takes those for one that lie in one place
+    kind = (nodes == 1, alike, cache.moves, id(cache), torch.get_num_threads(), *rest)
     return _Pass(cache, nodes, slots, tensors, kind)

@@ -1,0 +1,122 @@
+"""Layers that multiply in few bits give what their numbers say, and models of them decode as they do plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import racer
+from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
+from racer.kernels.native.packed import Format, available
+from racer.loading import keeping
+
+pytestmark = pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
+
+FORMATS = [
+    Format(4, 32, 8, False, True), INT4, Format(5, 32, 16, False, True), Format(5, 32, 0, True, True), INT8,
+    Format(4, 32, 0, True, False), Format(5, 32, 0, True, False), Format(6, 16, 32, False, False),
+]  # fmt: skip
+
+
+def grouped(kept: Format, outputs: int, inputs: int, seed: int = 0) -> GroupedNumbers:
+    random = np.random.default_rng(seed)
+    groups = (outputs, inputs // kept.group)
+
+    def some(low: float, high: float) -> Any:
+        return random.uniform(low, high, groups).astype(np.float16).astype(np.float32)
+
+    numbers = random.integers(0, 1 << kept.bits, (outputs, inputs), dtype=np.uint8)
+    return GroupedNumbers(kept, numbers, some(-0.1, 0.1), some(-0.5, 0.5) if kept.least else None)
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+@given(
+    outputs=st.integers(1, 40),
+    units=st.integers(1, 4),
+    rows=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_products_are_those_of_the_numbers(
+    kept: Format, outputs: int, units: int, rows: list[int], bias: bool, dtype: torch.dtype
+) -> None:
+    whole = grouped(kept, outputs, 32 * units, outputs)
+    weight = torch.from_numpy(whole.dequantised())
+    held = KeptWeight(whole)
+    assert torch.equal(held.dequantised(), weight)
+    added = torch.randn(outputs) if bias else None
+    layer, given_rows = KeptLinear(held, added), torch.randn(*rows, 32 * units).to(dtype)
+    assert torch.equal(layer.weight, weight)
+    with torch.no_grad():
+        got, exact = (
+            layer(given_rows),
+            F.linear(given_rows.double(), weight.double(), None if added is None else added.double()),
+        )
+    assert got.dtype == dtype
+    assert got.shape == exact.shape
+    bound = given_rows.double().abs() @ weight.double().abs().t() * 2**-11 + 1e-5
+    if dtype == torch.bfloat16:
+        bound = bound + exact.abs() * 2**-8
+    assert ((got.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_embeddings_look_rows_up(kept: Format) -> None:
+    whole = grouped(kept, 37, 64)
+    layer, tokens = KeptEmbedding(KeptWeight(whole), torch.float32), torch.tensor([[0, 36, 5], [17, 17, 1]])
+    assert torch.equal(layer(tokens), F.embedding(tokens, torch.from_numpy(whole.dequantised())))
+    assert layer(tokens[:, :0]).shape == (2, 0, 64)
+    for wrong in (37, -1):
+        with pytest.raises(IndexError):
+            layer(torch.tensor([wrong]))
+
+
+@pytest.mark.parametrize(("kept", "share"), [(INT8, 1 / 250), (INT4, 1 / 29)], ids=["int8", "int4"])
+def test_plain_weights_are_rounded_to_the_nearest(kept: Format, share: float) -> None:
+    weight = torch.randn(24, 96)
+    weight[3] = 0
+    weight[4, :32] = 2.5
+    error = (torch.from_numpy(quantised(weight, kept).dequantised()) - weight).view(24, 3, 32).abs().amax(-1)
+    groups = weight.view(24, 3, 32)
+    width = 2 * groups.abs().amax(-1) if kept is INT8 else groups.amax(-1) - groups.amin(-1)
+    assert (error <= width * share + groups.abs().amax(-1) * 2**-10).all()
+
+
+def test_gradients_go_through_the_numbers() -> None:
+    whole = grouped(INT8, 16, 32)
+    rows = torch.randn(2, 32, requires_grad=True)
+    KeptLinear(KeptWeight(whole))(rows).sum().backward()
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad[0], torch.from_numpy(whole.dequantised()).sum(0))
+
+
+@pytest.mark.parametrize("choice", ["int8", "int4"])
+def test_models_decode_as_they_do_plainly(choice: str) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=150, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, pad_token_id=None,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.3)
+    assert keeping.make(model, choice) == 15
+    assert not any(type(module) is nn.Linear for module in model.modules())
+    prompt = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    plain = model.generate(prompt, max_new_tokens=48, do_sample=False)
+    for drafter in ("none", "racer"):
+        config_ = racer.DecodeConfig(drafter=drafter, budget=16)
+        ours = racer.generate(model, prompt, config=config_, max_new_tokens=48, do_sample=False)
+        assert torch.equal(ours, plain)
+    batch = torch.tensor([[3, 1, 4, 1], [2, 7, 1, 8]])
+    plain = model.generate(batch, max_new_tokens=24, do_sample=False)
+    assert torch.equal(racer.generate(model, batch, max_new_tokens=24, do_sample=False), plain)

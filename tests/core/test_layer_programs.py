@@ -1,0 +1,256 @@
+"""Layers that run from recordings of themselves give what they give by themselves, bit for bit, and follow changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import racer
+from racer.core import few_rows, stand_in
+from racer.core.layer_programs import LayerPrograms
+from racer.core.model_runner import ModelRunner
+from racer.core.support import probe
+from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.dense import dense_product
+from racer.step.draft_tree import DraftTree
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "pad_token_id": None,
+}  # fmt: skip
+MODELS: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "mistral": (MistralForCausalLM, MistralConfig),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig),
+}
+
+
+def model_of(name: str = "llama", dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+    kind, config = MODELS[name]
+    shape = SHAPE | ({"sliding_window": 24} if name in ("gemma3", "mistral") else {}) | more
+    torch.manual_seed(3)
+    model = kind(config(**shape)).to(dtype).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * (0.2 if weight.dim() > 1 else 1.0))
+    return model
+
+
+@pytest.fixture(autouse=True)
+def machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights would be multiplied by torch, which no recording has."""
+    try:
+        dense_product(False)
+    except NotHere as reason:
+        pytest.skip(str(reason))
+    monkeypatch.setattr(few_rows, "WAYS", (few_rows.as_it_lies,))
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[LayerPrograms]:
+    """What calls keep of their layers."""
+    made: list[LayerPrograms] = []
+
+    def noted() -> LayerPrograms:
+        made.append(LayerPrograms())
+        return made[-1]
+
+    monkeypatch.setattr(stand_in, "LayerPrograms", noted)
+    return made
+
+
+def never(kind: type) -> None:
+    return None
+
+
+def runner_of(model: Any) -> ModelRunner:
+    plan = probe(model).plan
+    assert plan is not None
+    return ModelRunner(model, plan)
+
+
+def tree_of(nodes: int, seed: int) -> DraftTree:
+    generator = torch.Generator().manual_seed(seed)
+    parent = [-1] + [int(torch.randint(max(0, i - 5), i, (1,), generator=generator)) for i in range(1, nodes)]
+    tokens = torch.randint(97, (1, nodes), generator=generator)
+    return DraftTree(tokens, torch.tensor([parent]), torch.tensor([nodes]))
+
+
+def passes(model: Any, sizes: list[int], between: Any = None) -> list[Tensor]:
+    """The logits of trees of these sizes, each followed by the commit of two of its nodes."""
+    runner = runner_of(model)
+    with torch.no_grad():
+        cache = runner.open([0], 40)
+        list(runner.prefill(torch.tensor([[5, 9, 2, 7]]), cache, 64, 1))
+        found = []
+        for index, nodes in enumerate(sizes):
+            if between is not None:
+                between(index)
+            found.append(runner.forward(tree_of(nodes, index), cache, 1000).clone())
+            path = torch.tensor([[0, min(1, nodes - 1)]])
+            cache.commit(path, [min(2, nodes)])
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_recorded_passes_are_the_same_bits(
+    name: str, dtype: torch.dtype, kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(name, dtype)
+    sizes = [1, 1, 1, 7, 7, 24, 3, 1, 32, 31, 1, 2, 2]  # beyond 32, attention by itself is torch's
+    recorded = passes(model, sizes)
+    programs = kept[-1]
+    assert {kind for _, kind in programs.made}, programs.refusal
+    assert all(program is not None for program in programs.made.values()), programs.refusal
+    assert programs.chains
+    monkeypatch.setattr(stand_in, "programmed_forward", never)
+    for mine, theirs in zip(recorded, passes(model, sizes), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+MODEL = model_of()
+
+
+@given(sizes=st.lists(st.integers(1, 66), min_size=1, max_size=9))
+def test_any_sizes_one_after_the_other(sizes: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        recorded = passes(MODEL, sizes)
+        patch.setattr(stand_in, "programmed_forward", never)
+        for mine, theirs in zip(recorded, passes(MODEL, sizes), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_decoding_is_that_of_generate(kept: list[LayerPrograms]) -> None:
+    model, prompt = model_of(), torch.tensor([[5, 9, 2, 7, 5, 9, 2]])
+    plain = model.generate(prompt, max_new_tokens=60, do_sample=False)
+    for drafter in ("none", "racer", "recycling"):
+        config = racer.DecodeConfig(drafter=drafter, budget=12)
+        ours = racer.generate(model, prompt, config=config, max_new_tokens=60, do_sample=False)
+        assert torch.equal(ours, plain)
+    assert any(programs.chains for programs in kept)
+
+
+CHANGES: dict[str, Any] = {
+    "a weight written to": lambda model: model.model.layers[1].mlp.up_proj.weight.data.mul_(-1.5),
+    "a weight exchanged": lambda model: setattr(
+        model.model.layers[1].mlp.up_proj, "weight", nn.Parameter(model.model.layers[1].mlp.up_proj.weight * -1.5)
+    ),
+    "the data of a weight exchanged": lambda model: setattr(
+        model.model.layers[1].mlp.up_proj.weight, "data", model.model.layers[1].mlp.up_proj.weight.data * -1.5
+    ),
+    "a norm": lambda model: setattr(model.model.layers[0].input_layernorm, "weight", nn.Parameter(torch.ones(64) * 3)),
+    "a module exchanged": lambda model: setattr(model.model.layers[2].mlp, "gate_proj", nn.Linear(64, 96, bias=False)),
+    "a hook": lambda model: model.model.layers[1].mlp.register_forward_hook(lambda module, given, out: out * 0.25),
+    "a hook before": lambda model: model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(
+        lambda module, given: (given[0] * 2,)
+    ),
+    "a layer exchanged": lambda model: model.model.layers.__setitem__(1, model.model.layers[0]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_changes_between_passes_is_seen(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> list[Tensor]:
+        model = model_of()
+        torch.manual_seed(1)
+        return passes(model, [3, 3, 3, 5, 3], lambda index: change(model) if index == 3 else None)
+
+    recorded = run()
+    monkeypatch.setattr(stand_in, "programmed_forward", never)
+    plain = run()
+    unchanged = passes(model_of(), [3, 3, 3, 5, 3])
+    assert not torch.allclose(plain[3], unchanged[3]) or change is CHANGES["a layer exchanged"]
+    for mine, theirs in zip(recorded, plain, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def nudged(how: str) -> Any:
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    class Nudge(LlamaDecoderLayer):
+        """Not a decoder layer of its own: it changes what comes by, now and then."""
+
+        passes = 0
+
+        def forward(self, hidden_states: Tensor, *given: Any, **named: Any) -> Tensor:
+            type(self).passes += 1
+            if type(self).passes % 3 == 0:
+                return hidden_states.mul_(1.5) if how == "in place" else hidden_states * 1.5
+            return hidden_states
+
+    model = model_of(num_hidden_layers=4)
+    model.model.layers[1] = Nudge(model.config, 1).eval()
+    return model
+
+
+@pytest.mark.parametrize("how", ["in place", "anew"])
+def test_a_layer_that_is_not_given_what_the_one_before_gave_runs_again(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [2] * 12
+    model = nudged(how)
+    plan = probe(model_of(num_hidden_layers=4)).plan
+
+    def run() -> list[Tensor]:
+        type(model.model.layers[1]).passes = 0
+        runner = ModelRunner(model, plan)  # type: ignore[arg-type]
+        with torch.no_grad():
+            cache = runner.open([0], 80)
+            found = []
+            for index, nodes in enumerate(sizes):
+                found.append(runner.forward(tree_of(nodes, index), cache, 1000).clone())
+                cache.commit(torch.tensor([[0, 1]]), [2])
+        return found
+
+    recorded = run()
+    monkeypatch.setattr(stand_in, "programmed_forward", never)
+    for mine, theirs in zip(recorded, run(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_an_operation_that_is_not_known_is_never_left_out(kept: list[LayerPrograms]) -> None:
+    model = model_of()
+
+    class Sine(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return rows.sin()
+
+    model.model.layers[1].mlp.act_fn = Sine()
+    prompt = torch.tensor([[5, 9, 2, 7, 5, 9, 2]])
+    plain = model.generate(prompt, max_new_tokens=30, do_sample=False)
+    config = racer.DecodeConfig(drafter="recycling", budget=8)
+    assert torch.equal(racer.generate(model, prompt, config=config, max_new_tokens=30, do_sample=False), plain)
+    assert "aten.sin" in kept[-1].refusal
+
+
+def test_batches_are_decoded_as_ever_and_their_last_rows_from_recordings(kept: list[LayerPrograms]) -> None:
+    model, prompts = model_of(), torch.tensor([[5, 9, 2, 7], [1, 2, 3, 4]])
+    plain = model.generate(prompts, max_new_tokens=40, do_sample=False)
+    config = racer.DecodeConfig(drafter="racer", budget=8)
+    assert torch.equal(racer.generate(model, prompts, config=config, max_new_tokens=40, do_sample=False), plain)
+
+
+def test_what_autocast_asks_for_is_not_recorded(kept: list[LayerPrograms]) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        racer.generate(model_of(), torch.tensor([[5, 9, 2, 7]]), max_new_tokens=8, do_sample=False)
+    assert not kept[-1].made
