@@ -51,6 +51,7 @@ def attention(bf16: bool, size: int) -> Function:
     def write() -> ir.Module:
         module = ir.Module()
         together = max(1, ACCUMULATORS // (size // LANES))
+        together = 1 << (together.bit_length() - 1)  # sums are folded by halves
         tiles = {rows: _tile(module, bf16, size, rows) for rows in sorted({together, 1}, reverse=True)}
         worker = _worker(module, bf16, size, tiles)
         emit = Emitter(module, name, [BYTES], shared=True)

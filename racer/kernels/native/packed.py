@@ -102,6 +102,8 @@ def packed_product(kept: Format) -> Function:
     """
     if not available():
         raise NotHere("the processor has no dot products of bytes (AVX-512 VNNI)")
+    if kept.offset and kept.least:  # the code keeps one number of a row's group for either
+        raise NotHere("what is taken off and a least number that is added")
     name = f"packed_{kept.bits}_{kept.group}_{kept.offset}_{int(kept.least)}{int(kept.halves)}"
 
     def write() -> ir.Module:
