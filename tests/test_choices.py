@@ -270,7 +270,7 @@ def test_parameters_are_checked_before_the_model_loads(
 def some_options(**changes: Any) -> Options:
     names = ["model", "temperature", "top_p", "top_k", "min_p", "seed", "state"]
     given = dict.fromkeys(names) | dict.fromkeys(["verifier", "budget", "compile", "pack"], "auto")
-    given |= {"prompt": "x", "max_new_tokens": 8, "dtype": "fp32", "device": "cpu"}
+    given |= {"prompt": "x", "max_new_tokens": 8, "dtype": "fp32", "weights": None, "device": "cpu"}
     return Options(**given | dict.fromkeys(["raw", "compare", "json"], False) | changes)
 
 

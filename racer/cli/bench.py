@@ -10,7 +10,6 @@ import click
 
 from racer.cli import options as checked
 from racer.errors import ConfigError
-from racer.loading import models
 
 
 def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
@@ -144,7 +143,7 @@ def bench(**given: Any) -> None:
     from racer.bench.questions import draw, load_questions  # tells if the extra is missing
 
     if options.model is not None:
-        models.find(options.model)  # a wrong path is told before torch is imported
+        sources.find(options.model)  # a wrong path is told before torch is imported
     peers = find_peers(options.peers or (), options.model)
     questions = draw(load_questions(options.questions), options.limit, options.seed)
     if options.score:

@@ -98,7 +98,7 @@ def generate(prompt: str | None, **given: Any) -> None:
     """
     options = Options(prompt=_read(prompt), **given)
     if options.model is not None:
-        models.find(options.model)  # a wrong path is told before torch is imported
+        sources.find(options.model)  # a wrong path is told before torch is imported
     _run(options)
 
 

@@ -7,7 +7,6 @@ transformers that ours was tried against when this process first met it. All els
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from functools import cache
@@ -15,19 +14,11 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from racer.core.recording import NODES, Depends, recorder
+from racer.core.small_parts import DTYPES, kind_of, normed, passed, turned
 from racer.core.twin import Forward
-from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.small import GELU_TANH, SILU, gate, root_mean_square, rotation
 
-DTYPES = (torch.bfloat16, torch.float32)
-LANES = 16
-MOST = 1 << 18
-"""Numbers up to which one thread is enough."""
-GATED = 1 << 13
-"""The same where each takes an exponential."""
 ROTARY, HALF = "apply_rotary_pos_emb", "rotate_half"
 WRAPPERS = ("integrations/accelerate.py", "utils/deprecation.py")
 """Where transformers wraps forwards for weights that are fetched by hooks (a model that has hooks has no twin), and for
@@ -102,7 +93,7 @@ def _norm_is_ours(shifted: bool, name: str) -> bool:
             module = reference(48, 0.5).to(dtype)
             rows = torch.randn(3, 48, generator=generator).to(dtype)
             module.weight.copy_(torch.randn(48, generator=generator))
-            if not _is_near(_normed(module, rows, shifted, name), module(rows)):
+            if not _is_near(normed(module, rows, shifted, name), module(rows)):
                 return False
     return True
 
@@ -145,7 +136,7 @@ def _turns_are_ours() -> bool:
         query, key = some(2, 3, 4, 64).to(dtype).transpose(1, 2), some(2, 4, 3, 64).to(dtype)[:, :1].contiguous()
         angles = some(2, 3, 64).to(dtype), some(2, 3, 64).to(dtype)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            ours, theirs = _turned(query, key, *angles), getattr(llama, ROTARY)(query, key, *angles)
+            ours, theirs = turned(query, key, *angles), getattr(llama, ROTARY)(query, key, *angles)
         if ours is None or not all(_is_near(*pair) for pair in zip(ours, theirs, strict=True)):
             return False
     return True
@@ -159,100 +150,26 @@ def _is_near(ours: Tensor | None, theirs: Tensor) -> bool:
 # -- with machine code ------------------------------------------------------------------------------------------------
 
 
-def _is_plain(numbers: Any) -> bool:
-    """Whether machine code may read them."""
-    return (
-        type(numbers) in (Tensor, nn.Parameter)
-        and numbers.dtype in DTYPES
-        and numbers.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
-    weight = module._parameters.get("weight")
-    if not (_is_plain(rows) and _is_plain(weight) and rows.dtype == weight.dtype):
-        return None
-    if rows.dim() == 4 and rows.stride(1) < rows.stride(2):  # heads before nodes, but only in name
-        normed = _normed(module, rows.transpose(1, 2), shifted, name)
-        return None if normed is None else normed.transpose(1, 2)
-    width = rows.shape[-1]
-    if width % LANES or weight.shape != (width,) or rows.numel() > MOST:
-        return None
-    added = getattr(module, name)
-    if type(added) not in (float, int) or not (rows.is_contiguous() and weight.is_contiguous()):
-        return None
-    try:
-        norm = root_mean_square(rows.dtype == torch.bfloat16, shifted)
-    except NotHere:
-        return None
-    count, writer = rows.numel() // width, recorder()
-    out = torch.empty_like(rows) if writer is None else writer.empty(tuple(rows.shape), rows.dtype)
-    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, added)
-    if writer is not None:
-        writer.weight(module._parameters, "weight")
-        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(added))
-    return out
-
-
 def _norm(own: Forward, found: tuple[bool, str]) -> Forward:
     shifted, name = found
 
     def forward(self: Any, *given: Any, **named: Any) -> Any:
-        normed = _normed(self, given[0], shifted, name) if len(given) == 1 and not named else None
-        return own(self, *given, **named) if normed is None else normed
+        made = normed(self, given[0], shifted, name) if len(given) == 1 and not named else None
+        return own(self, *given, **named) if made is None else made
 
     return forward
-
-
-@cache
-def _gates() -> dict[type, str]:
-    """What classes of activations let through."""
-    from transformers import activations
-
-    kinds: dict[type, str] = {nn.SiLU: SILU}
-    for name, kind in (("SiLUActivation", SILU), ("GELUTanh", GELU_TANH), ("PytorchGELUTanh", GELU_TANH)):
-        if isinstance(found := getattr(activations, name, None), type):
-            kinds[found] = kind
-    return kinds
-
-
-def _kind_of(activation: Any) -> str | None:
-    kind = _gates().get(type(activation))
-    if kind == GELU_TANH and not isinstance(getattr(activation, "act", functools.partial(len)), functools.partial):
-        return None  # transformers' own formula, operation by operation
-    return kind
 
 
 def _gated(own: Forward, _: Any) -> Forward:
     def forward(self: Any, x: Tensor) -> Any:
-        kind = _kind_of(self.act_fn)
+        kind = kind_of(self.act_fn)
         if kind is None:
             return own(self, x)
         gates, rows = self.gate_proj(x), self.up_proj(x)
-        passed = _passed(gates, rows, kind)
-        return self.down_proj(self.act_fn(gates) * rows if passed is None else passed)
+        let = passed(gates, rows, kind)
+        return self.down_proj(self.act_fn(gates) * rows if let is None else let)
 
     return forward
-
-
-def _passed(gates: Any, rows: Any, kind: str) -> Tensor | None:
-    if not (_is_plain(gates) and _is_plain(rows) and gates.dtype == rows.dtype and gates.shape == rows.shape):
-        return None
-    count = gates.numel()
-    writer = recorder()
-    if count % LANES or (count > GATED and writer is None) or not (gates.is_contiguous() and rows.is_contiguous()):
-        return None
-    try:
-        let = gate(gates.dtype == torch.bfloat16, kind)
-    except NotHere:
-        return None
-    out = torch.empty_like(gates) if writer is None else writer.empty(tuple(gates.shape), gates.dtype)
-    let(gates.data_ptr(), rows.data_ptr(), out.data_ptr(), count)
-    if writer is not None:
-        writer.note(let, gates, rows, out, Depends(NODES, count // writer.nodes))
-    return out
 
 
 def _rotating(_: Forward, code: Any) -> Forward:
@@ -271,45 +188,7 @@ def _turning(names: dict[str, Any]) -> Callable[..., Any]:
 
     def turn(*arguments: Any, **named: Any) -> Any:
         now = names[ROTARY]
-        turned = _turned(*arguments) if now is known and len(arguments) == 4 and not named else None
-        return now(*arguments, **named) if turned is None else turned
+        ours = turned(*arguments) if now is known and len(arguments) == 4 and not named else None
+        return now(*arguments, **named) if ours is None else ours
 
     return turn
-
-
-def _turned(query: Any, key: Any, cos: Any, sin: Any) -> tuple[Tensor, Tensor] | None:
-    parts = query, key, cos, sin
-    if not all(_is_plain(part) and part.dtype == query.dtype and part.stride(-1) == 1 for part in parts):
-        return None
-    if query.dim() != 4 or key.dim() != 4 or cos.dim() != 3 or cos.shape != sin.shape or query.numel() > MOST:
-        return None
-    batch, _, nodes, size = query.shape
-    fits = key.shape[::2] == query.shape[::2] and key.shape[3] == size and size % (2 * LANES) == 0
-    if not fits or tuple(cos.shape) not in ((batch, nodes, size), (1, nodes, size)):
-        return None
-    if not (cos.is_contiguous() and sin.is_contiguous()):
-        return None
-    try:
-        rotate = rotation(query.dtype == torch.bfloat16)
-    except NotHere:
-        return None
-    angles = cos.stride(0) * cos.element_size() if cos.shape[0] > 1 else 0
-    return _rotated(rotate, query, cos, sin, angles), _rotated(rotate, key, cos, sin, angles)
-
-
-def _rotated(rotate: Any, rows: Tensor, cos: Tensor, sin: Tensor, angles: int) -> Tensor:
-    """``[B, H, N, D]``, of which the nodes lie apart, as they do in what the layer's products give."""
-    batch, heads, nodes, size = rows.shape
-    shape, writer = (batch, nodes, heads, size), recorder()
-    out = rows.new_empty(shape) if writer is None else writer.empty(shape, rows.dtype)
-    bytes_ = rows.element_size()
-    by_batch, by_head, by_node = (stride * bytes_ for stride in rows.stride()[:3])
-    rotate(
-        rows.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(),
-        *rows.shape, by_batch, by_head, by_node, angles,
-    )  # fmt: skip
-    if writer is not None:
-        if nodes > 1 and by_node < by_head:
-            writer.fail("heads that lie apart")
-        writer.note(rotate, rows, cos, sin, out, 1, heads, Depends(NODES), size, 0, by_head, by_node, 0)
-    return out.transpose(1, 2)

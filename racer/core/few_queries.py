@@ -7,7 +7,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from racer.core.recording import NODES, SLOTS, Depends, Recorder, bits_of, recorder
+from racer.core.layer_program import NODES, SLOTS, Depends
+from racer.core.recording import Recorder, bits_of, recorder
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.attention import FACTS, attention
 

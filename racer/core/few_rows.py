@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from racer.core.layer_program import NODES, Depends
 from racer.core.model_state import state_of
-from racer.core.recording import NODES, Depends, recorder
+from racer.core.recording import recorder
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.dense import dense_product
 
-LARGE, HUGE = 1 << 21, 1 << 24
-"""Numbers in a weight from which on it comes from memory at each product, and from which on no copy of it is made."""
+HUGE = 1 << 24
+"""Numbers in a weight from which on no copy of it is made, and ways are timed once: one such layer takes long."""
 UP_TO = (1, 3, 8, 16, 32, 64)
 """Numbers of rows up to which each way is chosen."""
 ROUNDS = 4
@@ -120,9 +121,9 @@ WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_one
 
 WORTH: dict[Product, float] = {as_it_lies: 0.9}
 """What of its time counts: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this way."""
-Case = tuple[int, int, torch.dtype, bool, bool, int]
-"""Bound of the rows, how large the weight is, dtype, whether there is a packed copy, whether inputs are whole vectors,
-threads."""
+Case = tuple[int, int, int, torch.dtype, bool, int]
+"""Bound of the rows, outputs and inputs, dtype, whether there is a packed copy, threads."""
+TIMED = "ways to multiply are still timed"
 
 
 class FewRows:
@@ -144,13 +145,13 @@ class FewRows:
         own, packed = weight.weight, weight.packed is not None
         if bound is None:
             return by_packed(rows, weight) if packed else by_torch(rows, weight)
-        numbers = weight.outputs * weight.inputs
-        size = (numbers >= LARGE) + (numbers >= HUGE)
-        case = (bound, size, own.dtype, packed, weight.inputs % LANES == 0, torch.get_num_threads())
+        case = (bound, weight.outputs, weight.inputs, own.dtype, packed, torch.get_num_threads())
         way = self._fastest.get(case)
         if way is not None:
             return way(rows, weight)
         looks.count += 1
+        if (writer := recorder()) is not None:
+            writer.fail(TIMED)
         return self._timed(case, rows, weight)
 
     def _timed(self, case: Case, rows: Tensor, weight: Weight) -> Tensor:
@@ -163,19 +164,21 @@ class FewRows:
             product = by_torch(rows, weight)
             tried[way] += [math.inf] * (ROUNDS + 1)
         else:
-            tried[way].append((time.perf_counter() - start) / weight.weight.numel())
-        if min(map(len, tried.values())) > ROUNDS:  # the first may have made machine code
+            tried[way].append(time.perf_counter() - start)
+        rounds = 1 if case[1] * case[2] >= HUGE else ROUNDS
+        if min(map(len, tried.values())) > rounds:  # the first may have made machine code
             self._fastest[case] = min(tried, key=lambda way: statistics.median(tried[way][1:]) * WORTH.get(way, 1.0))
         return product
 
 
 def _may_be(way: Product, case: Case) -> bool:
     """Whether it is worth a trial: what makes copies of whole weights is not, for one row, in bf16, or of huge ones."""
-    bound, size, dtype, packed, _, _ = case
+    bound, outputs, inputs, dtype, packed, _ = case
     if way is by_packed:
-        return packed
+        return packed and (bound > 1 or dtype != torch.float32)  # its layout is made for more
     if way in (by_columns, by_onednn):
-        return not packed and bound > 1 and dtype == torch.float32 and size > 0 and (size < 2 or way is by_columns)
+        huge = outputs * inputs >= HUGE
+        return not packed and bound > 1 and dtype == torch.float32 and not (huge and way is by_onednn)
     return True
 
 

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from racer.core.recording import NODES, Depends, recorder
-from racer.kernels.native.packed import LANES, QUADS, UNIT, Format, packed_product
+from racer.core.layer_program import NODES, Depends
+from racer.core.recording import recorder
+from racer.kernels.native.few_bits import LANES, UNIT, Format
+from racer.kernels.native.packed import QUADS, packed_product
 
 INT4, INT8 = Format(4, 32, 0, True, True), Format(8, 32, 128, False, True)
 """What plain weights are made into."""

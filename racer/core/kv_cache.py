@@ -8,89 +8,18 @@ a row's length and ``end`` hold garbage that the mask hides.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from racer.core.cache_layout import Block, CacheLayout
-from racer.core.recording import END, NODES, Depends, Recorder, recorder
-from racer.kernels.native.small import storing
+from racer.core.tree_layer import TreeLayer
 
 GROWTH = 256
 """Slots are added in multiples of this."""
-
-
-class _TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
-    """One layer's window on the shared storage, in the shape that transformers asks for."""
-
-    is_sliding = False  # all tokens are kept; the window is in the mask
-    is_croppable = False
-    is_compileable = False
-
-    def __init__(self, cache: TreeCache, index: int) -> None:
-        super().__init__()
-        # weak, as the cache holds its layers: storage must go with the call, not with the next garbage collection
-        self.cache = cast("TreeCache", weakref.proxy(cache))
-        self.index = index
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Storage is there from the start."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        start, count = self.cache.end, key_states.shape[2]
-        keys, values = self.cache.layer(self.index)
-        if (writer := recorder()) is not None:
-            for slots, states in ((keys, key_states), (values, value_states)):
-                _store(writer, slots, states, start)
-        else:
-            keys.narrow(2, start, count).copy_(key_states)  # an index in brackets takes twice as long
-            values.narrow(2, start, count).copy_(value_states)
-        return keys.narrow(2, 0, start + count), values.narrow(2, 0, start + count)
-
-    def update_indexer(self, key_states: Tensor) -> Tensor:
-        start, count = self.cache.end, key_states.shape[1]
-        keys = self.cache.index_keys(self.index)
-        keys[:, start : start + count] = key_states
-        return keys[:, : start + count]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.end + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.cache.end
-
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length  # its name before transformers 5.18
-
-
-def _store(writer: Recorder, slots: Tensor, states: Tensor, start: int) -> None:
-    """Copy a row's ``states [1, heads, N, size]`` to ``slots [1, heads, capacity, size]``, and write that down."""
-    _, heads, nodes, size = states.shape
-    bytes_ = states.element_size()
-    by_head, by_node = states.stride(1) * bytes_, states.stride(2) * bytes_
-    if (
-        states.dtype != slots.dtype
-        or (size * bytes_) % 16
-        or states.stride(3) != 1
-        or len(slots) != 1
-        or (nodes > 1 and by_node < by_head)
-    ):
-        writer.fail("keys or values of another kind")
-        slots.narrow(2, start, nodes).copy_(states)
-        return
-    steps = by_head, by_node, slots.stride(1) * bytes_, slots.stride(2) * bytes_
-    writer.fix(slots)
-    store, begin = storing(), slots.data_ptr()
-    store(states.data_ptr(), begin + start * steps[3], heads, nodes, size * bytes_, *steps)
-    writer.note(store, states, Depends(END, steps[3], begin), heads, Depends(NODES), size * bytes_, *steps)
 
 
 class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
@@ -102,7 +31,7 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """
 
     def __init__(self, layout: CacheLayout, padding: Sequence[int], capacity: int) -> None:
-        super().__init__(layers=[_TreeLayer(self, index) for index in range(layout.layers)])
+        super().__init__(layers=[TreeLayer(self, index) for index in range(layout.layers)])
         self.padding = list(padding)
         self.lengths = [0] * len(padding)
         """Slots in use per row, padding included; known to the host without asking the device."""

@@ -10,14 +10,14 @@ import attrs
 import torch
 from torch import Tensor
 
+from racer.core.few_rows import TIMED
 from racer.core.kv_cache import TreeCache
-from racer.core.recording import MOST, Arena, Chain, Program, Recorder, Unrecordable, recorded, recorder
+from racer.core.layer_program import MOST, Chain, Program
+from racer.core.recording import Arena, Recorder, Unrecordable, recorded, recorder
 from racer.core.twin import Forward
 from racer.kernels.native.assembling import NotHere
 
 CACHES = ("cache", "past_key_values")
-TRIES = 4
-"""Passes in which a layer may fail to be recorded: in the first, ways to multiply are still being timed."""
 WRAPPERS = ("utils/deprecation.py",)
 
 
@@ -54,7 +54,6 @@ class LayerPrograms:
     """In turns, as a layer reads what the one before it wrote."""
     turns: dict[Any, int] = attrs.field(factory=dict)
     """Which of them a layer writes to."""
-    tries: dict[tuple[Any, ...], int] = attrs.field(factory=dict)
     refusal: str = ""
     """Why a layer could not be recorded, of the last one that could not."""
     chains: dict[tuple[Any, ...], Chain] = attrs.field(factory=dict)
@@ -185,8 +184,7 @@ def _run(
         programs.made[key] = writer.program(layer, result)
     except (Unrecordable, NotHere) as error:
         programs.refusal = str(error)
-        programs.tries[key] = programs.tries.get(key, 0) + 1
-        if programs.tries[key] == TRIES:
+        if programs.refusal != TIMED:
             programs.made[key] = None
     return result
 

@@ -10,26 +10,20 @@ not known here ends the recording, and the layer runs as it is.
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from racer.kernels.native.program import CALL, FILL, running
-from racer.kernels.native.small import addition, storing
+from racer.core.layer_program import INPUTS, MOST, NODES, Depends, Program, states_of
+from racer.kernels.native.small import addition
 
-MOST = 64
-"""Nodes of a pass that may be recorded, or run from a recording."""
 BLOCK = 1 << 20
 """Bytes that are allocated at once for what is between."""
-NODES, SLOTS, END, INPUTS = 0, 1, 2, 3
-"""Registers: nodes, slots that are attended to, slots that are committed, and from here on places of what is given."""
 
 _local = threading.local()
 
@@ -37,15 +31,6 @@ _local = threading.local()
 def recorder() -> Recorder | None:
     """Who writes down what this thread does now."""
     return getattr(_local, "recorder", None)
-
-
-@attrs.frozen
-class Depends:
-    """An argument that is ``factor`` times a register, and ``more``."""
-
-    register: int
-    factor: int = 1
-    more: int = 0
 
 
 def bits_of(number: float) -> int:
@@ -162,142 +147,7 @@ class Recorder:
         every = next((every for made, every in self._made if made is result), None)
         if every is None:
             raise Unrecordable("a result that was not made by what was noted")
-        return Program(self._calls, every, self.weights, _states_of(layer), self.kept)
-
-
-def _states_of(module: Any) -> list[dict[str, Any]]:
-    """What a module holds, and those within it."""
-    own = vars(module)
-    return [own, *(state for child in own["_modules"].values() if child is not None for state in _states_of(child))]
-
-
-class Program:
-    """A layer's pass, to be run again."""
-
-    def __init__(
-        self,
-        calls: Sequence[tuple[Any, tuple[Any, ...]]],
-        every: Tensor,
-        weights: list[tuple[dict[str, Any], str, Tensor, int]],
-        states: list[dict[str, Any]],
-        kept: list[Any],
-    ) -> None:
-        """
-        :param every: the result, with room for as many nodes as there may be.
-        :param weights: see :attr:`Recorder.weights`.
-        :param states: of the modules that take part.
-        :param kept: what must not go.
-        """
-        lists, fills, table = [], [], []
-        for function, arguments in calls:
-            own = (ctypes.c_int64 * max(len(arguments), 1))()
-            for index, part in enumerate(arguments):
-                if isinstance(part, Depends):
-                    fills += [ctypes.addressof(own) + 8 * index, part.register, part.factor, part.more]
-                else:
-                    own[index] = part
-            lists.append(own)
-            table += [function.by_list, ctypes.addressof(own)]
-        self._lists, self._weights, self._kept = lists, weights, kept
-        self._states = [(state, tuple(state["_modules"].values())) for state in states]
-        self._table = (ctypes.c_int64 * len(table))(*table)
-        self._fills = (ctypes.c_int64 * max(len(fills), 1))(*fills)
-        self._arguments = ctypes.addressof(self._table), len(calls), ctypes.addressof(self._fills), len(fills) // FILL
-        self._run = running()
-        self._registers = (ctypes.c_int64 * 16)()
-        self._place = ctypes.addressof(self._registers)
-        self.every, self._result = every, every
-        """The result of as many nodes as there may be, and of the last pass."""
-
-    @property
-    def table(self) -> list[int]:
-        """What is called, and with which lists."""
-        return list(self._table)
-
-    def filled(self) -> list[list[int]]:
-        """What is filled in: place, register, factor, and what is added."""
-        numbers = list(self._fills)[: FILL * self._arguments[3]]
-        return [numbers[start : start + FILL] for start in range(0, len(numbers), FILL)]
-
-    def is_current(self) -> bool:
-        """Whether all weights lie where they lay, and modules are what they were, without hooks.
-
-        Plain settings of modules are not looked at: what is set within a call counts from the next one on.
-        """
-        for state, children in self._states:
-            if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
-                return False
-            if children and tuple(state["_modules"].values()) != children:
-                return False
-        for holder, name, weight, place in self._weights:
-            if holder.get(name) is not weight or weight.data_ptr() != place:
-                return False
-        return True
-
-    def run(self, nodes: int, slots: int, end: int, inputs: Sequence[Tensor]) -> Tensor:
-        """The layer's result ``[1, N, ...]``, good until the layer after the next has run."""
-        _fill(self._registers, nodes, slots, end, inputs)
-        self._run(*self._arguments, self._place)
-        if self._result.shape[1] != nodes:
-            self._result = self.every.narrow(1, 0, nodes)
-        return self._result
-
-
-class Chain:
-    """Programs of layers that follow one another, run as one. Each result has a place of its own.
-
-    :param keys: what tells them.
-    :param programs: each goes on from what the one before it gave, and is given the same besides.
-    """
-
-    def __init__(self, keys: Sequence[Any], programs: Sequence[Program]) -> None:
-        self.keys, self._programs = keys, programs
-        self._every = [torch.empty_like(program.every) for program in programs]
-        self.results = self._every
-        """Of the last pass."""
-        self._lists: list[Any] = []
-        table: list[int] = []
-        fills: list[int] = []
-        for index, program in enumerate(programs):
-            before = None if index == 0 else self._every[index - 1]
-            for place, register, factor, more in program.filled():
-                if register == INPUTS and before is not None:
-                    register, factor, more = NODES, 0, before.data_ptr()
-                fills += [place, register, factor, more]
-            table += program.table
-            table += self._kept(program.every, self._every[index], fills)
-        self._table = (ctypes.c_int64 * len(table))(*table)
-        self._fills = (ctypes.c_int64 * len(fills))(*fills)
-        self._arguments = (
-            ctypes.addressof(self._table), len(table) // CALL, ctypes.addressof(self._fills), len(fills) // FILL,
-        )  # fmt: skip
-        self._run = running()
-        self._registers = (ctypes.c_int64 * 16)()
-        self._place = ctypes.addressof(self._registers)
-
-    def _kept(self, result: Tensor, to: Tensor, fills: list[int]) -> list[int]:
-        """A call that copies a result to its own place: the layer after the next writes over it."""
-        size = result[0, 0].numel() * result.element_size()
-        own = (ctypes.c_int64 * 9)(result.data_ptr(), to.data_ptr(), 1, 0, size, 0, size, 0, size)
-        self._lists.append(own)
-        fills += [ctypes.addressof(own) + 8 * 3, NODES, 1, 0]
-        return [storing().by_list, ctypes.addressof(own)]
-
-    def is_current(self) -> bool:
-        return all(program.is_current() for program in self._programs)
-
-    def run(self, nodes: int, slots: int, end: int, inputs: Sequence[Tensor]) -> None:
-        """Let all layers run, the first from ``inputs``."""
-        _fill(self._registers, nodes, slots, end, inputs)
-        self._run(*self._arguments, self._place)
-        if self.results[0].shape[1] != nodes:
-            self.results = [every.narrow(1, 0, nodes) for every in self._every]
-
-
-def _fill(registers: Any, nodes: int, slots: int, end: int, inputs: Sequence[Tensor]) -> None:
-    registers[NODES], registers[SLOTS], registers[END] = nodes, slots, end
-    for index, part in enumerate(inputs, INPUTS):
-        registers[index] = part.data_ptr()
+        return Program(self._calls, every, self.weights, states_of(layer), self.kept)
 
 
 _MEMORY = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.empty_strided.default)

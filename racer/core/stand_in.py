@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import attrs
 
+from racer.core.fast_linear import twin_of_layer
 from racer.core.fast_parts import fast_forward
 from racer.core.few_rows import Looks, few_rows
 from racer.core.layer_programs import LayerPrograms, programmed_forward
-from racer.core.packed_weights import PackedModel, twin_of_layer
+from racer.core.packed_weights import PackedModel
 from racer.core.short_passes import short_forward
 from racer.core.twin import Configs, intercepted, twin_of
 from racer.errors import first_line

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from racer.core.kept_weights import GroupedNumbers
-from racer.kernels.native.packed import Format
+from racer.kernels.native.few_bits import Format
 
 Bytes = NDArray[np.uint8]
 

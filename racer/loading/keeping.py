@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
 from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.packed import UNIT, packed_product
+from racer.kernels.native.few_bits import UNIT
+from racer.kernels.native.packed import packed_product
 from racer.loading.gguf_blocks import TYPES, grouped
 
 MADE = {"int8": INT8, "int4": INT4}

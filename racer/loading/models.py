@@ -6,34 +6,19 @@ torch and transformers are imported where they are used, so that a wrong name is
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from racer.errors import ConfigError, ModelNotFound, first_line
 from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder, installed_gguf
 from racer.loading.embedded import GGUF as EMBEDDED_GGUF
-from racer.loading.extras import require
 from racer.loading.loaded_model import LoadedModel
+from racer.loading.sources import Source, find
 
-_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
-
-
-@attrs.frozen
-class Source:
-    """What ``from_pretrained`` is told."""
-
-    place: str
-    gguf: str | None = None
-    hub: bool = False
-    blocks: Path | None = None
-    """The GGUF file that has the same weights in few bits."""
 
 
 MADE = ("int8", "int4")
@@ -111,28 +96,6 @@ def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any
         return _load_tokenizer(source)
 
 
-def find(name: str) -> Source:
-    """Tell a path from a hub id, and look whether the path has a model. Reads no weights, asks no network.
-
-    :raises ModelNotFound: the path does not exist, or has no model.
-    :raises ConfigError: it is a GGUF file, and what reads these is not installed.
-    """
-    try:
-        path = Path(name).expanduser()
-        path.stat()
-    except PermissionError as error:
-        raise ModelNotFound(f"the model {name} cannot be read: {error.strerror}") from error
-    except (OSError, ValueError, RuntimeError):  # also: too long, a NUL within, the home of nobody
-        return _on_the_hub(name)
-    if path.is_file() and path.suffix == ".gguf":
-        return _gguf(path)
-    if path.is_dir() and name:
-        return _in_folder(name, path)
-    if not name:
-        return _on_the_hub(name)
-    raise ModelNotFound(f"{name} is not a model: give a folder, a .gguf file or a hub id")
-
-
 def gguf_file(name: str | None) -> Path | None:
     """The GGUF file that a model's name leads to; None where that is something else.
 
@@ -145,21 +108,6 @@ def gguf_file(name: str | None) -> Path | None:
         return installed_gguf()
     source = find(name)
     return Path(source.place).absolute() / source.gguf if source.gguf else None
-
-
-def _on_the_hub(name: str) -> Source:
-    """Nothing here has this name.
-
-    :raises ModelNotFound: nothing there can have it.
-    """
-    if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
-        raise ModelNotFound(f"no such model folder or file: {_shown(name)}")
-    return Source(name, hub=True)
-
-
-def _shown(name: str) -> str:
-    short = name if len(name) <= 100 else f"{name[:60]}...{name[-30:]}"
-    return (short if short.isprintable() else repr(short)) or "(empty name)"
 
 
 @contextmanager
@@ -194,22 +142,6 @@ def _source(name: str | None, progress: Progress | None) -> Source:
         return find(name)
     folder = embedded_folder(convert, progress)
     return Source(str(folder), blocks=folder / EMBEDDED_GGUF)
-
-
-def _in_folder(name: str, path: Path) -> Source:
-    if (path / "config.json").is_file():
-        return Source(str(path))
-    files = sorted(file.name for file in path.glob("*.gguf"))
-    if len(files) == 1:
-        return _gguf(path / files[0])
-    if files:
-        raise ModelNotFound(f"the folder {name} has several .gguf files; name one: {', '.join(files)}")
-    raise ModelNotFound(f"the folder {name} has no model: expected a config.json with weights, or a .gguf file")
-
-
-def _gguf(file: Path) -> Source:
-    require("gguf", f"the GGUF file {file.name}")
-    return Source(str(file.parent), gguf=file.name, blocks=file)
 
 
 def _device(device: str) -> Any:

@@ -29,7 +29,7 @@ def an_options(**changes: Any) -> Options:
 
 
 def test_a_difference_is_found_and_measured(folder: Path) -> None:
-    loaded, options = models.load(str(folder), dtype="fp32", device="cpu"), an_options()
+    loaded, options = models.load(str(folder), dtype="fp32", weights=None, device="cpu"), an_options()
     session = Session(options, Plan.of(options), loaded)
     plain = session.compare(Outcome([], None)).plain  # type: ignore[arg-type]
     changed = [*plain.tokens[:5], 7 if plain.tokens[5] != 7 else 8, *plain.tokens[6:]]

@@ -13,7 +13,7 @@ from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaRMSNorm
 from transformers.models.llama import modeling_llama as llama
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from racer.core import fast_parts
+from racer.core import fast_parts, small_parts
 from racer.core.fast_parts import fast_forward
 from racer.core.twin import Forward, twin_of
 from racer.kernels.native.assembling import NotHere, team
@@ -120,7 +120,7 @@ def test_norms_of_other_numbers_are_the_classes_own(kind: type, made: Made) -> N
         with torch.autocast("cpu", torch.bfloat16):
             falls_back(a_norm(kind, torch.float32), torch.randn(2, 48), made)
         monkey = a_norm(kind, torch.float32)
-        falls_back(monkey, torch.randn(2 * fast_parts.MOST // 48, 48), made)
+        falls_back(monkey, torch.randn(2 * small_parts.MOST // 48, 48), made)
     norm = a_norm(kind, torch.float32)
     falls_back(norm, torch.randn(2, 48), made)
     forward_of(kind)(norm, torch.randn(2, 48)).sum().backward()
@@ -258,9 +258,9 @@ def test_gates_over_all_their_range(act: str, dtype: torch.dtype) -> None:
     )
     gates = torch.cat([gates, torch.zeros(-len(gates) % 16)]).to(dtype)
     rows = torch.full_like(gates, 0.5)
-    kind = fast_parts._kind_of(layer.act_fn)
+    kind = small_parts.kind_of(layer.act_fn)
     assert kind is not None
-    got, expected = fast_parts._passed(gates, rows, kind), layer.act_fn(gates) * rows
+    got, expected = small_parts.passed(gates, rows, kind), layer.act_fn(gates) * rows
     tolerance = 2e-6 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
@@ -306,7 +306,7 @@ def test_turning_is_llamas_bit_for_bit(dtype: torch.dtype) -> None:
             (query.contiguous(), key, cos[:1].clone(), sin[:1].clone()),
             (query[:, :, ::2], key[:, :, ::2], cos[:, ::2].contiguous(), sin[:, ::2].contiguous()),
         ):
-            ours = fast_parts._turned(*parts)
+            ours = small_parts.turned(*parts)
             assert ours is not None
             for got, expected in zip(ours, llama.apply_rotary_pos_emb(*parts), strict=True):
                 assert torch.equal(got, expected)
@@ -314,11 +314,11 @@ def test_turning_is_llamas_bit_for_bit(dtype: torch.dtype) -> None:
 
 def test_other_turns_are_llamas_own() -> None:
     query, key, cos, sin = parts = turned_parts(torch.float32)
-    assert fast_parts._turned(*parts) is None, "gradients"
+    assert small_parts.turned(*parts) is None, "gradients"
     with torch.no_grad():
-        assert fast_parts._turned(*parts) is not None
+        assert small_parts.turned(*parts) is not None
         with torch.autocast("cpu", torch.bfloat16):
-            assert fast_parts._turned(*parts) is None
+            assert small_parts.turned(*parts) is None
         for other in (
             turned_parts(torch.float16), turned_parts(torch.float64), turned_parts(torch.float32, size=16),
             turned_parts(torch.float32, size=40), (query.bfloat16(), key.bfloat16(), cos, sin),
@@ -327,7 +327,7 @@ def test_other_turns_are_llamas_own() -> None:
             (query, key[:, :, :3], cos, sin), (query, key, cos[:1].expand(2, -1, -1), sin[:1].expand(2, -1, -1)),
             (query[..., ::2], key[..., ::2], cos[..., ::2], sin[..., ::2]),
         ):  # fmt: skip
-            assert fast_parts._turned(*other) is None
+            assert small_parts.turned(*other) is None
 
 
 def an_attention(dtype: torch.dtype) -> Any:
@@ -379,5 +379,5 @@ def test_without_machine_code_parts_are_the_classes_own(monkeypatch: pytest.Monk
     for part, forward, width in zip((norm, layer), forwards, (48, 32), strict=True):
         rows = torch.randn(2, width)
         assert torch.equal(forward(part, rows), part(rows))
-    assert fast_parts._turned(*turned_parts(torch.float32)) is None
+    assert small_parts.turned(*turned_parts(torch.float32)) is None
     assert not made

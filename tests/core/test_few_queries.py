@@ -85,7 +85,6 @@ def test_other_layouts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> N
     wide = torch.zeros(2, 1, 7, 50, dtype=dtype)
     wide[..., :33] = mask
     close(query, key, value, wide[..., :33])
-    monkeypatch.setattr(few_queries, "ALONE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     close(query, key, value, mask)
 

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from racer.core import few_rows
+from racer.core.fast_linear import FastLinear, twin_of_layer
 from racer.core.few_rows import FewRows, Looks, Product, Weight, as_it_lies, by_packed, by_torch
 from racer.core.few_rows import few_rows as ways_of
-from racer.core.packed_weights import ROWS, FastLinear, twin_of_layer
+from racer.core.packed_weights import ROWS
 from racer.testing import toy_model
 from support.ways import take
 

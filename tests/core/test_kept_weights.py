@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import racer
 from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
-from racer.kernels.native.packed import Format, available
+from racer.kernels.native.few_bits import Format
+from racer.kernels.native.packed import available
 from racer.loading import keeping
 
 pytestmark = pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")

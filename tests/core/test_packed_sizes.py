@@ -14,9 +14,9 @@ import torch
 import racer
 from racer import DecodeConfig
 from racer.core import packed_weights
+from racer.core.fast_linear import twin_of_layer
 from racer.core.few_rows import FewRows, Looks
 from racer.core.packed_sizes import worth_packing
-from racer.core.packed_weights import twin_of_layer
 from support.tiny_models import VOCAB, tiny
 
 MIXED = Path(__file__).parents[1] / "support" / "mixed_requests.py"

@@ -16,9 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
+from racer.core.fast_linear import twin_of_layer
 from racer.core.few_rows import FewRows, Looks, by_packed
 from racer.core.model_state import _states, release
-from racer.core.packed_weights import WORTH, PackedModel, PackingWarning, pack, packed_model, twin_of_layer
+from racer.core.packed_weights import WORTH, PackedModel, PackingWarning, pack, packed_model
 from racer.core.twin import twin_of
 from racer.engine.static.pool import fingerprint
 from racer.errors import UnsupportedModel
@@ -171,7 +172,7 @@ def test_an_error_leaves_the_layers_alone(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("torch.nn.functional.silu", fails)
-    monkeypatch.setattr("racer.core.fast_parts._passed", fails)
+    monkeypatch.setattr("racer.core.fast_parts.passed", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         decode(decoder, [[1, 2, 3]], WORTH)
     assert not any("forward" in vars(module) for module in model.modules())

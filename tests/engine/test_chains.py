@@ -223,7 +223,7 @@ def test_a_twin_that_fails_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("no such kernel")
         return torch.nn.Linear.forward(self, *_)
 
-    monkeypatch.setattr("racer.core.packed_weights.FastLinear.forward", fails)
+    monkeypatch.setattr("racer.core.fast_linear.FastLinear.forward", fails)
     with pytest.warns(UserWarning, match="no such kernel"):
         out = racer.generate(lm, **ALONE, **how, config=config)
     assert len(failed) == 5, "and it is not run again"

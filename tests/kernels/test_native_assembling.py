@@ -159,8 +159,8 @@ def test_other_libraries_of_threads_are_no_team(error: type[Exception], monkeypa
 @pytest.mark.usefixtures("cache")
 @torch.no_grad()
 def test_layers_are_multiplied_by_torch_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    from racer.core.fast_linear import twin_of_layer
     from racer.core.few_rows import FewRows, Looks, as_it_lies
-    from racer.core.packed_weights import twin_of_layer
     from racer.kernels.native.dense import dense_product
 
     monkeypatch.setattr(assembling, "team", lambda: False)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from racer.kernels.native.assembling import NotHere, team
 from racer.kernels.native.dense import dense_product
-from racer.kernels.native.packed import Format, available, packed_product
+from racer.kernels.native.few_bits import Format
+from racer.kernels.native.packed import available, packed_product
 from support.few_bits import PackedMatrix
 
 FORMATS = [

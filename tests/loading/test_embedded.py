@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from racer.errors import ModelNotFound
+from racer.kernels.native.packed import available
 from racer.loading import embedded as store
 from racer.loading import models
 
@@ -150,7 +151,8 @@ def test_an_installed_package_is_used_and_not_imported(
 def test_the_embedded_model_loads(embedded: Path) -> None:
     loaded = models.load(None, device="cpu")
     assert loaded.name == store.EMBEDDED_NAME
-    assert loaded.model.dtype == torch.bfloat16
+    assert (loaded.weights, loaded.dtype) == (("keep", "fp32") if available() else ("plain", "bf16"))
+    assert models.load(None, device="cpu", dtype="bf16").model.dtype == torch.bfloat16
     assert "<|im_start|>" in loaded.tokenizer.chat_template
     assert not hasattr(loaded.model.config, "quantization_config")
 

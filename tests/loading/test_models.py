@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from racer.errors import ConfigError, ModelNotFound
-from racer.loading import models
+from racer.loading import models, sources
 from support.tiny_folder import SENTENCES, TEMPLATE
 
 # -- by name --------------------------------------------------------------------------------------------------------
@@ -76,11 +76,11 @@ def test_a_folder_without_weights(tmp_path: Path, folder: Path) -> None:
 
 def test_a_folder_with_several_ggufs_asks_which(tmp_path: Path) -> None:
     (tmp_path / "one.gguf").touch()
-    assert models.find(str(tmp_path)) == models.Source(str(tmp_path), gguf="one.gguf")
+    assert sources.find(str(tmp_path)) == sources.Source(str(tmp_path), gguf="one.gguf", blocks=tmp_path / "one.gguf")
     (tmp_path / "two.gguf").touch()
     with pytest.raises(ModelNotFound, match=r"name one: one\.gguf, two\.gguf"):
-        models.find(str(tmp_path))
-    assert models.find(str(tmp_path / "two.gguf")).gguf == "two.gguf"
+        sources.find(str(tmp_path))
+    assert sources.find(str(tmp_path / "two.gguf")).gguf == "two.gguf"
 
 
 def test_a_broken_gguf(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_broken_gguf(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ModelNotFound, match="is not a model"):
-        models.find(str(tmp_path / "notes.txt"))
+        sources.find(str(tmp_path / "notes.txt"))
 
 
 def test_a_hub_id_out_of_reach_names_the_mends(monkeypatch: pytest.MonkeyPatch) -> None:

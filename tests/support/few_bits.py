@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racer.kernels.native.packed import LANES, UNIT, Format, packed_product
+from racer.kernels.native.few_bits import LANES, UNIT, Format
+from racer.kernels.native.packed import packed_product
 
 
 @attrs.frozen(eq=False)

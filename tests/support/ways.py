@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from racer.core import fast_parts
+from racer.core import fast_parts, small_parts
 from racer.core.few_rows import FewRows, Looks, Product, Weight, by_packed, by_torch
 
 
@@ -24,7 +24,7 @@ def take(monkeypatch: pytest.MonkeyPatch, way: Product) -> None:
 
 def listen_within(monkeypatch: pytest.MonkeyPatch, hear: Callable[[], object]) -> None:
     """``hear`` is called within each gated layer of a Llama, whether its gate is torch's code or ours."""
-    silu, passed = nn.functional.silu, fast_parts._passed
+    silu, passed = nn.functional.silu, small_parts.passed
 
     def by_torchs(rows: torch.Tensor, inplace: bool = False) -> torch.Tensor:
         hear()
