@@ -11,7 +11,7 @@ import click
 from racer.cli import options as checked
 from racer.cli import streams
 from racer.cli.options import Options
-from racer.loading import models
+from racer.loading import models, sources
 
 if TYPE_CHECKING:
     from racer.cli.decoding import Outcome, Session
