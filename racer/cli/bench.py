@@ -10,6 +10,7 @@ import click
 
 from racer.cli import options as checked
 from racer.errors import ConfigError
+from racer.loading import sources
 
 
 def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
