@@ -61,7 +61,9 @@ class Program:
                     own[index] = part
             lists.append(own)
             table += [function.by_list, ctypes.addressof(own)]
-        self._lists, self._weights, self._kept = lists, weights, kept
+        self._lists, self.weights, self._kept = lists, weights, kept
+        self.names = [function.name for function, _ in calls]
+        """Of the machine code that is called."""
         self._states = [(state, tuple(state["_modules"].values())) for state in states]
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._fills = (ctypes.c_int64 * max(len(fills), 1))(*fills)
@@ -92,7 +94,7 @@ class Program:
                 return False
             if children and tuple(state["_modules"].values()) != children:
                 return False
-        for holder, name, weight, place in self._weights:
+        for holder, name, weight, place in self.weights:
             if holder.get(name) is not weight or weight.data_ptr() != place:
                 return False
         return True

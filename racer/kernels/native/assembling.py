@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,9 @@ from racer.kernels.native.emitting import BYTES, LONG, Emitter
 log = logging.getLogger(__name__)
 
 Function = Any
-"""``function(*arguments)``, and its ``by_list``."""
+"""``function(*arguments)``, and its ``name`` and ``by_list``."""
+KEPT = 90 * 86400
+"""Seconds that machine code stays on the disk."""
 DIGEST = hashlib.sha256().digest_size
 
 _lock = threading.RLock()
@@ -141,6 +144,7 @@ def _loaded(code: bytes, target: Any, name: str, types: tuple[Any, ...], by_list
         raise RuntimeError(f"{name} is not in its own code")
     _alive.append(engine)
     function: Any = ctypes.CFUNCTYPE(None, *types)(address)
+    function.name = name
     function.by_list = engine.get_function_address(name if by_list else f"{name}_by_list")
     return function
 
@@ -175,5 +179,8 @@ def _write(key: str, code: bytes) -> None:
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / key, hashlib.sha256(code).digest() + code)
+        for old in folder.iterdir():  # of earlier sources
+            if time.time() - old.stat().st_mtime > KEPT:
+                old.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.info("machine code is not kept: %s", error)
