@@ -184,6 +184,15 @@ def _packed(grouped: GroupedNumbers) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     return numbers, np.ascontiguousarray(scales.astype(np.float16 if kept.halves else np.float32))
 
 
+def shape_of(layer: Any) -> tuple[int, ...]:
+    """Of the weight of a linear layer or an embedding; one in few bits is not unpacked for it.
+
+    :raises AttributeError: it has none.
+    """
+    held = getattr(layer, "held", None)
+    return (held.outputs, held.inputs) if isinstance(held, KeptWeight) else tuple(layer.weight.shape)
+
+
 class KeptLinear(nn.Module):
     """``torch.nn.Linear`` whose weight is kept in few bits."""
 

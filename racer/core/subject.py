@@ -77,7 +77,7 @@ def _is_own_method(model: Any, name: str) -> bool:
 def _rows(end: Callable[[], Any]) -> Hashable:
     """Shape of an embedding or a head, as far as there is one."""
     try:
-        return tuple(end().weight.shape)
+        return shape_of(end())
     except (NotImplementedError, AttributeError):
         return None
 

@@ -240,5 +240,5 @@ def _vocab_size(model: Any) -> int:
     rows = []
     for end in (model.get_input_embeddings, model.get_output_embeddings):
         with suppress(NotImplementedError, AttributeError):  # models without weights of that name
-            rows.append(int(end().weight.shape[0]))
+            rows.append(int(shape_of(end())[0]))
     return min(rows, default=int(model.config.get_text_config().vocab_size))
