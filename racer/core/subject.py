@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from racer.core.kept_weights import shape_of
+
 LOOP = (
     "_sample",
     "_prefill",

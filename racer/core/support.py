@@ -22,6 +22,7 @@ from racer.core.chain_runner import ChainPlan
 from racer.core.chain_trial import chain_faults, pad_of
 from racer.core.grouped_attention import EAGER, PLAIN, reads_names
 from racer.core.hooks import foreign_hook
+from racer.core.kept_weights import shape_of
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of

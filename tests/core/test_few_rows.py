@@ -15,6 +15,7 @@ from racer.core.fast_linear import FastLinear, twin_of_layer
 from racer.core.few_rows import FewRows, Looks, Product, Weight, as_it_lies, by_packed, by_torch
 from racer.core.few_rows import few_rows as ways_of
 from racer.core.packed_weights import ROWS
+from racer.kernels.native.assembling import NotHere
 from racer.testing import toy_model
 from support.ways import take
 
@@ -74,7 +75,7 @@ def test_ways_are_timed_until_one_is_known_and_every_product_is_right(inputs: in
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("error", [RuntimeError, few_rows.NotHere])
+@pytest.mark.parametrize("error", [RuntimeError, NotHere])
 def test_a_way_that_is_not_to_be_had_is_not_taken(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -121,3 +121,18 @@ def test_models_decode_as_they_do_plainly(choice: str) -> None:
     batch = torch.tensor([[3, 1, 4, 1], [2, 7, 1, 8]])
     plain = model.generate(batch, max_new_tokens=24, do_sample=False)
     assert torch.equal(racer.generate(model, batch, max_new_tokens=24, do_sample=False), plain)
+
+
+def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was done six times a call, and took longer than a prompt of 500 tokens."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, pad_token_id=None,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config).eval()
+    keeping.make(model, "int8")
+    prompt = torch.tensor([[3, 1, 4, 1, 5]])
+    racer.generate(model, prompt, max_new_tokens=4, do_sample=False)
+    monkeypatch.setattr(KeptWeight, "dequantised", lambda *_: pytest.fail("unpacked"))
+    racer.generate(model, prompt, max_new_tokens=8, do_sample=False)

@@ -35,7 +35,12 @@ def test_few_numbers_of_rows_are_used() -> None:
 
 def test_rows_of_a_batch_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(packed_weights, "worth_packing", lambda count: asked.append(count) or worth_packing(count))
+
+    def noted(count: int) -> bool:
+        asked.append(count)
+        return worth_packing(count)
+
+    monkeypatch.setattr(packed_weights, "worth_packing", noted)
     twin = twin_of_layer(FewRows(), None, Looks(), torch.nn.Linear(16, 4))
     assert twin is not None
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import subprocess
 import sys
@@ -138,6 +139,8 @@ def test_what_llvm_cannot_make_is_not_tried_again(cache: Path) -> None:
     assert len(tried) == 1
     with pytest.raises(NotHere, match="not in its own code"):
         assembled("nowhere", WRITES, Adding(1).write)
+    gc.collect()
+    assert Adding(3).of(4) == 7, "an engine that is given up takes nothing of others with it"
 
 
 def test_without_threads_of_gnus_there_is_no_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

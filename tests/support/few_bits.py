@@ -48,9 +48,10 @@ class PackedMatrix:
         weight, scales = self._blocks(), self._scales()
         bias = 0 if self.bias is None else self.bias.ctypes.data
         facts = (weight.ctypes.data, scales.ctypes.data, bias, outputs // LANES, inputs // UNIT, outputs)
+        rows = rows.contiguous()
         static, out = (ctypes.c_int64 * len(facts))(*facts), torch.full((len(rows), outputs), 7.5)
         place = ctypes.addressof(static)
-        packed_product(self.kept)(place, rows.contiguous().data_ptr(), len(rows), out.data_ptr(), threads)
+        packed_product(self.kept)(place, rows.data_ptr(), len(rows), out.data_ptr(), threads)
         return out
 
     def _blocks(self) -> NDArray[np.uint8]:

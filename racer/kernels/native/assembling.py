@@ -54,8 +54,8 @@ def _features() -> Any:
         return binding.FeatureMap()
 
 
-@cache
 def _target() -> Any:
+    """A new one: an engine owns the one that it is given, and they go together."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     features = _features().flatten() + (",-prefer-256-bit" if host_has("avx512f") else "")
