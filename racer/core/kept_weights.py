@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,8 +23,6 @@ from racer.kernels.native.packed import QUADS, packed_product
 
 INT4, INT8 = Format(4, 32, 0, True, True), Format(8, 32, 128, False, True)
 """What plain weights are made into."""
-CHUNK = 4096
-"""Rows that are unpacked at once."""
 
 
 @attrs.frozen(eq=False)
@@ -83,14 +80,23 @@ class KeptWeight(nn.Module):
         :raises ValueError: ``in`` is no multiple of 32.
         """
         super().__init__()
-        self.kept = grouped.kept
-        self.outputs, self.inputs = grouped.numbers.shape
-        if self.inputs % UNIT:
-            raise ValueError(f"rows of {self.inputs} numbers, and {UNIT} lie together")
-        self.blocks, self.units = -(-self.outputs // LANES), self.inputs // UNIT
-        numbers, scales = _packed(grouped)
-        self.register_buffer("numbers", torch.from_numpy(numbers), persistent=False)
-        self.register_buffer("scales", torch.from_numpy(scales), persistent=False)
+        if grouped.numbers.shape[1] % UNIT:
+            raise ValueError(f"rows of {grouped.numbers.shape[1]} numbers, and {UNIT} lie together")
+        self._hold(grouped.kept, *grouped.numbers.shape, *map(torch.from_numpy, _packed(grouped)))
+
+    @classmethod
+    def of(cls, kept: Format, outputs: int, inputs: int, numbers: Tensor, scales: Tensor) -> KeptWeight:
+        """From the buffers of another."""
+        held = cls.__new__(cls)
+        nn.Module.__init__(held)
+        held._hold(kept, outputs, inputs, numbers, scales)
+        return held
+
+    def _hold(self, kept: Format, outputs: int, inputs: int, numbers: Tensor, scales: Tensor) -> None:
+        self.kept, self.outputs, self.inputs = kept, outputs, inputs
+        self.blocks, self.units = -(-outputs // LANES), inputs // UNIT
+        self.register_buffer("numbers", numbers, persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``index [n]`` of the weight, in float32: ``[n, in]``."""
@@ -191,68 +197,3 @@ def shape_of(layer: Any) -> tuple[int, ...]:
     """
     held = getattr(layer, "held", None)
     return (held.outputs, held.inputs) if isinstance(held, KeptWeight) else tuple(layer.weight.shape)
-
-
-class KeptLinear(nn.Module):
-    """``torch.nn.Linear`` whose weight is kept in few bits."""
-
-    bias: Tensor | None
-
-    def __init__(self, held: KeptWeight, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = held.inputs, held.outputs
-        self.held = held
-        more = -held.outputs % LANES
-        full = None if bias is None else F.pad(bias.detach().float(), (0, more)).contiguous()
-        self.register_buffer("bias", full, persistent=False)
-        self._facts: Any = None
-
-    @property
-    def weight(self) -> Tensor:
-        """``[out, in]``, unpacked anew each time."""
-        return self.held.dequantised()
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """``[..., in]`` to ``[..., out]``, of the rows' dtype."""
-        plain = rows if rows.dtype == torch.float32 and rows.is_contiguous() else rows.float().contiguous()
-        if type(plain) is not Tensor or plain.requires_grad or not plain.numel():
-            return self._unpacked(plain).to(rows.dtype)
-        held, bias = self.held, self.bias
-        facts = self._facts
-        if facts is None or facts[0] != held.numbers.data_ptr() or facts[1] != held.scales.data_ptr():
-            self._facts = facts = held.facts(bias)
-        product = held.product(plain, bias, facts)
-        return product if rows.dtype == torch.float32 else product.to(rows.dtype)
-
-    def _unpacked(self, rows: Tensor) -> Tensor:
-        held, bias = self.held, self.bias
-        parts = [
-            F.linear(rows, held.dequantised(start, min(start + CHUNK, held.outputs)))
-            for start in range(0, held.outputs, CHUNK)
-        ]
-        product = torch.cat(parts, -1)
-        return product if bias is None else product + bias[: held.outputs]
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class KeptEmbedding(nn.Module):
-    """``torch.nn.Embedding`` whose weight is kept in few bits."""
-
-    def __init__(self, held: KeptWeight, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim, self.dtype = held.outputs, held.inputs, dtype
-        self.held = held
-
-    @property
-    def weight(self) -> Tensor:
-        """``[tokens, size]``, unpacked anew each time."""
-        return self.held.dequantised().to(self.dtype)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``[...]`` to ``[..., size]``."""
-        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.num_embeddings):
-            raise IndexError("index out of range in self")
-        rows = self.held.rows(tokens.reshape(-1)).to(self.dtype)
-        return rows.view(*tokens.shape, self.embedding_dim)

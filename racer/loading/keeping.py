@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
+from racer.core.kept_layers import KeptEmbedding, KeptLinear
+from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptWeight, quantised
 from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.few_bits import UNIT
+from racer.kernels.native.few_bits import UNIT, Format
 from racer.kernels.native.packed import packed_product
 from racer.loading.gguf_blocks import TYPES, grouped
 
@@ -74,10 +77,45 @@ def keep(model: Any, file: Path) -> int:
                     break
         if held is None:
             continue
-        new = KeptLinear(held, layer.bias) if isinstance(layer, nn.Linear) else KeptEmbedding(held, weight.dtype)
-        setattr(parent, name, new.eval())
+        setattr(parent, name, _kept_layer(layer, held))
         count += 1
     return count
+
+
+def save(model: Any, file: Path) -> None:
+    """Write what :func:`keep` gave a model, ready to be multiplied with."""
+    from safetensors.numpy import save_file
+
+    places: dict[KeptWeight, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (KeptLinear, KeptEmbedding)):
+            places.setdefault(module.held, []).append(path)
+    arrays: dict[str, NDArray[Any]] = {}
+    facts = []
+    for index, (held, paths) in enumerate(places.items()):
+        arrays |= {f"{index}.numbers": held.numbers.numpy(), f"{index}.scales": held.scales.numpy()}
+        facts.append({"paths": paths, "kept": attrs.asdict(held.kept), "shape": [held.outputs, held.inputs]})
+    save_file(arrays, file, {"kept": json.dumps(facts)})
+
+
+def restore(model: Any, file: Path) -> None:
+    """Give a model what :func:`save` wrote of its like."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as arrays:
+        facts = json.loads(arrays.metadata()["kept"])
+        for index, fact in enumerate(facts):
+            parts = (arrays.get_tensor(f"{index}.{name}") for name in ("numbers", "scales"))
+            held = KeptWeight.of(Format(**fact["kept"]), *fact["shape"], *parts)
+            for path in fact["paths"]:
+                layer = model.get_submodule(path)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, _kept_layer(layer, held))
+
+
+def _kept_layer(layer: Any, held: KeptWeight) -> nn.Module:
+    kept = KeptLinear(held, layer.bias) if isinstance(layer, nn.Linear) else KeptEmbedding(held, layer.weight.dtype)
+    return kept.eval()
 
 
 def _kept_of(tensor: Any, weight: Tensor, heads: set[int]) -> GroupedNumbers | None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from racer.errors import ConfigError, ModelNotFound, first_line
-from racer.loading.embedded import EMBEDDED_NAME, Progress, embedded_folder, installed_gguf
-from racer.loading.embedded import GGUF as EMBEDDED_GGUF
+from racer.loading.embedded import EMBEDDED_NAME, KEPT, Progress, embedded_folder, installed_gguf
 from racer.loading.loaded_model import LoadedModel
 from racer.loading.sources import Source, find
 
@@ -60,7 +59,12 @@ def load(
         if in_bits:
             from racer.loading import keeping
 
-            keeping.keep(model, file) if file is not None else keeping.make(model, choice)
+            if file is None:
+                keeping.make(model, choice)
+            elif file.suffix == ".gguf":
+                keeping.keep(model, file)
+            else:
+                keeping.restore(model, file)
     return LoadedModel(model, tokenizer, name or EMBEDDED_NAME, choice if in_bits else "plain")
 
 
@@ -141,7 +145,7 @@ def _source(name: str | None, progress: Progress | None) -> Source:
     if name is not None:
         return find(name)
     folder = embedded_folder(convert, progress)
-    return Source(str(folder), blocks=folder / EMBEDDED_GGUF)
+    return Source(str(folder), blocks=folder / KEPT)
 
 
 def _device(device: str) -> Any:
@@ -205,11 +209,18 @@ def _loading(name: str | None, source: Source) -> Iterator[None]:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF's dequantised weights, in full precision, and its tokenizer as transformers stores them."""
+    """Write a GGUF's dequantised weights, in full precision, and its tokenizer as transformers stores them.
+
+    And its weights in its own bits, as they are multiplied: to read them from the GGUF again takes seconds.
+    """
+    from racer.loading import keeping
+
     source = Source(str(gguf.parent), gguf=gguf.name)
     with _loading(None, source):
         model = _load_model(source, "fp32")
         if hasattr(model.config, "quantization_config"):  # the weights are plain now
             del model.config.quantization_config
         model.save_pretrained(folder)
+        keeping.keep(model, gguf)
+        keeping.save(model, folder / KEPT)
         _load_tokenizer(source).save_pretrained(folder)

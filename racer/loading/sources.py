@@ -21,7 +21,7 @@ class Source:
     gguf: str | None = None
     hub: bool = False
     blocks: Path | None = None
-    """The GGUF file that has the same weights in few bits."""
+    """The file that has the same weights in few bits: a GGUF, or what :func:`racer.loading.keeping.save` wrote."""
 
 
 def find(name: str) -> Source:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from racer.kernels.native.packed import available
 from racer.strategies.context.fitted import read_fitted
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -127,3 +128,12 @@ def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
     done = run("fit_start.py", *small, "--output", str(tmp_path / "fitted.npz"))
     assert done.returncode == 0, done.stderr
     assert read_fitted(tmp_path / "fitted.npz").vectors.any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
+def test_layers_in_kinds_of_operations(tmp_path: Path) -> None:
+    (row,) = figures("layer_anatomy.py", tmp_path, "--nodes", "1")["sizes"]
+    assert set(row["milliseconds"]) == {"linear", "attention", "norms", "rotary", "cache", "gates", "sums"}
+    assert 0 < row["milliseconds"]["linear"] < row["layers_ms"]
+    assert row["floor_ms"] > 0

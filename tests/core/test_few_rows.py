@@ -23,12 +23,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights of any size come from memory."""
-    monkeypatch.setattr(few_rows, "LARGE", 1)
-
-
-@pytest.fixture
 def lies(monkeypatch: pytest.MonkeyPatch) -> None:
     """All products read weights as they lie, by their addresses."""
     take(monkeypatch, as_it_lies)
@@ -57,7 +51,6 @@ def test_each_way_gives_the_product(way: Product, dtype: torch.dtype, bias: bool
         torch.testing.assert_close(got, layer(given), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("inputs", [24, 32])
 def test_ways_are_timed_until_one_is_known_and_every_product_is_right(inputs: int, dtype: torch.dtype) -> None:
@@ -74,7 +67,6 @@ def test_ways_are_timed_until_one_is_known_and_every_product_is_right(inputs: in
     assert 0 < timed == looks.count
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("error", [RuntimeError, NotHere])
 def test_a_way_that_is_not_to_be_had_is_not_taken(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
@@ -100,7 +92,6 @@ def test_models_of_other_types_or_elsewhere_are_left_alone() -> None:
     assert ways_of(toy_model(50).to("meta")) is None
 
 
-@pytest.mark.usefixtures("small")
 def test_what_autocast_or_gradients_ask_for_is_the_layers_own() -> None:
     layer = nn.Linear(24, 40)
     twin, rows = twin_of(layer), torch.randn(5, 24)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import racer
-from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptEmbedding, KeptLinear, KeptWeight, quantised
+from racer.core.kept_layers import KeptEmbedding, KeptLinear
+from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptWeight, quantised
 from racer.kernels.native.few_bits import Format
 from racer.kernels.native.packed import available
 from racer.loading import keeping
@@ -136,3 +139,22 @@ def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.Monkey
     racer.generate(model, prompt, max_new_tokens=4, do_sample=False)
     monkeypatch.setattr(KeptWeight, "dequantised", lambda *_: pytest.fail("unpacked"))
     racer.generate(model, prompt, max_new_tokens=8, do_sample=False)
+
+
+def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, attention_bias=True, tie_word_embeddings=True, pad_token_id=None,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config).eval()
+    again: Any = LlamaForCausalLM(config).eval()
+    again.load_state_dict(model.state_dict())
+    for choice in ("int8", "int4"):
+        made, same = copy.deepcopy(model), copy.deepcopy(again)
+        keeping.make(made, choice)
+        keeping.save(made, tmp_path / choice)
+        keeping.restore(same, tmp_path / choice)
+        tokens = torch.tensor([[3, 1, 4, 1, 5]])
+        with torch.no_grad():
+            assert torch.equal(made(tokens).logits, same(tokens).logits)
+        assert [type(part) for part in made.modules()] == [type(part) for part in same.modules()]

@@ -39,6 +39,7 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     shutil.copy(gguf, folder / "model.safetensors")
+    shutil.copy(gguf, folder / store.KEPT)
 
 
 @pytest.fixture
