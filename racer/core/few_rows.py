@@ -123,7 +123,7 @@ WORTH: dict[Product, float] = {as_it_lies: 0.9}
 """What of its time counts: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this way."""
 Case = tuple[int, int, int, torch.dtype, bool, int]
 """Bound of the rows, outputs and inputs, dtype, whether there is a packed copy, threads."""
-TIMED = "ways to multiply are still timed"
+TIMED = "ways to multiply are still timed, or weights looked at"
 
 
 class FewRows:
@@ -165,9 +165,11 @@ class FewRows:
             tried[way] += [math.inf] * (ROUNDS + 1)
         else:
             tried[way].append(time.perf_counter() - start)
-        rounds = 1 if case[1] * case[2] >= HUGE else ROUNDS
+        rounds = 0 if len(tried) == 1 else 1 if case[1] * case[2] >= HUGE else ROUNDS
         if min(map(len, tried.values())) > rounds:  # the first may have made machine code
-            self._fastest[case] = min(tried, key=lambda way: statistics.median(tried[way][1:]) * WORTH.get(way, 1.0))
+            self._fastest[case] = min(
+                tried, key=lambda way: statistics.median(tried[way][1:] or [0.0]) * WORTH.get(way, 1.0)
+            )
         return product
 
 

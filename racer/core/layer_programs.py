@@ -98,7 +98,8 @@ class LayerPrograms:
 
     def note(self, key: tuple[Any, ...], program: Program, given: _Pass, result: Tensor) -> None:
         """That a layer has run from its recording by itself."""
-        if self._ran and self._ran[-1][2] is not given.inputs[0]:
+        again = any(program is other for _, other, _ in self._ran)  # its lists have room for one pass
+        if again or (self._ran and self._ran[-1][2] is not given.inputs[0]):
             self._end_run()
         self._ran.append((key, program, result))
 

@@ -24,12 +24,12 @@ def test_no_default_of_transformers_sneaks_in() -> None:
 def an_options(**changes: Any) -> Options:
     given = {"prompt": PROMPT, "model": None, "drafter": "racer", "verifier": "auto", "budget": "auto", "seed": None}
     given |= {"max_new_tokens": 8, "temperature": None, "top_p": None, "top_k": None, "min_p": None, "dtype": "fp32"}
-    given |= {"compile": "auto", "pack": "auto"}
+    given |= {"compile": "auto", "pack": "auto", "weights": None}
     return Options(**given | {"device": "cpu", "raw": False, "compare": False, "state": None, "json": False} | changes)
 
 
 def test_a_difference_is_found_and_measured(folder: Path) -> None:
-    loaded, options = models.load(str(folder), dtype="fp32", weights=None, device="cpu"), an_options()
+    loaded, options = models.load(str(folder), dtype="fp32", device="cpu"), an_options()
     session = Session(options, Plan.of(options), loaded)
     plain = session.compare(Outcome([], None)).plain  # type: ignore[arg-type]
     changed = [*plain.tokens[:5], 7 if plain.tokens[5] != 7 else 8, *plain.tokens[6:]]

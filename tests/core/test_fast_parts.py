@@ -41,7 +41,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
         return noted
 
-    for name in ("_normed", "_passed", "_turned"):
+    for name in ("normed", "passed", "turned"):
         monkeypatch.setattr(fast_parts, name, noting(name, getattr(fast_parts, name)))
     return names
 
@@ -225,7 +225,7 @@ def test_a_forward_that_a_class_gets_later_is_its_own(monkeypatch: pytest.Monkey
         assert (twin is not None) == (times == 1)
         torch.testing.assert_close((twin or model)(rows), times * LlamaRMSNorm.forward(model[0], rows))
         monkeypatch.setattr(Own, "forward", lambda self, rows: 3 * LlamaRMSNorm.forward(self, rows))
-    assert made == ["_normed"]
+    assert made == ["normed"]
 
 
 # -- gates ------------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_gated_layers_are_the_classes(kind: type, act: str, dtype: torch.dtype, 
     for shape in ((1, 1, 32), (2, 7, 32), (3, 32)):
         rows = (4 * torch.randn(shape)).to(dtype)
         torch.testing.assert_close(forward(layer, rows), layer(rows), rtol=tolerance, atol=tolerance)
-    assert made == ["_passed"] * 3
+    assert made == ["passed"] * 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -346,12 +346,12 @@ def test_attention_turns_by_ours_and_heeds_who_takes_that_name(
     expected = layer(rows, position_embeddings=angles, attention_mask=None)[0]
     assert not made
     same(forward(layer, rows, position_embeddings=angles, attention_mask=None)[0], expected)
-    assert made == ["_turned"]
+    assert made == ["turned"]
     monkeypatch.setattr(llama, "apply_rotary_pos_emb", lambda query, key, *_, **__: (query * 2, key))
     other = layer(rows, position_embeddings=angles, attention_mask=None)[0]
     assert not torch.equal(other, expected)
     assert torch.equal(forward(layer, rows, position_embeddings=angles, attention_mask=None)[0], other)
-    assert made == ["_turned"]
+    assert made == ["turned"]
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_without_machine_code_parts_are_the_classes_own(monkeypatch: pytest.Monk
     norm, layer = a_norm(LlamaRMSNorm, torch.float32), an_mlp(LlamaMLP, torch.float32, "silu")
     forwards = forward_of(LlamaRMSNorm), forward_of(LlamaMLP)
     for name in ("root_mean_square", "gate", "rotation"):
-        monkeypatch.setattr(fast_parts, name, missing)
+        monkeypatch.setattr(small_parts, name, missing)
     for part, forward, width in zip((norm, layer), forwards, (48, 32), strict=True):
         rows = torch.randn(2, width)
         assert torch.equal(forward(part, rows), part(rows))

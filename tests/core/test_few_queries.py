@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from racer.core import few_queries
-from racer.core.few_queries import NODES, attended_by_few
+from racer.core.few_queries import FEW, attended_by_few
 from racer.kernels.native.assembling import NotHere, team
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -56,7 +56,7 @@ def close(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: floa
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @given(
-    batch=st.integers(1, 3), groups=st.integers(1, 3), shared=st.integers(1, 5), nodes=st.integers(1, NODES),
+    batch=st.integers(1, 3), groups=st.integers(1, 3), shared=st.integers(1, 5), nodes=st.integers(1, FEW),
     slots=st.integers(1, 90), size=st.sampled_from([16, 64, 80]), seed=st.integers(0, 2**31),
     scaling=st.sampled_from([None, 0.3]),
 )  # fmt: skip
@@ -135,7 +135,7 @@ def test_all_else_is_torchs() -> None:
     with torch.no_grad():
         assert attended_by_few(*given, None) is not None
         others: dict[str, Any] = {
-            "many": parts(1, 2, 2, NODES + 1, 20, 32, torch.float32),
+            "many": parts(1, 2, 2, FEW + 1, 20, 32, torch.float32),
             "odd": parts(1, 2, 2, 5, 20, 24, torch.float32),
             "large": parts(1, 2, 2, 5, 20, 272, torch.float32),
             "double": parts(1, 2, 2, 5, 20, 32, torch.float64),

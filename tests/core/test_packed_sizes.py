@@ -13,7 +13,7 @@ import torch
 
 import racer
 from racer import DecodeConfig
-from racer.core import packed_weights
+from racer.core import fast_linear
 from racer.core.fast_linear import twin_of_layer
 from racer.core.few_rows import FewRows, Looks
 from racer.core.packed_sizes import worth_packing
@@ -40,7 +40,7 @@ def test_rows_of_a_batch_are_counted_together(monkeypatch: pytest.MonkeyPatch) -
         asked.append(count)
         return worth_packing(count)
 
-    monkeypatch.setattr(packed_weights, "worth_packing", noted)
+    monkeypatch.setattr(fast_linear, "worth_packing", noted)
     twin = twin_of_layer(FewRows(), None, Looks(), torch.nn.Linear(16, 4))
     assert twin is not None
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_other_numbers_get_the_layers_own_product(monkeypatch: pytest.MonkeyPatc
             seen.add(count)
         return answer
 
-    monkeypatch.setattr(packed_weights, "worth_packing", noted)
+    monkeypatch.setattr(fast_linear, "worth_packing", noted)
     model = copy.deepcopy(tiny("llama")).float()
     for length in (3, 65, 70, 100):
         ids = torch.randint(2, VOCAB, (1, length), generator=torch.Generator().manual_seed(length))

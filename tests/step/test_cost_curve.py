@@ -174,4 +174,4 @@ def test_steps_that_run_otherwise_have_costs_of_their_own() -> None:
         _, stats = decode(Decoder(model, DecodeConfig(drafter="none", budget=1, **config)), [[1, 2, 3]], 20)
         assert stats.step_costs
     curves = [step_cost(model, 1, *how, length=12) for how in (("off", False), ("static", False), ("off", True))]
-    assert all(10 < curve.samples(1) <= 19 for curve in curves)  # not of passes in which ways to multiply are timed
+    assert all(5 < curve.samples(1) <= 19 for curve in curves)  # not of passes in which ways to multiply are timed

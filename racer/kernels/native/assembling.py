@@ -106,7 +106,7 @@ def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module],
                 kept = _compiled(module, target)
                 _write(key, kept)
             return _loaded(kept, target, name, types, by_list)
-        except (RuntimeError, AttributeError, OSError) as error:
+        except (RuntimeError, AttributeError, KeyError, OSError) as error:
             _failures[name] = f"LLVM cannot do it: {first_line(error)}"
             raise NotHere(_failures[name]) from error
 
