@@ -119,8 +119,9 @@ def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
 
 WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_onednn)
 
-WORTH: dict[Product, float] = {as_it_lies: 0.9}
-"""What of its time counts: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this way."""
+HEAD_START = {as_it_lies: 40e-6}
+"""Seconds that a way may take longer: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this way,
+and for each of its products that saves more."""
 Case = tuple[int, int, int, torch.dtype, bool, int]
 """Bound of the rows, outputs and inputs, dtype, whether there is a packed copy, threads."""
 TIMED = "ways to multiply are still timed, or weights looked at"
@@ -167,10 +168,12 @@ class FewRows:
             tried[way].append(time.perf_counter() - start)
         rounds = 0 if len(tried) == 1 else 1 if case[1] * case[2] >= HUGE else ROUNDS
         if min(map(len, tried.values())) > rounds:  # the first may have made machine code
-            self._fastest[case] = min(
-                tried, key=lambda way: statistics.median(tried[way][1:] or [0.0]) * WORTH.get(way, 1.0)
-            )
+            self._fastest[case] = min(tried, key=lambda way: _seconds(tried[way]) - HEAD_START.get(way, 0.0))
         return product
+
+
+def _seconds(tries: list[float]) -> float:
+    return statistics.median(tries[1:] or tries)
 
 
 def _may_be(way: Product, case: Case) -> bool:
