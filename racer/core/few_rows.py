@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -173,7 +172,7 @@ class FewRows:
 
 
 def _seconds(tries: list[float]) -> float:
-    return statistics.median(tries[1:] or tries)
+    return min(tries[1:] or tries)  # others may be at work meanwhile, and one thread then waits for the other
 
 
 def _may_be(way: Product, case: Case) -> bool:
