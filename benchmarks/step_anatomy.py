@@ -43,6 +43,8 @@ from racer.strategies.base import Drafter
 
 PATH = 4
 """Nodes that a step on a random model keeps: its own verdict would always be the root."""
+WARM_UPS = 3
+"""Calls before it is measured."""
 STEPS = 6
 """Steps of one call, of which the first is not counted."""
 
@@ -146,8 +148,9 @@ def measure(subject: Subject, sizes: list[int], repeats: int) -> dict[str, Any]:
     clocks = {nodes: Clocks(device) for nodes in sizes}
     bare: dict[int, list[float]] = {nodes: [] for nodes in sizes}
     bandwidth, rate = 0.0, 0.0
-    for decoder in decoders.values():  # compiles, captures, allocates
-        decode(decoder, subject.prompts[0])
+    for decoder in decoders.values():  # compiles, captures, allocates, finds the fastest ways to multiply
+        for _ in range(WARM_UPS):
+            decode(decoder, subject.prompts[0])
     for call in range(-(-repeats // (STEPS - 1))):
         prompt = subject.prompts[call]
         bandwidth, rate = max(bandwidth, bytes_per_second(device)), max(rate, flops_per_second(device, dtype))
