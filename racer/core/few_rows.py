@@ -13,6 +13,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import attrs
@@ -175,9 +176,21 @@ def _seconds(tries: list[float]) -> float:
     return min(tries[1:] or tries)  # others may be at work meanwhile, and one thread then waits for the other
 
 
+@cache
+def _lies_well() -> bool:
+    """Whether there is machine code for float32."""
+    try:
+        dense_product(False)
+    except NotHere:
+        return False
+    return True
+
+
 def _may_be(way: Product, case: Case) -> bool:
     """Whether it is worth a trial: what makes copies of whole weights is not, for one row, in bf16, or of huge ones."""
     bound, outputs, inputs, dtype, packed, _ = case
+    if way is by_torch and bound == 1 and dtype == torch.float32:
+        return inputs % LANES > 0 or not _lies_well()  # as fast as it lies, which a layer can be recorded with
     if way is by_packed:
         return packed and (bound > 1 or dtype != torch.float32)  # its layout is made for more
     if way in (by_columns, by_onednn):
