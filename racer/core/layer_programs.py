@@ -152,9 +152,9 @@ def programmed_forward(kind: type) -> Forward | None:
         code = own
 
     def forward(self: Any, *arguments: Any, **named: Any) -> Any:
-        programs: LayerPrograms = self._racer_programs
-        given = programs.given(arguments, named)
-        if given is None:
+        programs: LayerPrograms | None = self._racer_programs()  # which go with the call
+        given = None if programs is None else programs.given(arguments, named)
+        if programs is None or given is None:
             return code(self, *arguments, **named)
         return _run(programs, self, code, given, arguments, named)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import Any, Protocol
 
@@ -47,6 +48,7 @@ class StandIn:
     """How many weights it has looked at so far; a pass in which it looks at some takes longer."""
     twin: Any = attrs.field(init=False)
     """None: the model runs itself."""
+    _programs: LayerPrograms = attrs.field(init=False)
     _proven: bool = attrs.field(init=False, default=False)
     """Whether the twin has been through a pass."""
 
@@ -55,7 +57,9 @@ class StandIn:
         leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
         makers: list[Any] = [short_forward] if self.short_passes else []
         makers += [fast_forward, programmed_forward] if ways is not None else []
-        self.twin = twin_of(self.model, leaf, self.configs, makers, LayerPrograms())
+        self._programs = LayerPrograms()
+        # weak, as recordings hold layers, and the cache: it must go with the call, not with the next garbage collection
+        self.twin = twin_of(self.model, leaf, self.configs, makers, weakref.ref(self._programs))
 
     def run(self, inputs: dict[str, Any], states: States | None = None) -> Any:
         """The output of a forward pass. A twin that fails is given up, and the model runs itself.

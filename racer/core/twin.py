@@ -47,8 +47,8 @@ class ModuleTwin(Twin):
 
     __slots__ = ("_racer_children", "_racer_programs")
     _racer_children: Children
-    _racer_programs: Any
-    """Whatever forwards that were made otherwise keep for the call; of the whole model."""
+    _racer_programs: Callable[[], Any]
+    """Gives whatever forwards that were made otherwise keep for the call; of the whole model."""
 
     @property
     def _modules(self) -> Children:
@@ -155,7 +155,7 @@ def twin_of(
     leaf: Leaf | None = None,
     configs: Configs | None = None,
     makers: Sequence[ForwardMaker] = (),
-    programs: Any = None,
+    programs: Callable[[], Any] = lambda: None,
 ) -> Any | None:
     """A model's twin; None where there is nothing to exchange, or where it might not do what the model does.
 
@@ -164,7 +164,7 @@ def twin_of(
     :param leaf: who makes the twins of layers that work otherwise.
     :param configs: what modules see in the place of their configuration.
     :param makers: who make forwards that do the same in another way, for modules of classes that they know.
-    :param programs: what these keep for the call.
+    :param programs: gives what these keep for the call, as long as it lasts.
     """
     if (leaf is None and configs is None and not makers) or obstacle(model):
         return None
@@ -181,7 +181,7 @@ def _visit(
     configs: Configs | None,
     classes: TwinClasses,
     makers: Sequence[ForwardMaker],
-    programs: Any,
+    programs: Callable[[], Any],
 ) -> bool:
     """Make the twins of a module and of what is below it; whether it has one."""
     if module in seen:

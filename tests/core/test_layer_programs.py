@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from transformers import (
 
 import racer
 from racer.core import few_rows, stand_in
+from racer.core.kv_cache import TreeCache
 from racer.core.layer_programs import LayerPrograms
 from racer.core.model_runner import ModelRunner
 from racer.core.support import probe
@@ -257,3 +260,28 @@ def test_what_autocast_asks_for_is_not_recorded(kept: list[LayerPrograms]) -> No
     with torch.autocast("cpu", torch.bfloat16):
         racer.generate(model_of(), torch.tensor([[5, 9, 2, 7]]), max_new_tokens=8, do_sample=False)
     assert not kept[-1].made
+
+
+def test_what_a_call_recorded_goes_with_it(kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[weakref.ref[TreeCache]] = []
+    original = TreeCache.__init__
+
+    def noted(self: TreeCache, *arguments: Any, **named: Any) -> None:
+        original(self, *arguments, **named)
+        caches.append(weakref.ref(self))
+
+    monkeypatch.setattr(TreeCache, "__init__", noted)
+    model, prompt = model_of(), torch.tensor([[5, 9, 2, 7]])
+    racer.generate(model, prompt, max_new_tokens=12, do_sample=False)  # with the trial, which makes caches too
+    assert kept[-1].chains
+    kept.clear()
+    gc.collect()
+    caches.clear()
+    gc.disable()
+    try:
+        racer.generate(model, prompt, max_new_tokens=12, do_sample=False)
+        kept.clear()
+        assert caches
+        assert all(cache() is None for cache in caches)
+    finally:
+        gc.enable()
