@@ -28,13 +28,7 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     batch, heads, nodes, size = query.shape
     slots = key.shape[2]
     parts, writer = (query, key, value, mask), recorder()
-    if (
-        (nodes > FEW and writer is None)
-        or query.dtype not in DTYPES
-        or size % 16
-        or size > 256
-        or key.shape != value.shape
-    ):
+    if (nodes > FEW and writer is None) or query.dtype not in DTYPES or size % 16 or size > 256:
         return None
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2:] != (nodes, slots) or mask.shape[0] not in (1, batch):
         return None

@@ -43,7 +43,7 @@ class KeptLinear(nn.Module):
         facts = self._facts
         if facts is None or facts[0] != held.numbers.data_ptr() or facts[1] != held.scales.data_ptr():
             self._facts = facts = held.facts(bias)
-        product = held.product(plain, bias, facts)
+        product = held.product(plain, facts)
         return product if rows.dtype == torch.float32 else product.to(rows.dtype)
 
     def _unpacked(self, rows: Tensor) -> Tensor:

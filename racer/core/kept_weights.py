@@ -101,10 +101,8 @@ class KeptWeight(nn.Module):
     def rows(self, index: Tensor) -> Tensor:
         """Rows ``index [n]`` of the weight, in float32: ``[n, in]``."""
         kept, block, lane = self.kept, index // LANES, index % LANES
-        size = kept.scale_bytes
         scales = self.scales.view(self.blocks, self.units, -1, LANES)[block, :, :, lane].float()
         values = self._numbers(block, lane).view(len(index), self.units, kept.groups, kept.group).float()
-        assert size == self.scales.element_size()
         values = (values - kept.offset) * scales[:, :, : kept.groups, None]
         if kept.least:
             values = values + scales[:, :, kept.groups :, None]
@@ -130,16 +128,16 @@ class KeptWeight(nn.Module):
         """Rows of the weight in float32."""
         return self.rows(torch.arange(start, self.outputs if stop is None else stop, device="cpu"))
 
-    def product(self, rows: Tensor, bias: Tensor | None, facts: Any) -> Tensor:
-        """``rows [..., in]`` in float32, without gaps, times the weight: ``[..., out]``."""
+    def product(self, rows: Tensor, facts: Any) -> Tensor:
+        """``rows [..., in]`` in float32, without gaps, times the weight: ``[..., out]``.
+
+        :param facts: of :meth:`facts`; the bias is among them.
+        """
         shape, count, writer = (*rows.shape[:-1], self.blocks * LANES), rows.numel() // self.inputs, recorder()
         code, threads = packed_product(self.kept), torch.get_num_threads()
-        if writer is None:
-            out = rows.new_empty(shape)
-            code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
-        else:
-            out = writer.empty(shape, torch.float32)
-            code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
+        out = rows.new_empty(shape) if writer is None else writer.empty(shape, torch.float32)
+        code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
+        if writer is not None:
             writer.weight(self._buffers, "numbers")  # its scales lie where they lay as long as these do
             writer.kept.append(facts)
             writer.note(code, ctypes.addressof(facts), rows, Depends(NODES, count // writer.nodes), out, threads)

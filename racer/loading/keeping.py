@@ -39,7 +39,7 @@ def obstacle() -> str:
 def make(model: Any, choice: str) -> int:
     """Round a model's linear layers to ``choice`` of :data:`MADE`; how many there were.
 
-    The embedding stays as it is, unless the last layer shares its weight.
+    The embedding stays as it is, also where the last layer shares its weight.
     """
     kept, count = MADE[choice], 0
     for parent, name, layer in list(_layers(model, nn.Linear)):
@@ -124,10 +124,12 @@ def _kept_of(tensor: Any, weight: Tensor, heads: set[int]) -> GroupedNumbers | N
     if whole is None or whole.numbers.shape != tuple(weight.shape) or weight.shape[1] % UNIT:
         return None
     said, held = whole.dequantised(), weight.detach().float().numpy()
-    bound = NEAR * float(np.abs(said).max()) if weight.dtype == torch.float32 else 0.01 * float(np.abs(said).max())
+    relative = 0.0 if weight.dtype == torch.float32 else torch.finfo(weight.dtype).eps  # as it was rounded
+    absolute = NEAR * np.abs(said).max()
     for order in _orders(len(said), heads):
-        if np.abs(held - said[order]).max() <= bound:
-            return whole.rows(order) if order is not None else whole
+        expected = said[order]
+        if (np.abs(held - expected) <= absolute + relative * np.abs(expected)).all():
+            return whole.rows(order)
     return None
 
 

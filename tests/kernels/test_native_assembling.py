@@ -137,7 +137,7 @@ def test_what_llvm_cannot_make_is_not_tried_again(cache: Path) -> None:
         with pytest.raises(NotHere, match="LLVM cannot do it"):
             assembled("wrong", (ctypes.c_void_p,), wrong)
     assert len(tried) == 1
-    with pytest.raises(NotHere, match="nowhere"):
+    with pytest.raises(NotHere, match="not in its own code"):
         assembled("nowhere", WRITES, Adding(1).write)
     gc.collect()
     assert Adding(3).of(4) == 7, "an engine that is given up takes nothing of others with it"

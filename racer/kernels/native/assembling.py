@@ -106,14 +106,16 @@ def assembled(name: str, types: tuple[Any, ...], write: Callable[[], ir.Module],
                 kept = _compiled(module, target)
                 _write(key, kept)
             return _loaded(kept, target, name, types, by_list)
-        except (RuntimeError, AttributeError, KeyError, OSError) as error:
+        except (RuntimeError, AttributeError, OSError) as error:
             _failures[name] = f"LLVM cannot do it: {first_line(error)}"
             raise NotHere(_failures[name]) from error
 
 
 def _add_by_list(module: ir.Module, name: str) -> None:
     """A function beside the one of this name that finds its arguments in memory."""
-    function: Any = module.globals[name]
+    function: Any = module.globals.get(name)
+    if function is None:
+        raise RuntimeError(f"{name} is not in its own code")
     emit = Emitter(module, f"{name}_by_list", [BYTES], shared=True)
     build, arguments = emit.build, []
     for index, kind in enumerate(function.ftype.args):

@@ -94,8 +94,8 @@ class _Tile(Emitter):
 
     def _prefetch(self, place: Any) -> None:
         """Of the next outputs' weights."""
-        two, three, one = (ir.Constant(INT, n) for n in (0, 3, 1))
-        self.call("llvm.prefetch.p0", VOID, place, two, three, one)
+        read, near, data = (ir.Constant(INT, number) for number in (0, 3, 1))
+        self.call("llvm.prefetch.p0", VOID, place, read, near, data)
 
 
 def _worker(module: ir.Module, bf16: bool, tiles: dict[tuple[int, int], Any]) -> Any:

@@ -29,7 +29,6 @@ class Emitter:
         if not shared:
             self.function.linkage = "internal"
         self.build = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.entry = self.function.entry_basic_block
 
     @property
     def arguments(self) -> Any:
