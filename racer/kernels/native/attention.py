@@ -24,10 +24,10 @@ from racer.kernels.native.emitting import (
     exponential,
     gathered,
     long,
-    run_by_all,
     splat,
     vector,
 )  # fmt: skip
+from racer.kernels.native.team import job_of, pieces, run_by_all
 
 LANES = 16
 ACCUMULATORS = 16
@@ -39,8 +39,8 @@ FACTS = (
 )  # fmt: skip
 """What the code reads, as numbers of 8 bytes: addresses, counts, bytes from one to the next. ``groups`` is heads of
 keys, ``shared`` queries' heads for each; the result is ``[B, N, H, D]`` without gaps."""
-JOB = ir.LiteralStructType([BYTES, FLOAT, LONG])
-"""Facts, scaling, and the next work to be found."""
+JOB = (BYTES, FLOAT)
+"""Facts and scaling."""
 
 
 @cache
@@ -58,13 +58,10 @@ def attention(bf16: bool, size: int) -> Function:
         build, facts = emit.build, emit.arguments[0]
         scaling = emit.load(facts, 8 * FACTS.index("scaling"), FLOAT)
         threads = emit.load(facts, 8 * FACTS.index("threads"), INT)
-        job = build.alloca(JOB)
-        for index, value in enumerate((facts, scaling, long(0))):
-            build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
         products: Any = long(2 * size)
         for fact in ("batch", "groups", "shared", "nodes", "slots"):
             products = build.mul(products, emit.load(facts, 8 * FACTS.index(fact), LONG))
-        run_by_all(emit, worker, job, threads, products)
+        run_by_all(emit, worker, (facts, scaling), threads, products)
         build.ret_void()
         return module
 
@@ -158,54 +155,44 @@ def _worker(module: ir.Module, bf16: bool, size: int, tiles: dict[int, Any]) -> 
     """Takes a few queries of one group of one row of the batch at a time."""
     emit = Emitter(module, "worker", [BYTES])
     build, bytes_ = emit.build, 2 if bf16 else 4
-    job = build.bitcast(emit.arguments[0], JOB.as_pointer())
-
-    def field(index: int) -> Any:
-        return build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True)
-
-    facts, scaling = build.load(field(0)), build.load(field(1))
+    (facts, scaling), taken = job_of(emit, JOB)
     fact = {name: emit.load(facts, 8 * index, LONG) for index, name in enumerate(FACTS)}
     query, key, value, mask, out = (build.inttoptr(fact[name], BYTES) for name in FACTS[:5])
     rows, nodes, slots = build.mul(fact["shared"], fact["nodes"]), fact["nodes"], fact["slots"]
     together = max(tiles)
-    pieces = build.sdiv(build.add(rows, long(together - 1)), long(together))
+    shares = build.sdiv(build.add(rows, long(together - 1)), long(together))
     heads = build.mul(fact["groups"], fact["shared"])
-    works = build.mul(build.mul(fact["batch"], fact["groups"]), pieces)
+    works = build.mul(build.mul(fact["batch"], fact["groups"]), shares)
     scores = emit.call("malloc", BYTES, build.mul(slots, long(4 * together)))
-    again, work, end = (build.append_basic_block(name) for name in ("again", "work", "end"))
-    build.branch(again)
-    build.position_at_end(again)
-    mine = build.atomic_rmw("add", field(2), long(1), "monotonic")
-    build.cbranch(build.icmp_signed("<", mine, works), work, end)
-    build.position_at_end(work)
-    piece, pair = build.srem(mine, pieces), build.sdiv(mine, pieces)
-    group, batch = build.srem(pair, fact["groups"]), build.sdiv(pair, fact["groups"])
-    keys = build.gep(key, [build.add(build.mul(batch, fact["key_batch"]), build.mul(group, fact["key_head"]))])
-    values = build.gep(value, [build.add(build.mul(batch, fact["value_batch"]), build.mul(group, fact["value_head"]))])
-    masks = build.gep(mask, [build.mul(batch, fact["mask_batch"])])
-    first = build.mul(piece, long(together))
-    last = build.add(first, long(together))
-    last = build.select(build.icmp_signed("<", last, rows), last, rows)
-    at = emit.variable(first)
-    build.store(first, at)
-    for count in sorted(tiles, reverse=True):
-        with emit.loop(build.sdiv(build.sub(last, build.load(at)), long(count))):
-            places: list[list[Any]] = [[], [], []]
-            for i in range(count):
-                row = build.add(build.load(at), long(i))
-                node = build.srem(row, nodes)
-                head = build.add(build.mul(group, fact["shared"]), build.sdiv(row, nodes))
-                begin = build.add(build.mul(batch, fact["query_batch"]), build.mul(head, fact["query_head"]))
-                places[0].append(build.gep(query, [build.add(begin, build.mul(node, fact["query_node"]))]))
-                places[1].append(build.gep(masks, [build.mul(node, fact["mask_node"])]))
-                place = build.add(build.mul(build.add(build.mul(batch, nodes), node), heads), head)
-                places[2].append(build.gep(out, [build.mul(place, long(size * bytes_))]))
-            flat = [place for several in places for place in several]
-            more = [keys, values, scores, slots, fact["key_slot"], fact["value_slot"], scaling]
-            build.call(tiles[count], flat + more)
-            build.store(build.add(build.load(at), long(count)), at)
-    build.branch(again)
-    build.position_at_end(end)
+    with pieces(emit, taken, works, 1) as (mine, _):
+        piece, pair = build.srem(mine, shares), build.sdiv(mine, shares)
+        group, batch = build.srem(pair, fact["groups"]), build.sdiv(pair, fact["groups"])
+        keys = build.gep(key, [build.add(build.mul(batch, fact["key_batch"]), build.mul(group, fact["key_head"]))])
+        values = build.gep(
+            value, [build.add(build.mul(batch, fact["value_batch"]), build.mul(group, fact["value_head"]))]
+        )
+        masks = build.gep(mask, [build.mul(batch, fact["mask_batch"])])
+        first = build.mul(piece, long(together))
+        last = build.add(first, long(together))
+        last = build.select(build.icmp_signed("<", last, rows), last, rows)
+        at = emit.variable(first)
+        build.store(first, at)
+        for count in sorted(tiles, reverse=True):
+            with emit.loop(build.sdiv(build.sub(last, build.load(at)), long(count))):
+                places: list[list[Any]] = [[], [], []]
+                for i in range(count):
+                    row = build.add(build.load(at), long(i))
+                    node = build.srem(row, nodes)
+                    head = build.add(build.mul(group, fact["shared"]), build.sdiv(row, nodes))
+                    begin = build.add(build.mul(batch, fact["query_batch"]), build.mul(head, fact["query_head"]))
+                    places[0].append(build.gep(query, [build.add(begin, build.mul(node, fact["query_node"]))]))
+                    places[1].append(build.gep(masks, [build.mul(node, fact["mask_node"])]))
+                    place = build.add(build.mul(build.add(build.mul(batch, nodes), node), heads), head)
+                    places[2].append(build.gep(out, [build.mul(place, long(size * bytes_))]))
+                flat = [place for several in places for place in several]
+                more = [keys, values, scores, slots, fact["key_slot"], fact["value_slot"], scaling]
+                build.call(tiles[count], flat + more)
+                build.store(build.add(build.load(at), long(count)), at)
     emit.call("free", VOID, scores)
     build.ret_void()
     return emit.function

@@ -6,7 +6,6 @@ more slowly, or sort it first.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
@@ -22,10 +21,10 @@ from racer.kernels.native.emitting import (
     Emitter,
     Numbers,
     long,
-    run_by_all,
     splat,
     vector,
 )
+from racer.kernels.native.team import PRODUCT, job_of, pieces, run_by_all
 
 LANES = 16
 """Numbers of a row that are multiplied together."""
@@ -38,9 +37,8 @@ CHUNK = 32
 
 WEIGHT, BIAS, OUT, IN = range(4)
 """Static facts: addresses of weight and bias (or 0), outputs, inputs."""
-PRODUCT = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32)
-JOB = ir.LiteralStructType([BYTES, BYTES, BYTES, LONG, LONG])
-"""Static facts, rows in float32, the result, rows, and the next output to be found."""
+JOB = (BYTES, BYTES, BYTES, LONG)
+"""Static facts, rows in float32, the result, rows."""
 
 
 @cache
@@ -101,43 +99,29 @@ class _Tile(Emitter):
 def _worker(module: ir.Module, bf16: bool, tiles: dict[tuple[int, int], Any]) -> Any:
     emit = Emitter(module, "worker", [BYTES])
     build, size = emit.build, 2 if bf16 else 4
-    job = build.bitcast(emit.arguments[0], JOB.as_pointer())
-
-    def field(index: int) -> Any:
-        return build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True)
-
-    static, x, out, count = (build.load(field(index)) for index in range(4))
+    (static, x, out, count), taken = job_of(emit, JOB)
     facts = [emit.load(static, 8 * index, LONG) for index in range(4)]
     w, bias = build.inttoptr(facts[WEIGHT], BYTES), build.inttoptr(facts[BIAS], BYTES)
     width, inputs = facts[OUT], facts[IN]
     none = build.icmp_unsigned("==", facts[BIAS], long(0))
-    again, work, end = (build.append_basic_block(name) for name in ("again", "work", "end"))
-    build.branch(again)
-    build.position_at_end(again)
-    first = build.atomic_rmw("add", field(4), long(CHUNK), "monotonic")
-    build.cbranch(build.icmp_signed("<", first, width), work, end)
-    build.position_at_end(work)
-    last = build.add(first, long(CHUNK))
-    last = build.select(build.icmp_signed("<", last, width), last, width)
-    at = emit.variable(first)
-    for wide in (WIDE, 1):
-        left = build.sub(last, build.load(at))
-        with emit.loop(build.sdiv(left, long(wide))):
-            column = build.load(at)
-            own_w = build.gep(w, [build.mul(column, build.mul(inputs, long(size)))])
-            own_bias = build.select(none, bias, build.gep(bias, [build.mul(column, long(size))]))
-            done = emit.variable(long(0))
-            build.store(long(0), done)
-            for rows in TILES:
-                with emit.loop(build.sdiv(build.sub(count, build.load(done)), long(rows))):
-                    row = build.load(done)
-                    own_x = build.gep(x, [build.mul(row, build.mul(inputs, long(4)))])
-                    place = build.mul(build.add(build.mul(row, width), column), long(size))
-                    build.call(tiles[wide, rows], [own_x, own_w, own_bias, build.gep(out, [place]), width, inputs])
-                    build.store(build.add(row, long(rows)), done)
-            build.store(build.add(column, long(wide)), at)
-    build.branch(again)
-    build.position_at_end(end)
+    with pieces(emit, taken, width, CHUNK) as (first, last):
+        at = emit.variable(first)
+        for wide in (WIDE, 1):
+            left = build.sub(last, build.load(at))
+            with emit.loop(build.sdiv(left, long(wide))):
+                column = build.load(at)
+                own_w = build.gep(w, [build.mul(column, build.mul(inputs, long(size)))])
+                own_bias = build.select(none, bias, build.gep(bias, [build.mul(column, long(size))]))
+                done = emit.variable(long(0))
+                build.store(long(0), done)
+                for rows in TILES:
+                    with emit.loop(build.sdiv(build.sub(count, build.load(done)), long(rows))):
+                        row = build.load(done)
+                        own_x = build.gep(x, [build.mul(row, build.mul(inputs, long(4)))])
+                        place = build.mul(build.add(build.mul(row, width), column), long(size))
+                        build.call(tiles[wide, rows], [own_x, own_w, own_bias, build.gep(out, [place]), width, inputs])
+                        build.store(build.add(row, long(rows)), done)
+                build.store(build.add(column, long(wide)), at)
     build.ret_void()
     return emit.function
 
@@ -152,12 +136,9 @@ def _entry(module: ir.Module, name: str, bf16: bool, worker: Any) -> None:
         scratch = emit.call("malloc", BYTES, build.mul(numbers, long(4)))
         with emit.loop(numbers, step=LANES) as start:
             emit.store(Numbers(emit, bf16).read(rows, build.mul(start, long(2))), scratch, build.mul(start, long(4)))
-    job = build.alloca(JOB)
-    for index, value in enumerate((static, scratch, out, count, long(0))):
-        build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
     outputs = emit.load(static, 8 * OUT, LONG)
     products = build.mul(build.mul(outputs, emit.load(static, 8 * IN, LONG)), count)
-    run_by_all(emit, worker, job, threads, products)
+    run_by_all(emit, worker, (static, scratch, out, count), threads, products)
     if bf16:
         emit.call("free", VOID, scratch)
     build.ret_void()

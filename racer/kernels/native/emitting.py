@@ -143,27 +143,6 @@ def splat(element: ir.Type, lanes: int, number: float) -> ir.Constant:
     return ir.Constant(vector(element, lanes), [number] * lanes)
 
 
-ALONE = 1 << 18
-"""Products of numbers up to which one thread has done it before another wakes up."""
-
-
-def run_by_all(emit: Emitter, worker: Any, job: Any, threads: Any, products: Any) -> None:
-    """``worker(job)`` in so many threads; in this one where it is not worth waking others.
-
-    :param products: of numbers that there are to be made.
-    """
-    build = emit.build
-    opaque = build.bitcast(job, BYTES)
-    alone = build.or_(
-        build.icmp_signed("<=", threads, ir.Constant(INT, 1)), build.icmp_signed("<=", products, long(ALONE))
-    )
-    with build.if_else(alone) as (one, several):
-        with one:
-            build.call(worker, [opaque])
-        with several:
-            emit.call("GOMP_parallel", VOID, worker, opaque, threads, ir.Constant(INT, 0))
-
-
 class Numbers:
     """Reading and writing vectors of one dtype as float32."""
 

@@ -8,7 +8,6 @@ the rows beside it, to the last bit.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
@@ -24,11 +23,11 @@ from racer.kernels.native.emitting import (  # fmt: skip
     VOID,
     Emitter,
     long,
-    run_by_all,
     splat,
     vector,
 )
 from racer.kernels.native.few_bits import LANES, UNIT, Format, quantise
+from racer.kernels.native.team import PRODUCT, job_of, pieces, run_by_all
 
 QUADS = UNIT // 4
 TILES = (8, 4, 2, 1)
@@ -47,9 +46,8 @@ def available() -> bool:
 # Static facts of a weight, as the code reads them: numbers of 8 bytes.
 WEIGHT, SCALES, BIAS, BLOCKS, UNITS, WIDTH = range(6)
 """Addresses of numbers, scales and bias (or 0), blocks of outputs, units of a row, outputs of a row in the result."""
-PRODUCT = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32)
-JOB = ir.LiteralStructType([BYTES, BYTES, BYTES, BYTES, LONG, LONG])
-"""Static facts, whole rows, their scales, the result, rows, and the next block to be found."""
+JOB = (BYTES, BYTES, BYTES, BYTES, LONG)
+"""Static facts, whole rows, their scales, the result, rows."""
 
 
 @cache
@@ -162,26 +160,13 @@ def _worker(module: ir.Module, kept: Format, tiles: dict[int, Any]) -> Any:
     """What each thread does: take blocks of outputs until there are none left."""
     emit = Emitter(module, "worker", [BYTES])
     build = emit.build
-    job = build.bitcast(emit.arguments[0], JOB.as_pointer())
-
-    def field(index: int) -> Any:
-        return build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True)
-
-    static, x, xs, out, count = (build.load(field(index)) for index in range(5))
+    (static, x, xs, out, count), taken = job_of(emit, JOB)
     facts = [emit.load(static, 8 * index, LONG) for index in range(6)]
     w, s, bias = (build.inttoptr(facts[index], BYTES) for index in (WEIGHT, SCALES, BIAS))
     blocks, units, width = facts[BLOCKS], facts[UNITS], facts[WIDTH]
     x_stride, xs_stride = build.mul(units, long(2 * UNIT)), build.mul(units, long(8 * kept.groups))
     out_stride = build.mul(width, long(4))
-    again, work, end = (build.append_basic_block(name) for name in ("again", "work", "end"))
-    build.branch(again)
-    build.position_at_end(again)
-    first = build.atomic_rmw("add", field(5), long(CHUNK), "monotonic")
-    build.cbranch(build.icmp_signed("<", first, blocks), work, end)
-    build.position_at_end(work)
-    last = build.add(first, long(CHUNK))
-    last = build.select(build.icmp_signed("<", last, blocks), last, blocks)
-    with emit.loop(last, start=first) as block:
+    with pieces(emit, taken, blocks, CHUNK) as (first, last), emit.loop(last, start=first) as block:
         own_w = build.gep(w, [build.mul(block, build.mul(units, long(kept.unit_bytes)))])
         own_s = build.gep(s, [build.mul(block, build.mul(units, long(kept.scales_bytes)))])
         none = build.icmp_unsigned("==", facts[BIAS], long(0))
@@ -202,8 +187,6 @@ def _worker(module: ir.Module, kept: Format, tiles: dict[int, Any]) -> Any:
                     ],
                 )  # fmt: skip
                 build.store(build.add(row, long(rows)), done)
-    build.branch(again)
-    build.position_at_end(end)
     build.ret_void()
     return emit.function
 
@@ -217,10 +200,13 @@ def _entry(module: ir.Module, name: str, kept: Format, quantise: Any, worker: An
     scratch = emit.call("malloc", BYTES, room)
     facts = build.gep(scratch, [build.mul(units, long(2 * UNIT))])
     build.call(quantise, [rows, units, scratch, facts])
-    job = build.alloca(JOB)
-    for index, value in enumerate((static, scratch, facts, out, count, long(0))):
-        build.store(value, build.gep(job, [ir.Constant(INT, 0), ir.Constant(INT, index)], inbounds=True))
     outputs = emit.load(static, 8 * BLOCKS, LONG)
-    run_by_all(emit, worker, job, threads, build.mul(build.mul(outputs, units), long(LANES * UNIT)))
+    run_by_all(
+        emit,
+        worker,
+        (static, scratch, facts, out, count),
+        threads,
+        build.mul(build.mul(outputs, units), long(LANES * UNIT)),
+    )
     emit.call("free", VOID, scratch)
     build.ret_void()

@@ -6,7 +6,9 @@ They round where transformers' operations round, so that they give the same numb
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from llvmlite import ir
 
@@ -100,54 +102,47 @@ def rotation(bf16: bool) -> Function:
 SILU, GELU_TANH = "silu", "gelu_tanh"
 
 
+def _pairs(name: str, bf16: bool, combine: Callable[[Emitter, Numbers, Any, Any], Any]) -> Function:
+    """``name(left, right, result, count)``, number by number."""
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
+        numbers = Numbers(emit, bf16)
+        left, right, out, count = emit.arguments
+        with emit.loop(count, step=LANES) as at:
+            offset = emit.build.mul(at, long(numbers.size))
+            numbers.write(combine(emit, numbers, numbers.read(left, offset), numbers.read(right, offset)), out, offset)
+        emit.build.ret_void()
+        return module
+
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+
+
 @cache
 def gate(bf16: bool, kind: str) -> Function:
     """``gate(gates, rows, result, count)``: rows times what the gates let through.
 
     :param kind: :data:`SILU` or :data:`GELU_TANH` (Hendrycks and Gimpel, arXiv 1606.08415, by its tanh).
     """
-    name = f"gate_{_dtype(bf16)}_{kind}"
 
-    def write() -> ir.Module:
-        module = ir.Module()
-        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
-        build, numbers = emit.build, Numbers(emit, bf16)
-        gates, rows, out, count = emit.arguments
-        one = splat(FLOAT, LANES, 1.0)
-        with emit.loop(count, step=LANES) as at:
-            offset = build.mul(at, long(numbers.size))
-            some = numbers.read(gates, offset)
-            inner = some
-            if kind == GELU_TANH:
-                cube = build.fmul(build.fmul(some, some), some)
-                inner = emit.fma(cube, splat(FLOAT, LANES, 0.044715), some)
-                inner = build.fmul(inner, splat(FLOAT, LANES, 2 * 0.7978845608028654))
-            open_ = build.fadd(one, exponential(emit, build.fsub(splat(FLOAT, LANES, -0.0), inner)))
-            passed = numbers.rounded(build.fdiv(some, open_))
-            numbers.write(build.fmul(passed, numbers.read(rows, offset)), out, offset)
-        build.ret_void()
-        return module
+    def let(emit: Emitter, numbers: Numbers, gates: Any, rows: Any) -> Any:
+        build, inner = emit.build, gates
+        if kind == GELU_TANH:
+            cube = build.fmul(build.fmul(gates, gates), gates)
+            inner = emit.fma(cube, splat(FLOAT, LANES, 0.044715), gates)
+            inner = build.fmul(inner, splat(FLOAT, LANES, 2 * 0.7978845608028654))
+        closed = exponential(emit, build.fsub(splat(FLOAT, LANES, -0.0), inner))
+        passed = numbers.rounded(build.fdiv(gates, build.fadd(splat(FLOAT, LANES, 1.0), closed)))
+        return build.fmul(passed, rows)
 
-    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+    return _pairs(f"gate_{_dtype(bf16)}_{kind}", bf16, let)
 
 
 @cache
 def addition(bf16: bool) -> Function:
     """``add(left, right, result, count)``."""
-    name = f"add_{_dtype(bf16)}"
-
-    def write() -> ir.Module:
-        module = ir.Module()
-        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
-        build, numbers = emit.build, Numbers(emit, bf16)
-        left, right, out, count = emit.arguments
-        with emit.loop(count, step=LANES) as at:
-            offset = build.mul(at, long(numbers.size))
-            numbers.write(build.fadd(numbers.read(left, offset), numbers.read(right, offset)), out, offset)
-        build.ret_void()
-        return module
-
-    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+    return _pairs(f"add_{_dtype(bf16)}", bf16, lambda emit, _, left, right: emit.build.fadd(left, right))
 
 
 @cache
