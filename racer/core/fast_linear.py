@@ -43,7 +43,9 @@ class FastLinear(Twin, nn.Linear):
         if not suits(input, count, held.dtype) or input.shape[-1] != held.inputs:
             return F.linear(input, held.weight, bias)
         store = self._racer_store
-        if store is not None:
+        if count == 1 and held.dtype is torch.float32:  # for which no copy is used, so that none is looked at
+            held.packed = None
+        elif store is not None:
             copy = self._racer_copy
             if copy is None:
                 if (writer := recorder()) is not None:

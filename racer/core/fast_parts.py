@@ -16,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racer.core.small_parts import DTYPES, kind_of, normed, passed, turned
-from racer.core.twin import Forward
+from racer.core.recording import DTYPES
+from racer.core.small_parts import kind_of, normed, passed, turned
+from racer.core.twin import MOVES, RENAMES, Forward, code_within
 
 ROTARY, HALF = "apply_rotary_pos_emb", "rotate_half"
-WRAPPERS = ("integrations/accelerate.py", "utils/deprecation.py")
-"""Where transformers wraps forwards for weights that are fetched by hooks (a model that has hooks has no twin), and for
-arguments under old names (by which no model calls its own parts)."""
 
 
 def fast_forward(kind: type) -> Forward | None:
@@ -109,10 +107,8 @@ def _rotating_of(kind: type) -> Any:
     from transformers.models.llama import modeling_llama as llama
 
     own: Any = kind.forward  # type: ignore[attr-defined]
-    code: Any = inspect.unwrap(own)
-    if code is not own and not own.__code__.co_filename.replace("\\", "/").endswith(WRAPPERS):
-        return None
-    if code.__closure__ or ROTARY not in code.__code__.co_names:
+    code: Any = code_within(own, MOVES, RENAMES)
+    if code is None or code.__closure__ or ROTARY not in code.__code__.co_names:
         return None
     turns = code.__globals__.get(ROTARY)
     if not _same(turns, getattr(llama, ROTARY)):

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from racer.core.layer_program import NODES, SLOTS, Depends
-from racer.core.recording import Recorder, bits_of, recorder
+from racer.core.recording import DTYPES, Recorder, bits_of, recorder
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.attention import FACTS, attention
 
 FEW = 32
 """Nodes up to which ours is faster by itself."""
-DTYPES = (torch.bfloat16, torch.float32)
 _Facts = ctypes.c_int64 * len(FACTS)
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from racer.core.layer_program import NODES, Depends
 from racer.core.model_state import state_of
-from racer.core.recording import recorder
+from racer.core.recording import DTYPES, recorder
 from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.dense import dense_product
+from racer.kernels.native.dense import LANES, dense_product
 
 HUGE = 1 << 24
 """Numbers in a weight from which on no copy of it is made, and ways are timed once: one such layer takes long."""
@@ -33,7 +33,6 @@ UP_TO = (1, 3, 8, 16, 32, 64)
 """Numbers of rows up to which each way is chosen."""
 ROUNDS = 4
 """Times that each way is timed."""
-LANES = 16
 
 Facts = ctypes.c_int64 * 4
 
@@ -192,7 +191,7 @@ def _may_be(way: Product, case: Case) -> bool:
     if way is by_torch and bound == 1 and dtype == torch.float32:
         return inputs % LANES > 0 or not _lies_well()  # as fast as it lies, which a layer can be recorded with
     if way is by_packed:
-        return packed and (bound > 1 or dtype != torch.float32)  # its layout is made for more
+        return packed
     if way in (by_columns, by_onednn):
         huge = outputs * inputs >= HUGE
         return not packed and bound > 1 and dtype == torch.float32 and not (huge and way is by_onednn)
@@ -201,7 +200,7 @@ def _may_be(way: Product, case: Case) -> bool:
 
 def few_rows(model: Any) -> FewRows | None:
     """What is known of a model's weights; None where there is nothing to gain."""
-    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
+    if model.device.type != "cpu" or model.dtype not in DTYPES:
         return None
     ways: FewRows = state_of(model).part(FewRows)
     return ways

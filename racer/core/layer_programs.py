@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from types import FunctionType
 from typing import Any
 
@@ -14,11 +13,10 @@ from racer.core.few_rows import TIMED
 from racer.core.kv_cache import TreeCache
 from racer.core.layer_program import MOST, Chain, Program
 from racer.core.recording import Arena, Recorder, Unrecordable, recorded, recorder
-from racer.core.twin import Forward
+from racer.core.twin import RENAMES, Forward, code_within
 from racer.kernels.native.assembling import NotHere
 
 CACHES = ("cache", "past_key_values")
-WRAPPERS = ("utils/deprecation.py",)
 
 
 @attrs.frozen(eq=False)
@@ -147,9 +145,7 @@ def programmed_forward(kind: type) -> Forward | None:
     own = getattr(kind, "forward", None)
     if not issubclass(kind, GradientCheckpointingLayer) or not isinstance(own, FunctionType):
         return None
-    code: Any = inspect.unwrap(own)
-    if code is not own and not own.__code__.co_filename.replace("\\", "/").endswith(WRAPPERS):
-        code = own
+    code: Any = code_within(own, RENAMES) or own
 
     def forward(self: Any, *arguments: Any, **named: Any) -> Any:
         programs: LayerPrograms | None = self._racer_programs()  # which go with the call

@@ -25,6 +25,9 @@ from racer.kernels.native.small import addition
 BLOCK = 1 << 20
 """Bytes that are allocated at once for what is between."""
 
+DTYPES = (torch.bfloat16, torch.float32)
+"""For which there is machine code."""
+
 _local = threading.local()
 
 
@@ -178,7 +181,7 @@ class Watch(TorchDispatchMode):
             and type(right) is Tensor
             and left.shape == right.shape
             and left.dtype == right.dtype
-            and left.dtype in (torch.bfloat16, torch.float32)
+            and left.dtype in DTYPES
             and left.is_contiguous()
             and right.is_contiguous()
             and left.shape[-1] % 16 == 0

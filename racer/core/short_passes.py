@@ -13,7 +13,6 @@ times, not four times for each token.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -21,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from racer.core.twin import MOVES, code_within
+
 SHORT = 32
 """Tokens of a pass, at most."""
 CHUNKED, ONE_BY_ONE = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
 """What transformers calls its own code for prompts, and for single tokens."""
-MOVES = "integrations/accelerate.py"
-"""Where transformers wraps forwards for weights that are fetched by hooks; a model that has hooks has no twin."""
 PACKED = ("cu_seqlens", "seq_idx")
 """Arguments that say that several texts stand in a row."""
 
@@ -74,10 +73,8 @@ def short_forward(kind: type) -> Callable[..., Any] | None:
     forward: Any = getattr(kind, "forward", None)
     if not isinstance(forward, FunctionType) or importlib.util.find_spec("fla") is not None:  # it has fast kernels
         return None
-    code: Any = inspect.unwrap(forward)
-    if code is not forward and not forward.__code__.co_filename.replace("\\", "/").endswith(MOVES):
-        return None
-    if code.__closure__ or not {CHUNKED, ONE_BY_ONE} <= set(code.__code__.co_names):
+    code: Any = code_within(forward, MOVES)
+    if code is None or code.__closure__ or not {CHUNKED, ONE_BY_ONE} <= set(code.__code__.co_names):
         return None
     chunked = code.__globals__.get(CHUNKED)
     if chunked is None:

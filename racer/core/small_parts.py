@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from racer.core.layer_program import NODES, Depends
-from racer.core.recording import recorder
+from racer.core.recording import DTYPES, recorder
 from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.small import GELU_TANH, SILU, gate, root_mean_square, rotation
+from racer.kernels.native.small import GELU_TANH, LANES, SILU, gate, root_mean_square, rotation
 
-DTYPES = (torch.bfloat16, torch.float32)
-LANES = 16
 MOST = 1 << 18
 """Numbers up to which one thread is enough."""
 GATED = 1 << 13

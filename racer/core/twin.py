@@ -11,7 +11,9 @@ parts that need no twin are the model's own.
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import attrs
@@ -27,6 +29,19 @@ ForwardMaker = Callable[[type], Forward | None]
 """The forward that does what the one of a class of modules does, in another way; None for other classes."""
 Leaf = Callable[[nn.Module], Any | None]
 """The twin of a module that shall have one of its own kind, made for this call; None for others."""
+
+
+MOVES, RENAMES = "integrations/accelerate.py", "utils/deprecation.py"
+"""Where transformers wraps forwards for weights that are fetched by hooks (a model that has hooks has no twin), and for
+arguments under old names (by which no model calls its own parts)."""
+
+
+def code_within(forward: FunctionType, *wrappers: str) -> FunctionType | None:
+    """The function that a forward is, or that one of ``wrappers`` wraps; None within any other."""
+    code: Any = inspect.unwrap(forward)
+    known = code is forward or forward.__code__.co_filename.replace("\\", "/").endswith(wrappers)
+    found: FunctionType | None = code if known else None
+    return found
 
 
 class Twin:

@@ -21,6 +21,7 @@ from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptWeight, quan
 from racer.kernels.native.few_bits import Format
 from racer.kernels.native.packed import available
 from racer.loading import keeping
+from support.loud_llama import loud
 
 pytestmark = pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
 
@@ -28,6 +29,16 @@ FORMATS = [
     Format(4, 32, 8, False, True), INT4, Format(5, 32, 16, False, True), Format(5, 32, 0, True, True), INT8,
     Format(4, 32, 0, True, False), Format(5, 32, 0, True, False), Format(6, 16, 32, False, False),
 ]  # fmt: skip
+
+
+def small_llama() -> Any:
+    """Two layers, and texts that are not all alike."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, attention_bias=True, pad_token_id=None,
+    )  # fmt: skip
+    return loud(LlamaForCausalLM(config), 15)
 
 
 def grouped(kept: Format, outputs: int, inputs: int, seed: int = 0) -> GroupedNumbers:
@@ -104,15 +115,7 @@ def test_gradients_go_through_the_numbers() -> None:
 
 @pytest.mark.parametrize("choice", ["int8", "int4"])
 def test_models_decode_as_they_do_plainly(choice: str) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=150, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, pad_token_id=None,
-    )  # fmt: skip
-    model: Any = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn_like(weight) * 0.3)
+    model = small_llama()
     assert keeping.make(model, choice) == 15
     assert not any(type(module) is nn.Linear for module in model.modules())
     prompt = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -128,12 +131,7 @@ def test_models_decode_as_they_do_plainly(choice: str) -> None:
 
 def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was done six times a call, and took longer than a prompt of 500 tokens."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, pad_token_id=None,
-    )  # fmt: skip
-    model: Any = LlamaForCausalLM(config).eval()
+    model = small_llama()
     keeping.make(model, "int8")
     prompt = torch.tensor([[3, 1, 4, 1, 5]])
     racer.generate(model, prompt, max_new_tokens=4, do_sample=False)
@@ -142,13 +140,8 @@ def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.Monkey
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
-    config = LlamaConfig(
-        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, attention_bias=True, tie_word_embeddings=True, pad_token_id=None,
-    )  # fmt: skip
-    model: Any = LlamaForCausalLM(config).eval()
-    again: Any = LlamaForCausalLM(config).eval()
-    again.load_state_dict(model.state_dict())
+    model = small_llama()
+    again = copy.deepcopy(model)
     for choice in ("int8", "int4"):
         made, same = copy.deepcopy(model), copy.deepcopy(again)
         keeping.make(made, choice)
