@@ -60,6 +60,10 @@ class ChainRunner:
         """See :attr:`racer.core.stand_in.StandIn.looks`."""
         return self._stand_in.looks.count
 
+    def close(self) -> None:
+        """End the call."""
+        self._stand_in.close()
+
     def open(self, padding: list[int], capacity: int) -> ChainCache:
         """The call's cache, which grows as transformers' does."""
         return ChainCache(padding, dict(self.call.arguments), self.plan.cache_argument)

@@ -19,6 +19,7 @@ from torch import Tensor
 from racer.core.recording import DTYPES
 from racer.core.small_parts import kind_of, normed, passed, turned
 from racer.core.twin import MOVES, RENAMES, Forward, code_within
+from racer.kernels.native.small import SILU
 
 ROTARY, HALF = "apply_rotary_pos_emb", "rotate_half"
 
@@ -76,14 +77,23 @@ def _norm_of(kind: type) -> tuple[bool, str] | None:
     for shifted, name, model in ((False, "variance_epsilon", _plain_norm), (True, "eps", _shifted_norm)):
         reference: Any = model()
         helpers = [(getattr(kind, "_norm", None), reference._norm)] if shifted else []
-        if all(_same(*pair) for pair in [(own, reference.forward), *helpers]) and _norm_is_ours(shifted, name):
+        codes = _codes(reference.forward, *(helper for _, helper in helpers))
+        if all(_same(*pair) for pair in [(own, reference.forward), *helpers]) and _norm_is_ours(shifted, name, codes):
             return shifted, name
     return None
 
 
+def _codes(*functions: Any) -> tuple[Any, ...]:
+    """What functions of transformers are now: others may put theirs in their places at any time."""
+    return tuple(getattr(inspect.unwrap(function), "__code__", function) for function in functions)
+
+
 @cache
-def _norm_is_ours(shifted: bool, name: str) -> bool:
-    """Whether ours gives what transformers' gives here, in each dtype."""
+def _norm_is_ours(shifted: bool, name: str, _: tuple[Any, ...]) -> bool:
+    """Whether ours gives what transformers' gives here, in each dtype.
+
+    :param _: the codes that this is asked of.
+    """
     reference: Any = (_shifted_norm if shifted else _plain_norm)()
     generator = torch.Generator().manual_seed(0)
     with torch.device("cpu"), torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -99,7 +109,27 @@ def _norm_is_ours(shifted: bool, name: str) -> bool:
 def _gated_of(kind: type) -> bool | None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    return True if _same(kind.forward, LlamaMLP.forward) else None  # type: ignore[attr-defined]
+    same = _same(kind.forward, LlamaMLP.forward)  # type: ignore[attr-defined]
+    return True if same and _gates_are_ours(_codes(LlamaMLP.forward)) else None
+
+
+@cache
+def _gates_are_ours(_: tuple[Any, ...]) -> bool:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("cpu"), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        module: Any = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=48))
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        for dtype in DTYPES:
+            module.to(dtype)
+            rows = torch.randn(3, 32, generator=generator).to(dtype)
+            let = passed(module.gate_proj(rows), module.up_proj(rows), SILU)
+            if let is None or not _is_near(module.down_proj(let), module(rows), of=4.0):
+                return False
+    return True
 
 
 def _rotating_of(kind: type) -> Any:
@@ -114,13 +144,18 @@ def _rotating_of(kind: type) -> Any:
     if not _same(turns, getattr(llama, ROTARY)):
         return None
     inner = inspect.unwrap(turns).__globals__
-    if not _same(inner.get(HALF), getattr(llama, HALF)) or inner.get("torch") is not torch or not _turns_are_ours():
+    codes = _codes(getattr(llama, ROTARY), getattr(llama, HALF))
+    if (
+        not _same(inner.get(HALF), getattr(llama, HALF))
+        or inner.get("torch") is not torch
+        or not _turns_are_ours(codes)
+    ):
         return None
     return code
 
 
 @cache
-def _turns_are_ours() -> bool:
+def _turns_are_ours(_: tuple[Any, ...]) -> bool:
     from transformers.models.llama import modeling_llama as llama
 
     generator = torch.Generator().manual_seed(0)
@@ -138,8 +173,9 @@ def _turns_are_ours() -> bool:
     return True
 
 
-def _is_near(ours: Tensor | None, theirs: Tensor) -> bool:
-    tolerance = 1e-2 if theirs.dtype == torch.bfloat16 else 1e-5
+def _is_near(ours: Tensor | None, theirs: Tensor, of: float = 1.0) -> bool:
+    """Whether they are the same up to rounding of numbers that are about ``of``."""
+    tolerance = of * (1e-2 if theirs.dtype == torch.bfloat16 else 1e-5)
     return ours is not None and torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 

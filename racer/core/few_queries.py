@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -65,9 +67,11 @@ def _note(
         writer.fail("heads that lie apart")
     if mask.stride(2) != mask.shape[3] and mask.shape[2] > 1:
         writer.fail("a mask with gaps")
-    steps = [stride * bytes_ for part in (query, key, value) for stride in part.stride()[:3]]
-    steps[0] = 0  # of the next row's queries, of which there is none
-    places = query, writer.place(key), writer.place(value), mask, out
+    steps: list[Any] = [0, *(stride * bytes_ for stride in query.stride()[1:3])]  # of one row, so that none is next
+    slots = writer.slots(key), writer.slots(value)
+    for name, part in zip(slots, (key, value), strict=True):
+        steps += [0, attrs.evolve(name, by_head=True), part.stride(2) * bytes_]
+    places = query, *slots, mask, out
     counts = 1, groups, heads // groups, Depends(NODES), Depends(SLOTS)
     ends = 0, Depends(SLOTS, bytes_), float(scaling), torch.get_num_threads()
     writer.note(attention(query.dtype is torch.bfloat16, query.shape[3]), *places, *counts, *steps, *ends)

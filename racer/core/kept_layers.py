@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from racer.core.kept_weights import KeptWeight
+from racer.core.recording import recorder
 from racer.kernels.native.few_bits import LANES
 
 CHUNK = 4096
@@ -40,9 +41,11 @@ class KeptLinear(nn.Module):
         if type(plain) is not Tensor or plain.requires_grad or not plain.numel():
             return self._unpacked(plain).to(rows.dtype)
         held, bias = self.held, self.bias
-        facts = self._facts
-        if facts is None or facts[0] != held.numbers.data_ptr() or facts[1] != held.scales.data_ptr():
+        facts, places = self._facts, held.places(bias)
+        if facts is None or tuple(facts[: len(places)]) != places:
             self._facts = facts = held.facts(bias)
+        if (writer := recorder()) is not None:
+            writer.weight(self._buffers, "bias")
         product = held.product(plain, facts)
         return product if rows.dtype == torch.float32 else product.to(rows.dtype)
 

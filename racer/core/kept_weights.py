@@ -138,15 +138,19 @@ class KeptWeight(nn.Module):
         out = rows.new_empty(shape) if writer is None else writer.empty(shape, torch.float32)
         code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
         if writer is not None:
-            writer.weight(self._buffers, "numbers")  # its scales lie where they lay as long as these do
+            writer.weight(self._buffers, "numbers")
+            writer.weight(self._buffers, "scales")
             writer.kept.append(facts)
             writer.note(code, ctypes.addressof(facts), rows, Depends(NODES, count // writer.nodes), out, threads)
         return out if self.outputs == shape[-1] else out[..., : self.outputs].contiguous()
 
+    def places(self, bias: Tensor | None) -> tuple[int, int, int]:
+        """Where all that a product reads lies now."""
+        return self.numbers.data_ptr(), self.scales.data_ptr(), 0 if bias is None else bias.data_ptr()
+
     def facts(self, bias: Tensor | None) -> Any:
         """What machine code is told of it."""
-        places = self.numbers.data_ptr(), self.scales.data_ptr(), 0 if bias is None else bias.data_ptr()
-        return (ctypes.c_int64 * 6)(*places, self.blocks, self.units, self.blocks * LANES)
+        return (ctypes.c_int64 * 6)(*self.places(bias), self.blocks, self.units, self.blocks * LANES)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -13,10 +13,28 @@ from torch import Tensor
 from racer.kernels.native.program import CALL, FILL, running
 from racer.kernels.native.small import storing
 
+if TYPE_CHECKING:
+    from racer.core.kv_cache import TreeCache
+
 MOST = 64
 """Nodes of a pass that may be recorded, or run from a recording."""
 NODES, SLOTS, END, INPUTS = 0, 1, 2, 3
 """Registers: nodes, slots that are attended to, slots that are committed, and from here on places of what is given."""
+
+
+@attrs.frozen
+class Slots:
+    """An argument that tells where a layer's keys or values lie. It changes with the cache."""
+
+    layer: int
+    values: bool
+    """Or else keys."""
+    by_head: bool = False
+    """How many bytes one head's are from the next one's, in place of where the first lie."""
+
+    def of(self, cache: TreeCache) -> int:
+        slots = cache.layer(self.layer)[self.values]
+        return slots.stride(1) * slots.element_size() if self.by_head else slots.data_ptr()
 
 
 @attrs.frozen
@@ -25,7 +43,7 @@ class Depends:
 
     register: int
     factor: int = 1
-    more: int = 0
+    more: int | Slots = 0
 
 
 def states_of(module: Any) -> list[dict[str, Any]]:
@@ -51,12 +69,21 @@ class Program:
         :param states: of the modules that take part.
         :param kept: what must not go.
         """
-        lists, fills, table = [], [], []
+        lists, table = [], []
+        fills: list[int] = []
+        bound: list[tuple[Any, int, Slots]] = []
+        ends: list[tuple[int, Slots]] = []
         for function, arguments in calls:
             own = (ctypes.c_int64 * max(len(arguments), 1))()
             for index, part in enumerate(arguments):
                 if isinstance(part, Depends):
-                    fills += [ctypes.addressof(own) + 8 * index, part.register, part.factor, part.more]
+                    more = part.more
+                    if isinstance(more, Slots):
+                        ends.append((len(fills) + 3, more))
+                        more = 0
+                    fills += [ctypes.addressof(own) + 8 * index, part.register, part.factor, more]
+                elif isinstance(part, Slots):
+                    bound.append((own, index, part))
                 else:
                     own[index] = part
             lists.append(own)
@@ -67,6 +94,7 @@ class Program:
         self._states = [(state, tuple(state["_modules"].values())) for state in states]
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._fills = (ctypes.c_int64 * max(len(fills), 1))(*fills)
+        self._bound = [*bound, *((self._fills, index, slots) for index, slots in ends)]
         self._arguments = ctypes.addressof(self._table), len(calls), ctypes.addressof(self._fills), len(fills) // FILL
         self._run = running()
         self._registers = (ctypes.c_int64 * 16)()
@@ -83,6 +111,11 @@ class Program:
         """What is filled in: place, register, factor, and what is added."""
         numbers = list(self._fills)[: FILL * self._arguments[3]]
         return [numbers[start : start + FILL] for start in range(0, len(numbers), FILL)]
+
+    def bind(self, cache: TreeCache) -> None:
+        """Have it run with the keys and values of ``cache`` from now on."""
+        for numbers, index, slots in self._bound:
+            numbers[index] = slots.of(cache)
 
     def is_current(self) -> bool:
         """Whether all weights lie where they lay, and modules are what they were, without hooks.
@@ -120,17 +153,11 @@ class Chain:
         self._every = [torch.empty_like(program.every) for program in programs]
         self.results = self._every
         """Of the last pass."""
-        self._lists: list[Any] = []
+        self._copies = [self._copy(program.every, own) for program, own in zip(programs, self._every, strict=True)]
         table: list[int] = []
-        fills: list[int] = []
-        for index, program in enumerate(programs):
-            before = None if index == 0 else self._every[index - 1]
-            for place, register, factor, more in program.filled():
-                if register == INPUTS and before is not None:
-                    register, factor, more = NODES, 0, before.data_ptr()
-                fills += [place, register, factor, more]
-            table += program.table
-            table += self._kept(program.every, self._every[index], fills)
+        for program, copy in zip(programs, self._copies, strict=True):
+            table += [*program.table, storing().by_list, ctypes.addressof(copy)]
+        fills = self._filled()
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._fills = (ctypes.c_int64 * len(fills))(*fills)
         self._arguments = (
@@ -140,13 +167,26 @@ class Chain:
         self._registers = (ctypes.c_int64 * 16)()
         self._place = ctypes.addressof(self._registers)
 
-    def _kept(self, result: Tensor, to: Tensor, fills: list[int]) -> list[int]:
-        """A call that copies a result to its own place: the layer after the next writes over it."""
+    @staticmethod
+    def _copy(result: Tensor, to: Tensor) -> Any:
+        """Arguments of a call that copies a result to its own place: the layer after the next writes over it."""
         size = result[0, 0].numel() * result.element_size()
-        own = (ctypes.c_int64 * 9)(result.data_ptr(), to.data_ptr(), 1, 0, size, 0, size, 0, size)
-        self._lists.append(own)
-        fills += [ctypes.addressof(own) + 8 * 3, NODES, 1, 0]
-        return [storing().by_list, ctypes.addressof(own)]
+        return (ctypes.c_int64 * 9)(result.data_ptr(), to.data_ptr(), 1, 0, size, 0, size, 0, size)
+
+    def _filled(self) -> list[int]:
+        fills: list[int] = []
+        for index, (program, copy) in enumerate(zip(self._programs, self._copies, strict=True)):
+            for place, register, factor, more in program.filled():
+                if register == INPUTS and index:
+                    register, factor, more = NODES, 0, self._every[index - 1].data_ptr()
+                fills += [place, register, factor, more]
+            fills += [ctypes.addressof(copy) + 8 * 3, NODES, 1, 0]
+        return fills
+
+    def bind(self) -> None:
+        """Follow the programs, after they were bound."""
+        for index, number in enumerate(self._filled()):
+            self._fills[index] = number
 
     def is_current(self) -> bool:
         return all(program.is_current() for program in self._programs)

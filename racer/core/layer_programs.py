@@ -1,7 +1,14 @@
-"""Decoder layers that run from a recording of themselves (:mod:`racer.core.recording`)."""
+"""Decoder layers that run from a recording of themselves (:mod:`racer.core.recording`).
+
+Recordings outlive their call: writing them down takes as long as five or ten steps. The next call takes them if nothing
+that they rest on was set otherwise since (:mod:`racer.core.layer_facts`), and binds them to its own cache.
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Hashable
 from types import FunctionType
 from typing import Any
 
@@ -11,12 +18,15 @@ from torch import Tensor
 
 from racer.core.few_rows import TIMED
 from racer.core.kv_cache import TreeCache
+from racer.core.layer_facts import Facts
 from racer.core.layer_program import MOST, Chain, Program
 from racer.core.recording import Arena, Recorder, Unrecordable, recorded, recorder
 from racer.core.twin import RENAMES, Forward, code_within
 from racer.kernels.native.assembling import NotHere
 
 CACHES = ("cache", "past_key_values")
+KEPT = 2
+"""Calls of a kind, at the same time, whose recordings are kept."""
 
 
 @attrs.frozen(eq=False)
@@ -43,25 +53,71 @@ class _Pass:
 
 
 @attrs.define(eq=False)
+class _Layer:
+    """What is known of one layer, twins and original alike."""
+
+    state: dict[str, Any]
+    """Which twins share; by this it is told."""
+    facts: list[Any]
+    """When it was first recorded."""
+    arena: int
+    """Which of the two it writes to."""
+
+
+@attrs.define(eq=False)
 class LayerPrograms:
-    """The recordings of one call's layers."""
+    """The recordings of a model's layers. One call uses them at a time."""
 
     made: dict[tuple[Any, ...], Program | None] = attrs.field(factory=dict)
     """By layer and kind of pass; None: it cannot be recorded."""
     arenas: tuple[Arena, Arena] = attrs.field(factory=lambda: (Arena(), Arena()))
     """In turns, as a layer reads what the one before it wrote."""
-    turns: dict[Any, int] = attrs.field(factory=dict)
-    """Which of them a layer writes to."""
+    layers: dict[int, _Layer] = attrs.field(factory=dict)
+    """By the identity of its state."""
     refusal: str = ""
     """Why a layer could not be recorded, of the last one that could not."""
     chains: dict[tuple[Any, ...], Chain] = attrs.field(factory=dict)
     """Layers that followed one another in an earlier pass, by the first of them and the kind of pass."""
+    _bound: tuple[weakref.ref[TreeCache], int] | None = None
+    """The cache whose keys and values they read, and how often it had moved by then."""
     _last: tuple[dict[str, Any], _Pass] | None = None
     """What the layer before was given, beside what it was to go on from."""
     _ran: list[tuple[tuple[Any, ...], Program, Tensor]] = attrs.field(factory=list)
     """Layers that have run from their recordings in this pass, one after the other, and their results."""
     _ahead: _Ahead | None = None
     """Layers that have run in this pass before anybody asked for them."""
+
+    def rest(self) -> None:
+        """Let go of what belongs to the call that used them."""
+        self._last = self._ahead = self._bound = None
+        self._ran = []
+
+    def are_current(self, model: Any) -> bool:
+        """Whether all layers of ``model`` are what they were when they were recorded."""
+        facts, known = Facts(), dict(self.layers)
+        for module in model.modules():
+            layer = known.pop(id(vars(module)), None)
+            if layer is not None and layer.facts != facts.of(module):
+                return False
+        return not known
+
+    def layer(self, module: Any) -> _Layer:
+        """What is known of a layer, or its twin, that is about to be recorded."""
+        state = vars(module)
+        if id(state) not in self.layers:
+            self.layers[id(state)] = _Layer(state, Facts().of(module), len(self.layers) % 2)
+        return self.layers[id(state)]
+
+    def bind(self, cache: TreeCache) -> None:
+        """Have all recordings read and write the keys and values of ``cache``, where they lie now."""
+        if self._bound is not None and self._bound[0]() is cache and self._bound[1] == cache.moves:
+            return
+        for program in self.made.values():
+            if program is not None:
+                program.bind(cache)
+        for chain in self.chains.values():
+            chain.bind()
+        self._bound = weakref.ref(cache), cache.moves
 
     def given(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
         """A layer's arguments, if a recording can take them. Most layers are given what the one before was given."""
@@ -74,6 +130,8 @@ class LayerPrograms:
         self._end_run()
         self._ahead = None
         given_now = _pass_of(arguments, named)
+        if given_now is not None:
+            self.bind(given_now.cache)
         self._last = (named, given_now) if given_now is not None and len(arguments) == 1 else None
         return given_now
 
@@ -106,6 +164,30 @@ class LayerPrograms:
         if len(ran) > 1:
             keys, programs, _ = zip(*ran, strict=True)
             self.chains[keys[0]] = Chain(keys, programs)
+
+
+class KeptPrograms:
+    """The recordings of one model, between the calls that use them. They hold its layers, but not the model."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, list[LayerPrograms]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, model: Any, kind: Hashable) -> LayerPrograms:
+        """Those of an earlier call of this kind that hold for the model as it is now; else new ones."""
+        with self._lock:
+            kept = self._kept.get(kind)
+            programs = kept.pop() if kept else None
+        return programs if programs is not None and programs.are_current(model) else LayerPrograms()
+
+    def give_back(self, kind: Hashable, programs: LayerPrograms) -> None:
+        """After the call. Of those that are too many, the oldest go."""
+        programs.rest()
+        if programs.made:
+            with self._lock:
+                kept = self._kept.setdefault(kind, [])
+                kept.append(programs)
+                del kept[:-KEPT]
 
 
 class _Ahead:
@@ -160,7 +242,7 @@ def programmed_forward(kind: type) -> Forward | None:
 def _run(
     programs: LayerPrograms, layer: Any, code: Any, given: _Pass, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
-    key = (layer, given.kind)
+    key = (id(vars(layer)), given.kind)
     known = programs.known(key, given)
     if known is not None:
         return known
@@ -171,18 +253,21 @@ def _run(
         return result
     if program is None and key in programs.made:
         return code(layer, *arguments, **named)
-    arena = programs.arenas[programs.turns.setdefault(layer, len(programs.turns) % 2)]
+    arena = programs.arenas[programs.layer(layer).arena]
     if arena.holds(given.inputs[0].data_ptr()):
         return code(layer, *arguments, **named)
     arena.rewind()
     writer = Recorder(arena, given.nodes, given.inputs)
     result = recorded(writer, code, (layer, *arguments), named)
     try:
-        programs.made[key] = writer.program(layer, result)
+        program = writer.program(layer, result)
     except (Unrecordable, NotHere) as error:
         programs.refusal = str(error)
         if programs.refusal != TIMED:
             programs.made[key] = None
+    else:
+        program.bind(given.cache)
+        programs.made[key] = program
     return result
 
 
@@ -221,5 +306,5 @@ def _pass_of(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
             return None
     places = [part.data_ptr() for part in tensors]
     alike = tuple(places.index(place) for place in places)  # a recording takes those for one that lie in one place
-    kind = (nodes == 1, alike, cache.moves, id(cache), torch.get_num_threads(), *rest)
+    kind = (nodes == 1, alike, torch.get_num_threads(), *rest)
     return _Pass(cache, nodes, slots, tensors, kind)

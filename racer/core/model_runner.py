@@ -80,6 +80,10 @@ class ModelRunner:
         """See :attr:`racer.core.stand_in.StandIn.looks`."""
         return self._stand_in.looks.count
 
+    def close(self) -> None:
+        """End the call."""
+        self._stand_in.close()
+
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
         cache = TreeCache(self.plan.layout, padding, capacity)

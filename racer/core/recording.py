@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from racer.core.layer_program import INPUTS, MOST, NODES, Depends, Program, states_of
+from racer.core.layer_program import INPUTS, MOST, NODES, Depends, Program, Slots, states_of
 from racer.kernels.native.small import addition
 
 BLOCK = 1 << 20
@@ -81,7 +81,7 @@ class Recorder:
         self.arena, self.nodes = arena, nodes
         self._inputs = {part.data_ptr(): INPUTS + index for index, part in enumerate(inputs)}
         self._made: list[tuple[Tensor, Tensor]] = []
-        self._fixed: set[int] = set()
+        self._slots: dict[int, Slots] = {}
         self._calls: list[tuple[Any, tuple[Any, ...]]] = []
         self.weights: list[tuple[dict[str, Any], str, Tensor, int]] = []
         """What must lie where it lay: where it is held, its name, itself, its place."""
@@ -109,16 +109,16 @@ class Recorder:
         if held is not None:
             self.weights.append((holder, name, held, held.data_ptr()))
 
-    def fix(self, part: Tensor) -> None:
-        """Note that numbers lie where they do as long as the recording is used: the cache's."""
-        self._fixed.add(part.data_ptr())
+    def cached(self, part: Tensor, slots: Slots) -> None:
+        """Note whose keys or values lie at the beginning of ``part``."""
+        self._slots[part.data_ptr()] = slots
 
-    def place(self, part: Tensor) -> int:
+    def slots(self, part: Tensor) -> Slots:
         """Of what was noted so."""
-        place = part.data_ptr()
-        if place not in self._fixed:
+        slots = self._slots.get(part.data_ptr())
+        if slots is None:
             self.fail("keys and values that are not the cache's")
-        return place
+        return slots or Slots(0, values=False)
 
     def note(self, function: Any, *arguments: Any) -> None:
         """That ``function`` was called; tensors stand for their places, floats are float32."""
@@ -131,7 +131,7 @@ class Recorder:
         if isinstance(part, float):
             return bits_of(part)
         if not isinstance(part, Tensor):
-            return part
+            return part  # numbers, and what becomes a number later
         place = part.data_ptr()
         if self.arena.holds(place) or any(place == weight[3] for weight in self.weights):
             return place

@@ -11,7 +11,8 @@ import attrs
 from racer.core.fast_linear import twin_of_layer
 from racer.core.fast_parts import fast_forward
 from racer.core.few_rows import Looks, few_rows
-from racer.core.layer_programs import LayerPrograms, programmed_forward
+from racer.core.layer_programs import KeptPrograms, LayerPrograms, programmed_forward
+from racer.core.model_state import state_of
 from racer.core.packed_weights import PackedModel
 from racer.core.short_passes import short_forward
 from racer.core.twin import Configs, intercepted, twin_of
@@ -48,7 +49,8 @@ class StandIn:
     """How many weights it has looked at so far; a pass in which it looks at some takes longer."""
     twin: Any = attrs.field(init=False)
     """None: the model runs itself."""
-    _programs: LayerPrograms = attrs.field(init=False)
+    _programs: LayerPrograms | None = attrs.field(init=False)
+    """Recordings of layers, until the call ends."""
     _proven: bool = attrs.field(init=False, default=False)
     """Whether the twin has been through a pass."""
 
@@ -57,9 +59,29 @@ class StandIn:
         leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
         makers: list[Any] = [short_forward] if self.short_passes else []
         makers += [fast_forward, programmed_forward] if ways is not None else []
-        self._programs = LayerPrograms()
-        # weak, as recordings hold layers, and the cache: it must go with the call, not with the next garbage collection
-        self.twin = twin_of(self.model, leaf, self.configs, makers, weakref.ref(self._programs))
+        self._programs = self._kept.take(self.model, self._kind) if ways is not None else None
+        own = weakref.ref(self)
+
+        def programs() -> LayerPrograms | None:
+            stand_in = own()
+            return None if stand_in is None else stand_in._programs
+
+        self.twin = twin_of(self.model, leaf, self.configs, makers, programs)
+
+    @property
+    def _kept(self) -> KeptPrograms:
+        return state_of(self.model).part(KeptPrograms)
+
+    @property
+    def _kind(self) -> tuple[bool, ...]:
+        """Calls of one kind run the same code in their layers."""
+        return self.configs is not None, self.packed is not None, self.short_passes
+
+    def close(self) -> None:
+        """End the call: recordings are left to the next one. What still runs goes without."""
+        programs, self._programs = self._programs, None
+        if programs is not None and self.twin is not None:
+            self._kept.give_back(self._kind, programs)
 
     def run(self, inputs: dict[str, Any], states: States | None = None) -> Any:
         """The output of a forward pass. A twin that fails is given up, and the model runs itself.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
+import attrs
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from racer.core.layer_program import END, NODES, Depends
+from racer.core.layer_program import END, NODES, Depends, Slots
 from racer.core.recording import Recorder, recorder
 from racer.kernels.native.small import storing
 
@@ -37,8 +38,8 @@ class TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         start, count = self.cache.end, key_states.shape[2]
         keys, values = self.cache.layer(self.index)
         if (writer := recorder()) is not None:
-            for slots, states in ((keys, key_states), (values, value_states)):
-                _store(writer, slots, states, start)
+            for which, slots, states in ((False, keys, key_states), (True, values, value_states)):
+                _store(writer, Slots(self.index, values=which), slots, states, start)
         else:
             keys.narrow(2, start, count).copy_(key_states)  # an index in brackets takes twice as long
             values.narrow(2, start, count).copy_(value_states)
@@ -62,8 +63,11 @@ class TreeLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     get_max_cache_shape = get_max_length  # its name before transformers 5.18
 
 
-def _store(writer: Recorder, slots: Tensor, states: Tensor, start: int) -> None:
-    """Copy a row's ``states [1, heads, N, size]`` to ``slots [1, heads, capacity, size]``, and write that down."""
+def _store(writer: Recorder, name: Slots, slots: Tensor, states: Tensor, start: int) -> None:
+    """Copy a row's ``states [1, heads, N, size]`` to ``slots [1, heads, capacity, size]``, and write that down.
+
+    :param name: of the slots.
+    """
     _, heads, nodes, size = states.shape
     bytes_ = states.element_size()
     by_head, by_node = states.stride(1) * bytes_, states.stride(2) * bytes_
@@ -77,8 +81,9 @@ def _store(writer: Recorder, slots: Tensor, states: Tensor, start: int) -> None:
         writer.fail("keys or values of another kind")
         slots.narrow(2, start, nodes).copy_(states)
         return
-    steps = by_head, by_node, slots.stride(1) * bytes_, slots.stride(2) * bytes_
-    writer.fix(slots)
-    store, begin = storing(), slots.data_ptr()
-    store(states.data_ptr(), begin + start * steps[3], heads, nodes, size * bytes_, *steps)
-    writer.note(store, states, Depends(END, steps[3], begin), heads, Depends(NODES), size * bytes_, *steps)
+    to_head, to_node = slots.stride(1) * bytes_, slots.stride(2) * bytes_
+    writer.cached(slots, name)
+    store, begin = storing(), slots.data_ptr() + start * to_node
+    store(states.data_ptr(), begin, heads, nodes, size * bytes_, by_head, by_node, to_head, to_node)
+    to, next_head = Depends(END, to_node, name), attrs.evolve(name, by_head=True)
+    writer.note(store, states, to, heads, Depends(NODES), size * bytes_, by_head, by_node, next_head, to_node)

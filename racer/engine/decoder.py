@@ -138,6 +138,7 @@ class BatchDecoder:
             if batch.pooled is not None:
                 batch.pool.give_back(batch.pooled)
         finally:
+            runner.close()
             stats.close(spec.requests, time.perf_counter() - started, batch.step_cost.points() if batch else {})
             for request in spec.requests:
                 self.strategies.request_closed(request, stats)

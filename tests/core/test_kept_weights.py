@@ -113,6 +113,23 @@ def test_gradients_go_through_the_numbers() -> None:
     torch.testing.assert_close(rows.grad[0], torch.from_numpy(whole.dequantised()).sum(0))
 
 
+@pytest.mark.parametrize("which", ["numbers", "scales", "bias"])
+def test_what_is_exchanged_is_read_from_then_on(which: str) -> None:
+    def layer_of(seed: int) -> KeptLinear:
+        torch.manual_seed(seed)
+        return KeptLinear(KeptWeight(quantised(torch.randn(32, 64), INT8)), torch.randn(32))
+
+    layer, other, rows = layer_of(0), layer_of(1), torch.randn(3, 64)
+    before = layer(rows)
+    if which == "bias":
+        layer.bias = other.bias
+    else:
+        setattr(layer.held, which, getattr(other.held, which))
+    wanted = F.linear(rows, layer.weight, layer.bias)
+    assert not torch.allclose(before, wanted, atol=0.1)
+    torch.testing.assert_close(layer(rows), wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("choice", ["int8", "int4"])
 def test_models_decode_as_they_do_plainly(choice: str) -> None:
     model = small_llama()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,12 +24,14 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.llama import modeling_llama
 
 import racer
-from racer.core import few_rows, stand_in
+from racer.core import few_rows, layer_programs, stand_in
 from racer.core.kv_cache import TreeCache
-from racer.core.layer_programs import LayerPrograms
+from racer.core.layer_programs import KEPT, KeptPrograms, LayerPrograms
 from racer.core.model_runner import ModelRunner
+from racer.core.model_state import state_of
 from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.dense import dense_product
@@ -77,7 +80,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[LayerPrograms]:
         made.append(LayerPrograms())
         return made[-1]
 
-    monkeypatch.setattr(stand_in, "LayerPrograms", noted)
+    monkeypatch.setattr(layer_programs, "LayerPrograms", noted)
     return made
 
 
@@ -262,7 +265,7 @@ def test_what_autocast_asks_for_is_not_recorded(kept: list[LayerPrograms]) -> No
     assert not kept[-1].made
 
 
-def test_what_a_call_recorded_goes_with_it(kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_calls_cache_goes_with_it(kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch) -> None:
     caches: list[weakref.ref[TreeCache]] = []
     original = TreeCache.__init__
 
@@ -274,14 +277,149 @@ def test_what_a_call_recorded_goes_with_it(kept: list[LayerPrograms], monkeypatc
     model, prompt = model_of(), torch.tensor([[5, 9, 2, 7]])
     racer.generate(model, prompt, max_new_tokens=12, do_sample=False)  # with the trial, which makes caches too
     assert kept[-1].chains
-    kept.clear()
     gc.collect()
     caches.clear()
     gc.disable()
     try:
         racer.generate(model, prompt, max_new_tokens=12, do_sample=False)
-        kept.clear()
         assert caches
         assert all(cache() is None for cache in caches)
     finally:
         gc.enable()
+
+
+# -- from call to call ------------------------------------------------------------------------------------------------
+
+PROMPT = torch.tensor([[5, 9, 2, 7, 5, 9, 2]])
+
+
+def decoded(model: Any, drafter: str = "recycling") -> Tensor:
+    config = racer.DecodeConfig(drafter=drafter, budget=8)
+    scores = racer.generate(
+        model,
+        PROMPT,
+        config=config,
+        max_new_tokens=24,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.cat(scores.logits)
+
+
+def test_the_next_call_runs_from_what_the_one_before_recorded(
+    kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of()
+    first = decoded(model)
+    for drafter in ("none", "recycling", "recycling"):
+        decoded(model, drafter=drafter)
+    used = kept[-1]
+    assert used.made
+    monkeypatch.setattr(layer_programs, "recorded", None)  # nothing is written down any more
+    before = len(kept)
+    torch.testing.assert_close(decoded(model), first, rtol=1e-4, atol=1e-4)  # other trees, as drafters learn
+    assert len(kept) == before
+    gone = weakref.ref(used)
+    racer.release(model)
+    kept.clear()
+    del used
+    gc.collect()
+    assert gone() is None
+
+
+def test_recordings_go_with_the_model(kept: list[LayerPrograms]) -> None:
+    model = model_of()
+    decoded(model)
+    gone, programs = weakref.ref(model), weakref.ref(kept[-1])
+    assert kept[-1].made
+    kept.clear()
+    del model
+    gc.collect()
+    assert gone() is None
+    assert programs() is None
+
+
+def test_a_cache_that_grows_is_followed(kept: list[LayerPrograms], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(max_position_embeddings=2048)
+    sizes = [1, 24, 1, 24, 1] + [24, 1] * 30
+    runner = runner_of(model)
+
+    def run(runner: ModelRunner) -> list[Tensor]:
+        found = []
+        with torch.no_grad():
+            cache = runner.open([0], 40)
+            for index, nodes in enumerate(sizes):
+                found.append(runner.forward(tree_of(nodes, index), cache, 1500).clone())
+                cache.commit(torch.arange(nodes)[None], [nodes])
+        assert cache.moves
+        return found
+
+    recorded = run(runner)
+    assert kept[-1].chains
+    assert len(kept[-1].made) == 2 * 3, "three layers, of one node and of several: once, however often the cache grew"
+    monkeypatch.setattr(stand_in, "programmed_forward", never)
+    for mine, theirs in zip(recorded, run(runner_of(model)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def _to_and_back(model: Any) -> None:
+    model.to(torch.bfloat16).to(torch.float32)
+
+
+def _louder(self: Any, rows: Tensor) -> Tensor:
+    product: Tensor = self.down_proj(self.act_fn(self.gate_proj(rows)) * self.up_proj(rows)) * 1.5
+    return product
+
+
+def _turned_back(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return query * cos[:, None], key * cos[:, None]
+
+
+BETWEEN_CALLS: dict[str, Any] = {
+    name: lambda model, _, change=change: change(model)
+    for name, change in CHANGES.items()
+    if name not in ("a hook", "a hook before", "a layer exchanged")  # such models are decoded plainly, or make no sense
+} | {
+    "a number of a norm": lambda model, _: setattr(model.model.layers[1].input_layernorm, "variance_epsilon", 0.5),
+    "how queries are scaled": lambda model, _: setattr(model.model.layers[0].self_attn, "scaling", 0.9),
+    "the attention implementation": lambda model, _: model.set_attn_implementation("eager"),
+    "a width of the configuration": lambda model, _: setattr(model.config, "rms_norm_eps", 0.5),  # not read any more
+    "an activation": lambda model, _: setattr(model.model.layers[1].mlp, "act_fn", nn.Tanh()),
+    "the dtype, and back": lambda model, _: _to_and_back(model),
+    "the forward of a class": lambda model, patch: patch.setattr(type(model.model.layers[1].mlp), "forward", _louder),
+    "the forward of a norm's class": lambda model, patch: patch.setattr(
+        type(model.model.norm), "forward", lambda self, rows: rows * self.weight * 0.5
+    ),
+    "a function that a class calls": lambda _, patch: patch.setattr(
+        modeling_llama, "apply_rotary_pos_emb", _turned_back
+    ),
+}
+
+
+@pytest.mark.parametrize("change", BETWEEN_CALLS.values(), ids=BETWEEN_CALLS)
+def test_what_changes_between_calls_is_seen(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    before = decoded(model)
+    torch.testing.assert_close(decoded(model), before, rtol=1e-4, atol=1e-4)
+    change(model, monkeypatch)
+    ours = decoded(model)
+    plain = model.generate(PROMPT, max_new_tokens=24, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    torch.testing.assert_close(ours, torch.cat(plain.logits), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(decoded(model), torch.cat(plain.logits), rtol=1e-3, atol=1e-3)
+
+
+def test_calls_at_the_same_time_have_recordings_of_their_own(kept: list[LayerPrograms]) -> None:
+    model = model_of()
+    prompts = [torch.tensor([[seed, 9, 2, 7 + seed]]) for seed in range(6)]
+    plain = [model.generate(prompt, max_new_tokens=40, do_sample=False) for prompt in prompts]
+
+    def ours(prompt: Tensor) -> Tensor:
+        config = racer.DecodeConfig(drafter="recycling", budget=8)
+        tokens: Tensor = racer.generate(model, prompt, config=config, max_new_tokens=40, do_sample=False)
+        return tokens
+
+    with ThreadPoolExecutor(3) as pool:
+        for mine, theirs in zip(pool.map(ours, prompts * 3), plain * 3, strict=True):
+            assert torch.equal(mine, theirs)
+    assert all(len(calls) <= KEPT for calls in state_of(model).part(KeptPrograms)._kept.values())
