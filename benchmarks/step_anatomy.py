@@ -2,12 +2,16 @@
 
     python benchmarks/step_anatomy.py                                        # the embedded model, and its shape
     python benchmarks/step_anatomy.py --shape 1b --nodes 1 --nodes 24 --output anatomy.json
+    python benchmarks/step_anatomy.py --dtype keep --shape embedded --shape FILE.gguf     # weights in the files' bits
     python benchmarks/step_anatomy.py --device cuda --compile graphs --shape 8b --context 2048
 
 Real steps are timed: Decoder.decode runs, and clocks stand around the parts of Decoder.step. Times are medians in
 milliseconds; a part does not contain the parts inside it. What a step in static shapes does as a whole (all but host
 work) is one part with graphs, `forward`, and two without, `mask` beside it. On CUDA every clock waits for the device,
 so host and device take turns and their sum is more than an undisturbed step, which is the row `step, no clocks`.
+
+On a CPU, what the forward pass spends on each kind of operation is told beside, and how fast its products read the
+weights (benchmarks/operations.py); glue is what remains of it: the embedding, Python, what is not recorded.
 
 The floors say what a forward pass cannot beat: all weights and the context's keys and values read once at the bandwidth
 measured here, and all multiplications at the rate measured here for a large square matrix product.
@@ -16,6 +20,7 @@ measured here, and all multiplications at the rate measured here for a large squ
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ import click
 import torch
 import transformers
 from clocks import PARTS, Clocks, clocks_on
+from operations import Operations, operations, weight_bytes
 from random_models import SHAPES, random_model
 from rates import bytes_per_second, flops_per_second
 from rich.console import Console
@@ -33,6 +39,8 @@ from rich.table import Table
 import racer
 from racer.bench.questions import load_questions
 from racer.config import COMPILE
+from racer.core.kept_layers import KeptLinear
+from racer.core.kept_weights import shape_of
 from racer.engine.batch import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
@@ -108,21 +116,25 @@ class Subject:
         assert plan is not None
         layout = plan.layout
         cached = sum(b.heads * b.head_dim * b.dtype.itemsize for b in (*layout.keys, *layout.values))
-        return self.weights() * self.model.dtype.itemsize + cached * context
+        return sum(map(weight_bytes, self.model.modules())) + cached * context
 
     def weights(self) -> int:
         """Numbers in the matrices that a token is multiplied with; of an embedding only a row is read."""
-        return sum(part.weight.numel() for part in self.model.modules() if isinstance(part, torch.nn.Linear))
+        linear = (part for part in self.model.modules() if isinstance(part, (torch.nn.Linear, KeptLinear)))
+        return sum(math.prod(shape_of(part)) for part in linear)
 
 
 def load(name: str, device: str, dtype: str, context: int, calls: int) -> Subject:
     """A real model with real prompts, or a random one with random prompts, of ``context`` tokens."""
     if name not in SHAPES:
-        loaded = models.load(None if name == "embedded" else name, dtype=dtype, device=device)
+        kept = None if dtype == "keep" else dtype
+        loaded = models.load(None if name == "embedded" else name, dtype=kept, device=device)
         turns = [question.turns[0] for question in load_questions(["builtin"])]
         texts = ["\n\n".join(turns[-i:] + turns[:-i]) for i in range(calls)]
         ids = [loaded.encode([{"role": "user", "content": text}])["input_ids"][0].tolist() for text in texts]
         return Subject(name, loaded.model, [prompt[-context:] for prompt in ids], real=True)
+    if dtype == "keep":
+        raise click.ClickException("random models have no file whose bits could be kept: name a dtype")
     model = random_model(name, torch.device(device), getattr(torch, models.DTYPES[dtype]))
     prompts = torch.randint(model.config.vocab_size, (calls, context)).tolist()
     return Subject(name, model, prompts, real=False)
@@ -163,6 +175,9 @@ def measure(subject: Subject, sizes: list[int], repeats: int) -> dict[str, Any]:
     rows = [
         summary(nodes, clocks[nodes].steps, bare[nodes], [floors[0] * 1e3, nodes * floors[1] * 1e3]) for nodes in sizes
     ]
+    if subject.compile == "auto":
+        for row in rows:
+            row |= of_kinds(operations(subject.model, row["nodes"], context), row["parts_ms"]["forward"])
     return {
         "shape": subject.name,
         "weights": subject.weights(),
@@ -190,13 +205,26 @@ def summary(nodes: int, steps: list[dict[str, float]], bare: list[float], floors
     }
 
 
+def of_kinds(found: Operations | None, forward: float) -> dict[str, Any]:
+    """What the forward consists of."""
+    if found is None:
+        return {}
+    kinds = found.milliseconds | {"glue": forward - sum(found.milliseconds.values())}
+    products = [attrs.asdict(one) | {"gigabytes_per_second": one.gigabytes_per_second} for one in found.products]
+    return {"operations_ms": kinds, "products": products}
+
+
 # -- telling --------------------------------------------------------------------------------------------------------
 
 
 def lines_of(row: dict[str, Any]) -> dict[str, str]:
     """One column of the table."""
     whole = row["step_ms"]
-    parts = {part: f"{spent:.2f} ({spent / whole:.1%})" for part, spent in row["parts_ms"].items()}
+    parts: dict[str, str] = {}
+    for part, spent in row["parts_ms"].items():
+        parts[part] = f"{spent:.2f} ({spent / whole:.1%})"
+        if part == "forward" and "operations_ms" in row:
+            parts |= {f"  of it {kind}": f"{spent:.2f}" for kind, spent in row["operations_ms"].items()}
     floors = {f"floor by {name}": f"{floor:.2f}" for name, floor in row["floor_ms"].items()}
     return {
         "step": f"{whole:.2f}",
@@ -206,6 +234,16 @@ def lines_of(row: dict[str, Any]) -> dict[str, str]:
         **floors,
         "forward / larger floor": f"{row['forward_to_floor']:.2f}x",
     }
+
+
+def products_of(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """How fast weights of each shape are read, by nodes."""
+    found: dict[str, list[str]] = {}
+    for index, row in enumerate(rows):
+        for one in row.get("products", ()):
+            name = f"{one['layers']} of {one['shape'][0]} x {one['shape'][1]}"
+            found.setdefault(name, [""] * len(rows))[index] = f"{one['gigabytes_per_second']:.1f}"
+    return found
 
 
 def show(results: list[dict[str, Any]], device: str, dtype: str) -> None:
@@ -220,15 +258,17 @@ def show(results: list[dict[str, Any]], device: str, dtype: str) -> None:
         rates = f"{result['gigabytes_per_second']:.0f} GB/s, {result['teraflops_per_second']:.2f} TFLOP/s"
         table.add_row(f"[bold]{result['shape']}[/], {result['context']} tokens, {rates}")
         columns = [lines_of(row) for row in result["sizes"]]
-        for line in columns[0]:
-            table.add_row(line, *(column[line] for column in columns))
+        for line in max(columns, key=len):
+            table.add_row(line, *(column.get(line, "") for column in columns))
+        for shape, rates in products_of(result["sizes"]).items():
+            table.add_row(f"GB/s, {shape}", *rates)
     width = None if Console().is_terminal else 140
     Console(width=width).print(table)
 
 
 @click.command(help=__doc__.replace("\n    python", "\n\n\b\n    python", 1))
 @click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", default="bf16", show_default=True, type=click.Choice(["bf16", "fp16", "fp32"]))
+@click.option("--dtype", default="bf16", show_default=True, type=click.Choice(["bf16", "fp16", "fp32", "keep"]))
 @click.option(
     "--compile", "choice", default="auto", show_default=True, type=click.Choice(COMPILE), help="How steps run."
 )
@@ -250,7 +290,8 @@ def main(
     output: Path | None,
 ) -> None:
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    usual = ("embedded", "smollm2-135m") if place == "cpu" else ("embedded", "smollm2-135m", "1b", "8b")
+    usual = ("embedded",) if dtype == "keep" else ("embedded", "smollm2-135m")
+    usual += () if place == "cpu" or dtype == "keep" else ("1b", "8b")
     results = []
     for name in shapes or usual:
         try:

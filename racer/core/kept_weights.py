@@ -138,8 +138,7 @@ class KeptWeight(nn.Module):
         out = rows.new_empty(shape) if writer is None else writer.empty(shape, torch.float32)
         code(ctypes.addressof(facts), rows.data_ptr(), count, out.data_ptr(), threads)
         if writer is not None:
-            writer.weight(self._buffers, "numbers")
-            writer.weight(self._buffers, "scales")
+            writer.weight(self._buffers, "numbers")  # its scales go with them: each place that is asked for takes time
             writer.kept.append(facts)
             writer.note(code, ctypes.addressof(facts), rows, Depends(NODES, count // writer.nodes), out, threads)
         return out if self.outputs == shape[-1] else out[..., : self.outputs].contiguous()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import chain as joined
+from itertools import repeat
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from racer.kernels.native.program import CALL, FILL, running
 from racer.kernels.native.small import storing
@@ -20,6 +23,10 @@ MOST = 64
 """Nodes of a pass that may be recorded, or run from a recording."""
 NODES, SLOTS, END, INPUTS = 0, 1, 2, 3
 """Registers: nodes, slots that are attended to, slots that are committed, and from here on places of what is given."""
+
+
+_Weight = tuple[dict[str, Any], str, Tensor, int]
+"""Where it is held, its name, itself, its place."""
 
 
 @attrs.frozen
@@ -47,9 +54,51 @@ class Depends:
 
 
 def states_of(module: Any) -> list[dict[str, Any]]:
-    """What a module holds, and those within it."""
+    """What a module holds, and those within it that can be run."""
     own = vars(module)
-    return [own, *(state for child in own["_modules"].values() if child is not None for state in states_of(child))]
+    within = [child for child in own["_modules"].values() if child is not None]
+    run = (child for child in within if type(child).forward is not nn.Module.forward)
+    return [own, *(state for child in run for state in states_of(child))]
+
+
+class _Rests:
+    """What a recording rests on: where weights lie, and what modules are made of.
+
+    It is asked in every step for hundreds of modules, so that what is asked is laid out in lists, which are gone
+    through without Python in between.
+    """
+
+    def __init__(self, weights: Sequence[_Weight], states: Sequence[dict[str, Any]]) -> None:
+        self._weights, self._states = weights, states
+        self._holders, self._names = [holder for holder, *_ in weights], [name for _, name, *_ in weights]
+        self._held, self._places = [held for _, _, held, _ in weights], [place for *_, place in weights]
+        self._modules = [state["_modules"] for state in states if state["_modules"]]
+        self._children = self._children_now()
+
+    @classmethod
+    def of_all(cls, rests: Sequence[_Rests]) -> _Rests:
+        """What several recordings rest on together."""
+        weights = [weight for one in rests for weight in one._weights]
+        return cls(weights, [state for one in rests for state in one._states])
+
+    def hold(self) -> bool:
+        """Whether all weights lie where they lay, and modules are what they were, without hooks.
+
+        Plain settings of modules are not looked at: what is set within a call counts from the next one on.
+        """
+        states = self._states
+        return not (
+            any(map(dict.get, states, repeat("_forward_hooks")))
+            or any(map(dict.get, states, repeat("_forward_pre_hooks")))
+            or any(map(dict.__contains__, states, repeat("forward")))
+        ) and (
+            all(map(is_, map(dict.get, self._holders, self._names), self._held))
+            and list(map(Tensor.data_ptr, self._held)) == self._places
+            and self._children_now() == self._children
+        )
+
+    def _children_now(self) -> list[Any]:
+        return list(joined.from_iterable(map(dict.values, self._modules)))
 
 
 class Program:
@@ -59,7 +108,7 @@ class Program:
         self,
         calls: Sequence[tuple[Any, tuple[Any, ...]]],
         every: Tensor,
-        weights: list[tuple[dict[str, Any], str, Tensor, int]],
+        weights: list[_Weight],
         states: list[dict[str, Any]],
         kept: list[Any],
     ) -> None:
@@ -91,7 +140,7 @@ class Program:
         self._lists, self.weights, self._kept = lists, weights, kept
         self.names = [function.name for function, _ in calls]
         """Of the machine code that is called."""
-        self._states = [(state, tuple(state["_modules"].values())) for state in states]
+        self.rests = _Rests(weights, states)
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._fills = (ctypes.c_int64 * max(len(fills), 1))(*fills)
         self._bound = [*bound, *((self._fills, index, slots) for index, slots in ends)]
@@ -118,19 +167,8 @@ class Program:
             numbers[index] = slots.of(cache)
 
     def is_current(self) -> bool:
-        """Whether all weights lie where they lay, and modules are what they were, without hooks.
-
-        Plain settings of modules are not looked at: what is set within a call counts from the next one on.
-        """
-        for state, children in self._states:
-            if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
-                return False
-            if children and tuple(state["_modules"].values()) != children:
-                return False
-        for holder, name, weight, place in self.weights:
-            if holder.get(name) is not weight or weight.data_ptr() != place:
-                return False
-        return True
+        """See :meth:`_Rests.hold`."""
+        return self.rests.hold()
 
     def run(self, nodes: int, slots: int, end: int, inputs: Sequence[Tensor]) -> Tensor:
         """The layer's result ``[1, N, ...]``, good until the layer after the next has run."""
@@ -150,6 +188,7 @@ class Chain:
 
     def __init__(self, keys: Sequence[Any], programs: Sequence[Program]) -> None:
         self.keys, self._programs = keys, programs
+        self._rests = _Rests.of_all([program.rests for program in programs])
         self._every = [torch.empty_like(program.every) for program in programs]
         self.results = self._every
         """Of the last pass."""
@@ -189,7 +228,8 @@ class Chain:
             self._fills[index] = number
 
     def is_current(self) -> bool:
-        return all(program.is_current() for program in self._programs)
+        """See :meth:`_Rests.hold`."""
+        return self._rests.hold()
 
     def run(self, nodes: int, slots: int, end: int, inputs: Sequence[Tensor]) -> None:
         """Let all layers run, the first from ``inputs``."""

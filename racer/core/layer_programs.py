@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Hashable
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -29,6 +30,11 @@ KEPT = 2
 """Calls of a kind, at the same time, whose recordings are kept."""
 
 
+def may_be_recorded() -> bool:
+    """Whether passes are recorded, and run from recordings, as this thread is set now."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and recorder() is None
+
+
 @attrs.frozen(eq=False)
 class _Pass:
     """What a layer is given, as far as a recording of it can take it."""
@@ -46,9 +52,7 @@ class _Pass:
             self.slots == self.cache.end + self.nodes
             and hidden.is_contiguous()
             and hidden.dtype is self.inputs[0].dtype
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cpu")
-            and recorder() is None
+            and may_be_recorded()
         )
 
 
@@ -135,22 +139,28 @@ class LayerPrograms:
         self._last = (named, given_now) if given_now is not None and len(arguments) == 1 else None
         return given_now
 
-    def known(self, key: tuple[Any, ...], given: _Pass) -> Tensor | None:
-        """A layer's result, if it has run already, or can run together with those that followed it last time.
+    def foreseen(self, layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
+        """A layer's result, if it has run in this pass already, together with one before it.
 
-        Where the layer is then not given what the one before it gave, unchanged, it runs again.
+        Where it is then not given what that one gave, unchanged, it runs again.
         """
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.expects(key, given):
-            self._ahead = ahead.further()
-            return ahead.result
-        chain = self.chains.get(key)
-        if chain is None or not chain.is_current():
+        ahead = self._ahead
+        if ahead is None:
             return None
-        chain.run(given.nodes, given.slots, given.cache.end, given.inputs)
-        ahead = _Ahead(chain, given.inputs[1:])
-        self._ahead = ahead.further()
-        return ahead.result
+        result = ahead.next(layer, arguments, named)
+        if result is None:
+            self._ahead = None
+        return result
+
+    def run_ahead(self, key: tuple[Any, ...], given: _Pass, named: dict[str, Any]) -> Tensor | None:
+        """A layer's result, if it can run together with those that followed it last time."""
+        found = self.chains.get(key)
+        if found is None or not found.is_current():
+            return None
+        found.run(given.nodes, given.slots, given.cache.end, given.inputs)
+        states = [self.layers[name].state for name, _ in found.keys]
+        self._ahead = _Ahead(found, states, named, given.inputs[1:])
+        return self._ahead.result
 
     def note(self, key: tuple[Any, ...], program: Program, given: _Pass, result: Tensor) -> None:
         """That a layer has run from its recording by itself."""
@@ -191,33 +201,43 @@ class KeptPrograms:
 
 
 class _Ahead:
-    """Where a chain that has run is being asked for its results."""
+    """A chain that has run, layer by layer, while its results are being asked for."""
 
-    def __init__(self, chain: Chain, rest: list[Tensor], index: int = 0, states: tuple[int, ...] | None = None) -> None:
-        self._chain, self._rest, self._index = chain, rest, index
-        self._states = states or tuple(part._version for part in (*chain.results, *rest))
+    def __init__(self, ran: Chain, states: list[dict[str, Any]], named: dict[str, Any], rest: list[Tensor]) -> None:
+        """
+        :param states: of its layers, which tell them.
+        :param named: what the first was given beside ``hidden``; ``rest`` are the tensors among it.
+        """
+        self._chain, self._states, self._named, self._rest = ran, states, named, rest
+        self._given = list(named.values())
+        self._versions = [part._version for part in rest]
+        self._made = [part._version for part in ran.results]
+        self._index = 0
 
     @property
     def result(self) -> Tensor:
+        """Of the layer that was asked for last."""
         return self._chain.results[self._index]
 
-    def further(self) -> _Ahead | None:
-        """The next layer of it; None at its end."""
-        end = self._index + 1 == len(self._chain.results)
-        return None if end else _Ahead(self._chain, self._rest, self._index + 1, self._states)
-
-    def expects(self, key: tuple[Any, ...], given: _Pass) -> bool:
-        """Whether a layer is the next, and all that it is given is as it was when it ran."""
-        index, before = self._index, self._chain.results[self._index - 1]
-        return (
-            self._chain.keys[index] == key
-            and given.inputs[0] is before
-            and before._version == self._states[index - 1]
-            and all(
-                part._version == state
-                for part, state in zip(self._rest, self._states[len(self._chain.results) :], strict=True)
-            )
+    def next(self, layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
+        """The result of ``layer(*arguments, **named)``; None if it is not the next, or not all is as it was when it
+        ran."""
+        last = self._index
+        if last + 1 == len(self._states) or self._states[last + 1] is not vars(layer) or len(arguments) != 1:
+            return None
+        before = self._chain.results[last]
+        same = (
+            arguments[0] is before
+            and before._version == self._made[last]
+            and named.keys() == self._named.keys()
+            and all(map(is_, map(named.get, self._named), self._given))
+            and [part._version for part in self._rest] == self._versions
+            and may_be_recorded()
         )
+        if not same:
+            return None
+        self._index = last + 1
+        return self.result
 
 
 def programmed_forward(kind: type) -> Forward | None:
@@ -231,10 +251,12 @@ def programmed_forward(kind: type) -> Forward | None:
 
     def forward(self: Any, *arguments: Any, **named: Any) -> Any:
         programs: LayerPrograms | None = self._racer_programs()  # which go with the call
-        given = None if programs is None else programs.given(arguments, named)
-        if programs is None or given is None:
+        if programs is None:
             return code(self, *arguments, **named)
-        return _run(programs, self, code, given, arguments, named)
+        if (result := programs.foreseen(self, arguments, named)) is not None:
+            return result
+        given = programs.given(arguments, named)
+        return code(self, *arguments, **named) if given is None else _run(programs, self, code, given, arguments, named)
 
     return forward
 
@@ -243,9 +265,8 @@ def _run(
     programs: LayerPrograms, layer: Any, code: Any, given: _Pass, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
     key = (id(vars(layer)), given.kind)
-    known = programs.known(key, given)
-    if known is not None:
-        return known
+    if len(arguments) == 1 and (result := programs.run_ahead(key, given, named)) is not None:
+        return result
     program = programs.made.get(key)
     if program is not None and program.is_current():
         result = program.run(given.nodes, given.slots, given.cache.end, given.inputs)
@@ -290,7 +311,7 @@ def _pass_of(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
             return None
     if type(cache) is not TreeCache or len(cache.padding) != 1 or not tensors or len(tensors) > 12:
         return None
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or recorder() is not None:
+    if not may_be_recorded():
         return None
     hidden = tensors[0]
     nodes = hidden.shape[1] if hidden.dim() == 3 and hidden.shape[0] == 1 else 0

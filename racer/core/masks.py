@@ -54,6 +54,13 @@ class MaskPlan:
             masks[name] = full if narrow is seen else _additive(narrow, dtype)
         return masks
 
+    def of_lone(self, slots: int, dtype: torch.dtype, device: torch.device) -> Any | None:
+        """What :meth:`build` gives for one node that sees all of ``slots`` keys; None if a window hides some."""
+        if self.chunk is not None or (self.window is not None and slots > self.window):
+            return None
+        mask = torch.zeros(1, 1, 1, slots, dtype=dtype, device=device)
+        return dict.fromkeys(self.layer_types, mask) if self.layer_types else mask
+
     def _narrowed(self, seen: Tensor, position: Tensor, places: Tensor, layer_type: str) -> Tensor:
         """``[B, N, K]`` bool: what layers of a type may see of ``seen``."""
         query, key = position[:, :, None], places[:, None, :]

@@ -140,6 +140,11 @@ class ModelRunner:
         """
         device = tree.tokens.device
         cache.reserve(tree.width)
+        if tree.width == 1 and cache.padding == [0]:  # plain decoding, where each small operation counts
+            mask = self.plan.masks.of_lone(cache.end + 1, self.model.dtype, device)
+            if mask is not None:
+                position = torch.tensor([[min(cache.end, last_position)]], device=device)
+                return self.run(tree.tokens, mask, self._further(position, cache), cache, keep)
         slots = torch.arange(cache.end, device=device)
         bounds = torch.tensor([cache.padding, cache.lengths], device=device)[:, :, None]
         position = ((bounds[1] - bounds[0]) + tree.depth).clamp(max=last_position)
@@ -147,9 +152,12 @@ class ModelRunner:
         seen = torch.cat([past[:, None].expand(-1, tree.width, -1), tree.ancestors], dim=2)
         places = torch.cat([slots - bounds[0], position], dim=1)
         mask = self.plan.masks.build(seen, position, places, self.model.dtype)
-        if cache.offset is not None:
-            position = position + cache.offset
-        return self.run(tree.tokens, mask, position, cache, keep)
+        return self.run(tree.tokens, mask, self._further(position, cache), cache, keep)
+
+    @staticmethod
+    def _further(position: Tensor, cache: TreeCache) -> Tensor:
+        """Positions, moved by as much as those of the cache's rows are."""
+        return position if cache.offset is None else position + cache.offset
 
     def run(
         self,

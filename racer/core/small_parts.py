@@ -38,7 +38,7 @@ def normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
     weight = module._parameters.get("weight")
     if not (is_plain(rows) and is_plain(weight) and rows.dtype == weight.dtype):
         return None
-    if rows.dim() == 4 and rows.stride(1) < rows.stride(2):  # heads before nodes, but only in name
+    if rows.dim() == 4 and (rows.stride(1) < rows.stride(2) or _is_one_head(rows)):  # heads first, but only in name
         turned_ = normed(module, rows.transpose(1, 2), shifted, name)
         return None if turned_ is None else turned_.transpose(1, 2)
     width = rows.shape[-1]
@@ -58,6 +58,12 @@ def normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
         writer.weight(module._parameters, "weight")
         writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(added))
     return out
+
+
+def _is_one_head(rows: Tensor) -> bool:
+    """Whether these are ``[1, 1, N, D]`` of a layer that is recorded: one head's, which lie as if nodes came first."""
+    writer = recorder()
+    return writer is not None and rows.shape[1] == 1 and rows.shape[2] == writer.nodes > 1
 
 
 @cache

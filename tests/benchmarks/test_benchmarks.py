@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -132,8 +133,44 @@ def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
-def test_layers_in_kinds_of_operations(tmp_path: Path) -> None:
-    (row,) = figures("layer_anatomy.py", tmp_path, "--nodes", "1")["sizes"]
-    assert set(row["milliseconds"]) == {"linear", "attention", "norms", "rotary", "cache", "gates", "sums"}
-    assert 0 < row["milliseconds"]["linear"] < row["layers_ms"]
-    assert row["floor_ms"] > 0
+def test_a_forward_pass_in_kinds_of_operations(tmp_path: Path) -> None:
+    how = "--device", "cpu", "--dtype", "keep", "--repeats", "5", "--context", "32"
+    (shape,) = figures("step_anatomy.py", tmp_path, *how, "--nodes", "1", "--nodes", "8")["shapes"]
+    for row in shape["sizes"]:
+        kinds = row["operations_ms"]
+        assert set(kinds) == {
+            "linear", "attention", "norms", "rotary", "cache", "gates", "sums", "head", "glue"
+        }  # fmt: skip
+        assert 0 < kinds["norms"] < kinds["linear"] < row["parts_ms"]["forward"]
+        assert sum(kinds.values()) == pytest.approx(row["parts_ms"]["forward"])
+        assert {tuple(one["shape"]): one["layers"] for one in row["products"]} == {
+            (192, 576): 60, (576, 576): 60, (576, 1536): 30, (1536, 576): 60, (49152, 576): 1
+        }  # fmt: skip
+    assert shape["weights"] == 134_479_872
+
+
+def test_a_gguf_file_in_bf16_says_the_same(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    source, target = tmp_path / "q8.gguf", tmp_path / "bf16.gguf"
+    matrix, vector = np.linspace(-3, 2, 4 * 64, dtype=np.float32).reshape(4, 64), np.arange(5, dtype=np.float32)
+    packed = gguf.quantize(matrix, gguf.GGMLQuantizationType.Q8_0)
+    writer = gguf.GGUFWriter(source, "llama")
+    writer.add_block_count(2)
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("matrix", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("vector", vector)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    done = run("gguf_in_bf16.py", str(source), str(target))
+    assert done.returncode == 0, done.stderr
+    reader = gguf.GGUFReader(target)
+    assert reader.fields["general.architecture"].contents() == "llama"
+    assert reader.fields["llama.block_count"].contents() == 2
+    assert reader.fields["tokenizer.ggml.tokens"].contents() == ["a", "b"]
+    written = {tensor.name: tensor for tensor in reader.tensors}
+    assert written["matrix"].tensor_type == gguf.GGMLQuantizationType.BF16
+    numbers = torch.from_numpy(gguf.dequantize(packed, gguf.GGMLQuantizationType.Q8_0))
+    found = torch.from_numpy(gguf.dequantize(written["matrix"].data, gguf.GGMLQuantizationType.BF16))
+    assert torch.equal(found, numbers.bfloat16().float())
+    assert np.array_equal(written["vector"].data, vector)

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import racer
 from racer.core.kept_layers import KeptEmbedding, KeptLinear
 from racer.core.kept_weights import INT4, INT8, GroupedNumbers, KeptWeight, quantised
+from racer.core.logit_error import fault_of
 from racer.kernels.native.few_bits import Format
 from racer.kernels.native.packed import available
 from racer.loading import keeping
@@ -144,6 +145,14 @@ def test_models_decode_as_they_do_plainly(choice: str) -> None:
     batch = torch.tensor([[3, 1, 4, 1], [2, 7, 1, 8]])
     plain = model.generate(batch, max_new_tokens=24, do_sample=False)
     assert torch.equal(racer.generate(model, batch, max_new_tokens=24, do_sample=False), plain)
+
+
+def test_what_few_bits_round_is_no_fault() -> None:
+    model, plain = small_llama(), small_llama()
+    keeping.make(model, "int4")
+    assert fault_of(plain, 0.005)
+    assert not fault_of(model, 0.005)
+    assert fault_of(model, 0.05)
 
 
 def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,12 +47,14 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "mistral": (MistralForCausalLM, MistralConfig),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig),
+    "gemma3-one-head": (Gemma3ForCausalLM, Gemma3TextConfig),  # of keys and values, as the smallest one has
 }
 
 
 def model_of(name: str = "llama", dtype: torch.dtype = torch.float32, **more: Any) -> Any:
     kind, config = MODELS[name]
-    shape = SHAPE | ({"sliding_window": 24} if name in ("gemma3", "mistral") else {}) | more
+    shape = SHAPE | ({"sliding_window": 24} if name != "llama" and not name.startswith("qwen") else {}) | more
+    shape |= {"num_key_value_heads": 1} if name.endswith("one-head") else {}
     torch.manual_seed(3)
     model = kind(config(**shape)).to(dtype).eval()
     with torch.no_grad():
