@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import racer
-from racer.core.model_runner import ModelRunner, PromptPiece
+from racer.core.model_runner import ForwardPlan, ModelRunner, PromptPiece
 from racer.core.packed_weights import pack
 from racer.engine.top_tokens import top_tokens
 from racer.hf.processors import ProcessorPipeline
@@ -39,7 +39,7 @@ class Continuations:
     def __init__(self, decoder: racer.Decoder, prompt: torch.Tensor, limit: int) -> None:
         plan, self.needs, width = decoder.support.plan, decoder.strategies.needs, prompt.shape[1]
         assert plan is not None
-        self.runner = ModelRunner(decoder.model, plan, pack(decoder.model, "auto"))
+        self.runner = self.make_runner(decoder, plan)
         self.cache = self.runner.open([0], width + limit + 2 * PIECE)
         [self.prompt] = self.runner.prefill(prompt, self.cache, width, keep=max(self.needs.prompt, 1))
         self.prompt_top = self._top(self.prompt.logits)
@@ -50,6 +50,10 @@ class Continuations:
         self._base = 0
         """The node of the greedy text before which all is in the cache."""
         self._last_position = width + limit - 1
+
+    def make_runner(self, decoder: racer.Decoder, plan: ForwardPlan) -> ModelRunner:
+        """Who scores continuations."""
+        return ModelRunner(decoder.model, plan, pack(decoder.model, "auto"))
 
     def child(self, node: int, token: int) -> int:
         """The node for ``token`` after ``node``."""
@@ -96,6 +100,10 @@ class Continuations:
         ids, probs = self._top(self.runner.forward(tree, self.cache, self._last_position))
         for node in wanted:
             self.known[node] = ids[columns[node]], probs[columns[node]]
+        self.scored({node: columns[node] for node in wanted})
+
+    def scored(self, columns: dict[int, int]) -> None:
+        """The runner has just scored these nodes, in these columns."""
 
     def _top(self, logits: torch.Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found = top_tokens(self.needs, PLAIN, False, logits)

@@ -17,6 +17,7 @@ from racer.bench.questions import Question
 from racer.bench.run.journal import Journal
 from racer.bench.score import is_right
 from racer.bench.trials import Measured, Trial
+from racer.step.stats import of_drafted_steps
 
 
 def summarise(
@@ -147,7 +148,9 @@ class _Cell:
         drafted, kept = (sum(getattr(call, name) for call in calls) for name in ("drafted", "kept"))
         firsts = [call.first_token_seconds for call in calls if call.first_token_seconds is not None]
         peaks = [trial.peak_bytes for trial in whole if trial.peak_bytes is not None]
+        lengths = [length for call in calls for length in of_drafted_steps(call.accept_lengths, call.nodes)]
         return {
+            "mean_accepted_tokens_drafted": statistics.fmean(lengths) if lengths else None,
             "nodes_per_step": sum(sum(call.nodes) for call in calls) / steps if steps else None,
             "drafted_nodes": drafted,
             "wasted_nodes": drafted - kept,

@@ -136,6 +136,7 @@ def report(session: Session, outcome: Outcome, comparison: Comparison | None, te
         "steps": stats.steps,
         "accept_lengths": stats.accept_lengths[0],
         "mean_accepted_tokens": stats.mean_accepted_tokens,
+        "mean_accepted_tokens_drafted": stats.mean_accepted_tokens_drafted,
         "seconds": stats.seconds,
         "tokens_per_second": stats.tokens_per_second,
         "drafter": stats.drafter,

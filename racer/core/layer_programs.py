@@ -6,54 +6,22 @@ that they rest on was set otherwise since (:mod:`racer.core.layer_facts`), and b
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Hashable
 from operator import is_
 from types import FunctionType
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from racer.core.few_rows import TIMED
 from racer.core.kv_cache import TreeCache
 from racer.core.layer_facts import Facts
-from racer.core.layer_program import MOST, Chain, Program
-from racer.core.recording import Arena, Recorder, Unrecordable, recorded, recorder
+from racer.core.layer_pass import LayerPass, may_be_recorded, pass_of
+from racer.core.layer_program import Chain, Program
+from racer.core.recording import Arena, Recorder, Unrecordable, recorded
 from racer.core.twin import RENAMES, Forward, code_within
 from racer.kernels.native.assembling import NotHere
-
-CACHES = ("cache", "past_key_values")
-KEPT = 2
-"""Calls of a kind, at the same time, whose recordings are kept."""
-
-
-def may_be_recorded() -> bool:
-    """Whether passes are recorded, and run from recordings, as this thread is set now."""
-    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and recorder() is None
-
-
-@attrs.frozen(eq=False)
-class _Pass:
-    """What a layer is given, as far as a recording of it can take it."""
-
-    cache: TreeCache
-    nodes: int
-    slots: int
-    inputs: list[Tensor]
-    kind: tuple[Any, ...]
-    """All else."""
-
-    def is_now(self, hidden: Tensor) -> bool:
-        """Whether it is still the same pass, of which ``hidden`` is a part."""
-        return (
-            self.slots == self.cache.end + self.nodes
-            and hidden.is_contiguous()
-            and hidden.dtype is self.inputs[0].dtype
-            and may_be_recorded()
-        )
 
 
 @attrs.define(eq=False)
@@ -84,7 +52,7 @@ class LayerPrograms:
     """Layers that followed one another in an earlier pass, by the first of them and the kind of pass."""
     _bound: tuple[weakref.ref[TreeCache], int] | None = None
     """The cache whose keys and values they read, and how often it had moved by then."""
-    _last: tuple[dict[str, Any], _Pass] | None = None
+    _last: tuple[dict[str, Any], LayerPass] | None = None
     """What the layer before was given, beside what it was to go on from."""
     _ran: list[tuple[tuple[Any, ...], Program, Tensor]] = attrs.field(factory=list)
     """Layers that have run from their recordings in this pass, one after the other, and their results."""
@@ -123,7 +91,7 @@ class LayerPrograms:
             chain.bind()
         self._bound = weakref.ref(cache), cache.moves
 
-    def given(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
+    def given(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> LayerPass | None:
         """A layer's arguments, if a recording can take them. Most layers are given what the one before was given."""
         if len(arguments) == 1 and self._last is not None:
             before, given = self._last
@@ -133,7 +101,7 @@ class LayerPrograms:
                 return attrs.evolve(given, inputs=[hidden, *given.inputs[1:]])
         self._end_run()
         self._ahead = None
-        given_now = _pass_of(arguments, named)
+        given_now = pass_of(arguments, named)
         if given_now is not None:
             self.bind(given_now.cache)
         self._last = (named, given_now) if given_now is not None and len(arguments) == 1 else None
@@ -152,7 +120,7 @@ class LayerPrograms:
             self._ahead = None
         return result
 
-    def run_ahead(self, key: tuple[Any, ...], given: _Pass, named: dict[str, Any]) -> Tensor | None:
+    def run_ahead(self, key: tuple[Any, ...], given: LayerPass, named: dict[str, Any]) -> Tensor | None:
         """A layer's result, if it can run together with those that followed it last time."""
         found = self.chains.get(key)
         if found is None or not found.is_current():
@@ -162,7 +130,7 @@ class LayerPrograms:
         self._ahead = _Ahead(found, states, named, given.inputs[1:])
         return self._ahead.result
 
-    def note(self, key: tuple[Any, ...], program: Program, given: _Pass, result: Tensor) -> None:
+    def note(self, key: tuple[Any, ...], program: Program, given: LayerPass, result: Tensor) -> None:
         """That a layer has run from its recording by itself."""
         again = any(program is other for _, other, _ in self._ran)  # its lists have room for one pass
         if again or (self._ran and self._ran[-1][2] is not given.inputs[0]):
@@ -174,30 +142,6 @@ class LayerPrograms:
         if len(ran) > 1:
             keys, programs, _ = zip(*ran, strict=True)
             self.chains[keys[0]] = Chain(keys, programs)
-
-
-class KeptPrograms:
-    """The recordings of one model, between the calls that use them. They hold its layers, but not the model."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, list[LayerPrograms]] = {}
-        self._lock = threading.Lock()
-
-    def take(self, model: Any, kind: Hashable) -> LayerPrograms:
-        """Those of an earlier call of this kind that hold for the model as it is now; else new ones."""
-        with self._lock:
-            kept = self._kept.get(kind)
-            programs = kept.pop() if kept else None
-        return programs if programs is not None and programs.are_current(model) else LayerPrograms()
-
-    def give_back(self, kind: Hashable, programs: LayerPrograms) -> None:
-        """After the call. Of those that are too many, the oldest go."""
-        programs.rest()
-        if programs.made:
-            with self._lock:
-                kept = self._kept.setdefault(kind, [])
-                kept.append(programs)
-                del kept[:-KEPT]
 
 
 class _Ahead:
@@ -262,7 +206,7 @@ def programmed_forward(kind: type) -> Forward | None:
 
 
 def _run(
-    programs: LayerPrograms, layer: Any, code: Any, given: _Pass, arguments: tuple[Any, ...], named: dict[str, Any]
+    programs: LayerPrograms, layer: Any, code: Any, given: LayerPass, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
     key = (id(vars(layer)), given.kind)
     if len(arguments) == 1 and (result := programs.run_ahead(key, given, named)) is not None:
@@ -290,42 +234,3 @@ def _run(
         program.bind(given.cache)
         programs.made[key] = program
     return result
-
-
-def _pass_of(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass | None:
-    cache: Any = None
-    tensors: list[Tensor] = []
-    rest: list[Any] = []
-    for name, part in (*enumerate(arguments), *named.items()):
-        if name in CACHES and cache is None and part is not None:
-            cache = part
-        elif isinstance(part, Tensor):
-            tensors.append(part)
-            rest.append((name, part.dtype, part.dim()))
-        elif isinstance(part, tuple) and part and all(isinstance(one, Tensor) for one in part):
-            tensors += part
-            rest.append((name, len(part), part[0].dtype))
-        elif part is None or isinstance(part, (bool, int, float, str)):
-            rest.append((name, part))
-        else:
-            return None
-    if type(cache) is not TreeCache or len(cache.padding) != 1 or not tensors or len(tensors) > 12:
-        return None
-    if not may_be_recorded():
-        return None
-    hidden = tensors[0]
-    nodes = hidden.shape[1] if hidden.dim() == 3 and hidden.shape[0] == 1 else 0
-    if not 0 < nodes <= MOST:
-        return None
-    slots = cache.end + nodes
-    for part in tensors:
-        shape = part.shape
-        fits = part.is_contiguous() and (
-            shape[:2] == (1, nodes) or (part.dim() == 4 and shape == (1, 1, nodes, slots)) or part.dtype == torch.long
-        )
-        if not fits:
-            return None
-    places = [part.data_ptr() for part in tensors]
-    alike = tuple(places.index(place) for place in places)  # a recording takes those for one that lie in one place
-    kind = (nodes == 1, alike, torch.get_num_threads(), *rest)
-    return _Pass(cache, nodes, slots, tensors, kind)

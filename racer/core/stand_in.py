@@ -11,7 +11,8 @@ import attrs
 from racer.core.fast_linear import twin_of_layer
 from racer.core.fast_parts import fast_forward
 from racer.core.few_rows import Looks, few_rows
-from racer.core.layer_programs import KeptPrograms, LayerPrograms, programmed_forward
+from racer.core.kept_programs import KeptPrograms
+from racer.core.layer_programs import LayerPrograms, programmed_forward
 from racer.core.model_state import state_of
 from racer.core.packed_weights import PackedModel
 from racer.core.short_passes import short_forward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,8 +65,13 @@ class DecodeStats:
     @property
     def mean_accepted_tokens(self) -> float:
         """New tokens per row and step (MAT); plain decoding has 1. NaN when there was no step."""
-        lengths = [length for row in self.accept_lengths for length in row]
-        return sum(lengths) / len(lengths) if lengths else float("nan")
+        return _mean([length for row in self.accept_lengths for length in row])
+
+    @property
+    def mean_accepted_tokens_drafted(self) -> float:
+        """The same of steps that drafted, which is what some engines call their acceptance length: vLLM counts only
+        those. NaN when there was none."""
+        return _mean(of_drafted_steps(self.accept_lengths, self.nodes))
 
     @property
     def tokens_per_second(self) -> float:
@@ -97,8 +102,22 @@ class DecodeStats:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no NaN: None in its place."""
         data = attrs.asdict(self)
-        data |= {"mean_accepted_tokens": self.mean_accepted_tokens, "tokens_per_second": self.tokens_per_second}
+        for name in ("mean_accepted_tokens", "mean_accepted_tokens_drafted", "tokens_per_second"):
+            data[name] = getattr(self, name)
         return {name: None if value != value else value for name, value in data.items()}
+
+
+def of_drafted_steps(accept_lengths: Iterable[Sequence[int]], nodes: Sequence[int]) -> list[int]:
+    """New tokens of each row and step that scored more than a root.
+
+    :param accept_lengths: per row, of each step; rows begin together.
+    :param nodes: that each step scored.
+    """
+    return [length for row in accept_lengths for length, scored in zip(row, nodes, strict=False) if scored > 1]
+
+
+def _mean(lengths: Sequence[int]) -> float:
+    return sum(lengths) / len(lengths) if lengths else float("nan")
 
 
 class Stopwatch:

@@ -27,9 +27,10 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 import racer
-from racer.core import few_rows, layer_programs, stand_in
+from racer.core import few_rows, kept_programs, layer_programs, stand_in
+from racer.core.kept_programs import KEPT, KeptPrograms
 from racer.core.kv_cache import TreeCache
-from racer.core.layer_programs import KEPT, KeptPrograms, LayerPrograms
+from racer.core.layer_programs import LayerPrograms
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import state_of
 from racer.core.support import probe
@@ -82,7 +83,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[LayerPrograms]:
         made.append(LayerPrograms())
         return made[-1]
 
-    monkeypatch.setattr(layer_programs, "LayerPrograms", noted)
+    monkeypatch.setattr(kept_programs, "LayerPrograms", noted)
     return made
 
 

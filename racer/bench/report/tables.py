@@ -64,6 +64,7 @@ def medians(run: Run) -> Table:
         "questions": ("questions", count),
         "new tokens": ("new_tokens", count),
         "steps": ("steps", count),
+        "MAT of steps that drafted": ("mean_accepted_tokens_drafted", mean),
     }
     return _figures(run, columns)
 
