@@ -2,6 +2,7 @@
 
     python benchmarks/acceptance.py                                  # the ablation, on the built-in questions
     python benchmarks/acceptance.py --questions spec_bench/question.jsonl --cold --drafter racer-paper --drafter racer
+    python benchmarks/acceptance.py --model FILE.gguf --start fitted.npz --drafter racer-paper --drafter racer
 
 What is accepted does not depend on how busy the machine is, so no plain decoding is measured beside it; for speed there
 is ``racer bench``. All turns, each after the drafter's own answers; state is kept from prompt to prompt, or not.
@@ -30,7 +31,7 @@ from racer.errors import UnknownStrategy
 from racer.loading import models
 from racer.loading.loaded_model import LoadedModel
 from racer.strategies.context.features import ALIGNED, FAR, MATCH, MEAN, NEAR, TOP_K
-from racer.strategies.context.fitted import unfitted_estimator
+from racer.strategies.context.fitted import read_fitted, unfitted_estimator
 from racer.strategies.context.running_means import MEANS
 from racer.strategies.context.top_k_table import MAX_CONTEXT
 
@@ -50,11 +51,21 @@ PARTS: dict[str, Callable[[], racer.Racer]] = {
 
 
 def measure(
-    loaded: LoadedModel, drafter: str, questions: Sequence[Question], budget: int, settings: Settings
+    loaded: LoadedModel,
+    drafter: str,
+    questions: Sequence[Question],
+    budget: int,
+    settings: Settings,
+    start: Path | None = None,
 ) -> dict[str, list[int]]:
-    """New tokens of every step, by group."""
+    """New tokens of every step, by group.
+
+    :param start: where the learning of ``racer`` starts, if not where the package's does.
+    """
 
     made: Any = PARTS[drafter]() if drafter in PARTS else drafter
+    if drafter == "racer" and start is not None:
+        made = racer.Racer(estimator=read_fitted(start))
 
     def adapter() -> RacerAdapter:
         return RacerAdapter(
@@ -75,6 +86,8 @@ def measure(
 
 
 @click.command(help=__doc__)
+@click.option("--model", help="A folder or a .gguf file.  [default: the embedded one]")
+@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Of `racer`, as fit_start.py writes it.")
 @click.option("--questions", multiple=True, default=("builtin",), show_default=True)
 @click.option("--limit", default=2, show_default=True, help="Questions of each group.")
 @click.option("--seed", default=0, show_default=True, help="Which ones.")
@@ -86,6 +99,8 @@ def measure(
 @click.option("--cold", is_flag=True, help="Fresh state for every prompt.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(
+    model: str | None,
+    start: Path | None,
     questions: tuple[str, ...],
     limit: int,
     seed: int,
@@ -106,9 +121,9 @@ def main(
                     f"{error}; and {', '.join(list(PARTS)[1:])}", param_hint="--drafter"
                 ) from error
     settings = Settings(max_new_tokens=new, temperature=temperature, top_p=top_p, cold=cold)
-    loaded, chosen, figures = models.load(None), draw(load_questions(questions), limit, seed), {}
+    loaded, chosen, figures = models.load(model), draw(load_questions(questions), limit, seed), {}
     for name in track(drafters, "drafters", console=Console(stderr=True)):
-        lengths = measure(loaded, name, chosen, budget, settings)
+        lengths = measure(loaded, name, chosen, budget, settings, start)
         every = [length for part in lengths.values() for length in part]
         groups = {group: sum(part) / len(part) for group, part in lengths.items()}
         figures[name] = {"mean accepted tokens": sum(every) / len(every), "steps": len(every), "by group": groups}
@@ -118,7 +133,7 @@ def main(
         table.add_row(name, f"{part['mean accepted tokens']:.3f}", f"{part['mean accepted tokens'] / first:.3f}x")
     Console(highlight=False).print(table)
     if output:
-        report = {"questions": len(chosen), "budget": budget, "cold": cold, "drafters": figures}
+        report = {"model": loaded.name, "questions": len(chosen), "budget": budget, "cold": cold, "drafters": figures}
         output.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 

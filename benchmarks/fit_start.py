@@ -2,6 +2,7 @@
 
     python benchmarks/fit_start.py                       # about 20 minutes on 2 cores; writes the package's start
     python benchmarks/fit_start.py --limit 4 --epochs 1 --output fitted.npz
+    python benchmarks/fit_start.py --model embedded --model QWEN.gguf --output two.npz     # of several models together
 
 All questions are decoded twice, with state kept and with fresh tables for every question, so that both situations are
 known. Every candidate of every node on the text is a sample, also those that never got into a tree: a start that had
@@ -168,12 +169,17 @@ def calibration_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -
 
 
 @click.command(help=__doc__)
+@click.option("--model", "names", multiple=True, default=("embedded",), show_default=True, help="A folder or a file.")
 @click.option("--limit", default=None, type=int, help="Questions.  [default: all]")
 @click.option("--epochs", default=8, show_default=True)
 @click.option("--max-new-tokens", "new", default=128, show_default=True)
 @click.option("--output", default=FITTED, type=click.Path(path_type=Path), show_default="the package's own file")
-def main(limit: int | None, epochs: int, new: int, output: Path) -> None:
-    cells, right = record(models.load(None), list(load_questions(["builtin"]))[:limit], new)
+def main(names: tuple[str, ...], limit: int | None, epochs: int, new: int, output: Path) -> None:
+    questions = list(load_questions(["builtin"]))
+    if limit is not None:  # of all groups, not of the first ones
+        questions = questions[:: max(1, len(questions) // limit)][:limit]
+    found = [record(models.load(None if name == "embedded" else name), questions, new) for name in names]
+    cells, right = (np.concatenate(part) for part in zip(*found, strict=True))
     print(f"{len(right):,} candidates, {int(right.sum()):,} of them right", flush=True)
     wide = torch.from_numpy(cells.astype(np.int64))
     network = train(wide, torch.from_numpy(right.astype(np.float32)), epochs)

@@ -9,9 +9,9 @@ tokens are read off the model's own last layer. R is the ridge solution over all
 too. Down a tree each guess is made from the guess before it.
 
 All variants decode one text together (benchmarks/shared_text.py), so that they are told apart by nothing but their
-trees. A guess joins the tree if ``racer`` does not list it there: at its path's score times how often guesses of its
-chance were right so far, beside the best of twice as many nodes of ``racer``. So the estimator itself is as it is; this
-is what a further source may add, not all of it. What a variant spends beyond ``racer`` is timed.
+trees. The head's guesses stand beside twice as many nodes of ``racer`` as the tree may have. Where both list a token
+the log-odds that ``racer`` gives it are moved, where the head alone does they start from a hundredth; by how much is
+learned as decoding goes on, for each chance that the head gives. What a variant spends beyond ``racer`` is timed.
 """
 
 from __future__ import annotations
@@ -39,17 +39,24 @@ from racer.core.model_runner import ForwardPlan, ModelRunner
 from racer.loading import models
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, end
+from racer.strategies.context.estimator import VECTOR_SIZE
+from racer.strategies.context.learning import update_estimator
 
 Floats = NDArray[np.float32]
 RIDGE = 10.0
 """1 to 100 make no difference."""
-GUESSES = 4
+GUESSES = 8
 """Tokens that are guessed after each node."""
 RECENT = 4096
 """Tokens among which the ones are that are guessed, if not among all."""
 CHANCES = np.array([0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.7])
-DEPTHS = 4
-"""Guesses of guesses are told apart down to here."""
+KINDS = np.array([0.02, 0.2])
+"""Of what ``racer`` gives a candidate; behind them stands what it does not list."""
+UNLISTED = len(KINDS) + 1
+FIRST_CHANCE = 0.01
+"""Of what ``racer`` does not list."""
+RATE = 0.05
+"""At which it is learned what the head's word is worth."""
 VARIANTS = ("recent", "whole", "half", "text")
 """``recent``: guesses among the tokens that came by lately. ``whole``: among all. ``half``: h in its main directions,
 half as many. ``text``: R learns from the text alone, not from rejected nodes."""
@@ -160,8 +167,8 @@ class Head:
     ridge: Ridge
     seen: NDArray[np.int64]
     """When each token came by last."""
-    hits: NDArray[np.float64] = attrs.field(factory=lambda: np.full((DEPTHS, len(CHANCES) + 1), 0.05))
-    tries: NDArray[np.float64] = attrs.field(factory=lambda: np.ones((DEPTHS, len(CHANCES) + 1)))
+    worth: NDArray[np.float64] = attrs.field(factory=lambda: np.zeros((UNLISTED + 1, len(CHANCES) + 2)))
+    """Log-odds that are added: by kind of candidate, and by the chance that the head gives it (0: none)."""
     clock: int = 0
     recent: NDArray[np.int64] | None = None
     recent_layer: Floats | None = None
@@ -175,6 +182,11 @@ class Head:
         width = last.shape[1]
         ridge = Ridge(width, every, width // 2 if variant == "half" else None)
         return cls(variant, unit(embedding), last, ridge, np.zeros(len(last), np.int64))
+
+    def chance(self, said: float, cell: tuple[int, int]) -> float:
+        """Of a candidate to which ``racer`` gives ``said``."""
+        said = min(max(said, 1e-4), 0.995)
+        return float(1 / (1 + (1 - said) / said * np.exp(-self.worth[cell])))
 
     def note(self, ids: NDArray[np.int64]) -> None:
         self.clock += 1
@@ -204,12 +216,14 @@ class HeadedRow(Row):
     budget: int = 0
     state: Any = None
     """The state that the root came from."""
-    asked: list[tuple[int, int, int, int]] = attrs.field(factory=list)
-    """Guesses that ``racer`` did not list: column of the node, token, depth, bin of the chance."""
+    own: list[int] = attrs.field(factory=list)
+    """Nodes of ``racer``'s own tree that are in the last one."""
+    asked: list[Any] = attrs.field(factory=list)
+    """Candidates: column of the node, token, and their cell."""
 
     def draft(self, shared: Continuations, budget: int) -> list[int]:
         head, own = self.head, self.budget
-        self.asked = []
+        self.asked, self.own = [], []
         if head is None or head.ridge.map is None or self.request.remaining <= 1:
             return super().draft(shared, own)
         self.view = self._view()
@@ -224,43 +238,49 @@ class HeadedRow(Row):
         return self.nodes
 
     def _with_guesses(self, tree: DraftTree, head: Head, budget: int) -> DraftTree:
-        """The best ``budget`` nodes of a tree and of guesses after its best nodes."""
+        """The best ``budget`` nodes of a tree and of guesses after its nodes, by chances that heed both."""
         tokens, parent = tree.tokens[0].tolist(), tree.parent[0].tolist()
         assert tree.score is not None
-        score = tree.score[0].tolist()
-        score[0] = 1.0
-        count = int(tree.count[0])
-        guessed, depth, states = [False] * count, [0] * count, {}
-        listed = {(parent[i], tokens[i]) for i in range(1, count)}
-        # node by node down the tree, all of one depth at once; those below the best ``budget`` are not asked about
-        best = np.sort(np.array(score[:count]))[::-1]
-        least = best[budget - 1] if count >= budget else 0.0
-        level = [0]
+        said, count = tree.score[0].tolist(), int(tree.count[0])
+        said[0], score, states = 1.0, [1.0] * count, {}
+        children: dict[int, list[int]] = defaultdict(list)
         for i in range(1, count):
-            depth[i] = depth[parent[i]] + 1
+            children[parent[i]].append(i)
+        least = sorted(said[:count])[-min(budget, count)] / 4
+        level = [0]
         while level:
             before = np.stack([self.state if i == 0 else states[parent[i]] for i in level])
             found = head.ridge.guess(before, head.embedding[[tokens[i] for i in level]])
             states |= dict(zip(level, found, strict=True))
-            ids, chances = head.top(found)
-            for i, own_ids, own_chances in zip(level, ids.tolist(), chances, strict=True):
-                bins, at = np.searchsorted(CHANCES, own_chances), min(depth[i], DEPTHS - 1)
-                for token, chance in zip(own_ids, bins.tolist(), strict=True):
-                    if (i, token) not in listed:
-                        tokens.append(token)
-                        parent.append(i)
-                        score.append(score[i] * head.hits[at, chance] / head.tries[at, chance])
-                        depth.append(depth[i] + 1)
-                        guessed.append(True)
-                        listed.add((i, token))
-                        if i < count:
-                            self.asked.append((i, token, at, chance))
-            behind = set(level)
-            level = [i for i in range(1, len(tokens)) if parent[i] in behind and score[i] > least]
-        order = sorted(range(len(tokens)), key=lambda i: (-score[i], depth[i]))[:budget]
-        place = {node: column for column, node in enumerate(sorted(order, key=lambda i: (depth[i], -score[i])))}
-        kept = list(place)
-        self.asked = [(place[i], token, at, chance) for i, token, at, chance in self.asked if i in place]
+            behind: list[int] = []
+            for i, own_ids, own_chances in zip(level, *map(np.ndarray.tolist, head.top(found)), strict=True):
+                guesses = dict(zip(own_ids, np.searchsorted(CHANCES, own_chances) + 1, strict=True))
+                for child in children[i]:
+                    given = said[child] / said[i]
+                    cell = int(np.searchsorted(KINDS, given)), int(guesses.pop(tokens[child], 0))
+                    score[child] = score[i] * head.chance(given, cell)
+                    self.asked.append((i, tokens[child], given, cell))
+                for token, bin_ in guesses.items():
+                    cell = UNLISTED, int(bin_)
+                    tokens.append(token)
+                    parent.append(i)
+                    score.append(score[i] * head.chance(FIRST_CHANCE, cell))
+                    said.append(1.0)
+                    children[i].append(len(tokens) - 1)
+                    self.asked.append((i, token, FIRST_CHANCE, cell))
+                behind += children[i]
+            level = [i for i in behind if score[i] > least and len(states) < 4 * budget]
+            dropped = [i for i in behind if score[i] <= least]
+            while dropped:  # what stands below them is no better
+                i = dropped.pop()
+                for child in children[i]:
+                    score[child] = 0.0
+                    dropped.append(child)
+        order = sorted((i for i in range(len(tokens)) if score[i] > 0), key=lambda i: (-score[i], i))[:budget]
+        kept = sorted(order, key=lambda i: (i >= count, i))
+        place = {node: column for column, node in enumerate(kept)}
+        self.asked = [(place[i], *rest) for i, *rest in self.asked if i in place]
+        self.own = [i for i in kept if i < count]
         return attrs.evolve(
             tree,
             tokens=torch.tensor([[tokens[i] for i in kept]]),
@@ -277,10 +297,9 @@ class HeadedRow(Row):
         chain = set(self.kept_path)
         if head is not None:
             start = time.perf_counter()
-            for column, token, at, chance in self.asked:
+            for column, token, given, cell in self.asked:
                 if column in chain:
-                    head.tries[at, chance] += 1
-                    head.hits[at, chance] += right[column] == token
+                    head.worth[cell] += RATE * ((right[column] == token) - head.chance(given, cell))
             parents = self.tree.parent[0].tolist()
             own = [
                 (shared.states[self.nodes[parents[c]]], self.tree.tokens[0, c].item(), shared.states[self.nodes[c]])
@@ -300,7 +319,22 @@ class HeadedRow(Row):
 
     def _observe(self, path: Any, then: int, ids: Any, probs: Any) -> None:
         self.kept_path = list(path)
+        entry = self.drafter._open[self.request.id]
+        grown, drafted = entry.tree, entry.drafted
         super()._observe(path, then, ids, probs)
+        own, scored = self.own, len(self.nodes)
+        if own and not (len(own) == scored and own == list(range(scored))):
+            # of a tree that was changed, the estimator learns nothing by itself
+            inside = [own[column] for column in path if column < len(own)]
+            if len(inside) < len(path):
+                then = int(self.tree.tokens[0, path[len(inside)]])
+            accepted = np.zeros(drafted, np.bool_)
+            accepted[inside] = True
+            for node in range(1, drafted):
+                if grown.parent[node] == inside[-1] and grown.tokens[node] == then:
+                    accepted[node] = True
+            estimator, total = self.drafter.memory.estimator, np.empty(VECTOR_SIZE, np.float32)
+            update_estimator(estimator, grown, drafted, accepted, inside[-1], then, total)
 
     def begin(self, shared: Text, prompt: list[int]) -> None:
         """The prompt's own places."""

@@ -106,6 +106,23 @@ def test_figures_hold_together(run: tuple[Journal, list[Question]]) -> None:
     assert methods["none"]["overall"]["identical_rate"] == 1
 
 
+def test_steps_that_drafted_are_told_apart() -> None:
+    lengths, nodes = [[1, 3, 1, 2], [2, 1]], [1, 8, 1, 4]
+    measured = Measured(tokens=[[0] * 8, [0] * 4], accept_lengths=lengths, nodes=nodes, seconds=1.0)
+    question = Question(0, "g", "g", ("?",))
+    journal = Journal(Path("unused"))
+    for method in ("none", "racer"):
+        trial = Trial(
+            number=0, turn=0, method=method, group="g", rows=[0, 1], prompt_tokens=[1, 1], time=0.0, measured=measured,
+            texts=["", ""],
+        )  # fmt: skip
+        journal.trials[trial.key] = trial
+    questions = [question, attrs.evolve(question, question_id=1)]
+    figures = summarise(journal, questions, ("none", "racer"), sample=False)["methods"]["racer"]["overall"]
+    assert figures["mean_accepted_tokens"] == pytest.approx(10 / 6)
+    assert figures["mean_accepted_tokens_drafted"] == pytest.approx((3 + 2 + 1) / 3)
+
+
 def simple(method: str, row: int, tokens: list[int], seconds: float, **changes: Any) -> Trial:
     measured = Measured(tokens=[tokens], accept_lengths=[[1] * (len(tokens) - 1)], seconds=seconds)
     given: dict[str, Any] = {"measured": measured, "texts": ["x"], "time": 0.0, "prompt_tokens": [1], "turn": 0}

