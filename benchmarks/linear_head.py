@@ -269,13 +269,13 @@ class HeadedRow(Row):
                     children[i].append(len(tokens) - 1)
                     self.asked.append((i, token, FIRST_CHANCE, cell))
                 behind += children[i]
-            level = [i for i in behind if score[i] > least and len(states) < 4 * budget]
-            dropped = [i for i in behind if score[i] <= least]
-            while dropped:  # what stands below them is no better
-                i = dropped.pop()
+            level = [i for i in behind if score[i] > least][: max(0, 4 * budget - len(states))]
+            rest = [i for i in behind if i not in set(level)]
+            while rest:  # below them nobody asks the head
+                i = rest.pop()
                 for child in children[i]:
-                    score[child] = 0.0
-                    dropped.append(child)
+                    score[child] = score[i] * said[child] / said[i]
+                    rest.append(child)
         order = sorted((i for i in range(len(tokens)) if score[i] > 0), key=lambda i: (-score[i], i))[:budget]
         kept = sorted(order, key=lambda i: (i >= count, i))
         place = {node: column for column, node in enumerate(kept)}
