@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -25,6 +25,9 @@ PLANS = st.builds(
 
 
 @given(PLANS, st.integers(1, 16))
+@example(MaskPlan(4), 4)
+@example(MaskPlan(4), 5)
+@example(MaskPlan(4, (FULL, SLIDING)), 5)
 def test_a_lone_mask_is_that_of_a_tree_of_one_node(plan: MaskPlan, slots: int) -> None:
     lone = plan.of_lone(slots, torch.float32, torch.device("cpu"))
     position = torch.tensor([[slots - 1]])
