@@ -94,8 +94,8 @@ class Facts:
                 for name, value in list(vars(base).items()):
                     if isinstance(value, FunctionType):
                         found += (name, value, *_globals_of(value))
-                    elif type(value) in _SCALARS:
-                        found.append((name, type(value), value))
+                    else:
+                        found.append((name, self._of_value(value) if type(value) in _SCALARS else _Same(value)))
             self._classes[kind] = found
         return self._classes[kind]
 

@@ -30,8 +30,8 @@ class _Layer:
 
     state: dict[str, Any]
     """Which twins share; by this it is told."""
-    facts: list[Any]
-    """When it was first recorded."""
+    facts: list[Any] | None
+    """Whenever it was recorded; None if they were not the same each time."""
     arena: int
     """Which of the two it writes to."""
 
@@ -75,10 +75,11 @@ class LayerPrograms:
 
     def layer(self, module: Any) -> _Layer:
         """What is known of a layer, or its twin, that is about to be recorded."""
-        state = vars(module)
-        if id(state) not in self.layers:
-            self.layers[id(state)] = _Layer(state, Facts().of(module), len(self.layers) % 2)
-        return self.layers[id(state)]
+        state, facts = vars(module), Facts().of(module)
+        known = self.layers.setdefault(id(state), _Layer(state, facts, len(self.layers) % 2))
+        if known.facts != facts:  # set otherwise between two recordings: no later call may use both
+            known.facts = None
+        return known
 
     def bind(self, cache: TreeCache) -> None:
         """Have all recordings read and write the keys and values of ``cache``, where they lie now."""

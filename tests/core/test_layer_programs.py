@@ -17,6 +17,7 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LogitsProcessorList,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -30,6 +31,7 @@ import racer
 from racer.core import few_rows, kept_programs, layer_programs, stand_in
 from racer.core.kept_programs import KEPT, KeptPrograms
 from racer.core.kv_cache import TreeCache
+from racer.core.layer_facts import Facts
 from racer.core.layer_programs import LayerPrograms
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import state_of
@@ -410,6 +412,34 @@ def test_what_changes_between_calls_is_seen(change: Any, monkeypatch: pytest.Mon
     plain = model.generate(PROMPT, max_new_tokens=24, do_sample=False, output_logits=True, return_dict_in_generate=True)
     torch.testing.assert_close(ours, torch.cat(plain.logits), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(decoded(model), torch.cat(plain.logits), rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_set_for_a_while_within_a_call_is_not_kept() -> None:
+    model = model_of()
+    module, own = model.model.layers[1].self_attn, model.model.layers[1].self_attn.scaling
+
+    def drafts_late(ids: Tensor, scores: Tensor) -> Tensor:
+        """Sets it otherwise after lone nodes were recorded, and before several are."""
+        module.scaling = own * 3 if ids.shape[1] > len(PROMPT[0]) + 6 else own
+        return scores
+
+    config = racer.DecodeConfig(drafter="recycling", budget=8)
+    how: dict[str, Any] = {"config": config, "max_new_tokens": 24, "do_sample": False}
+    racer.generate(model, PROMPT, logits_processor=LogitsProcessorList([drafts_late]), **how)
+    module.scaling = own
+    plain = model.generate(PROMPT, max_new_tokens=24, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    torch.testing.assert_close(decoded(model), torch.cat(plain.logits), rtol=1e-3, atol=1e-3)
+
+
+def test_a_property_of_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    facts = Facts().of(model.model.layers[0])
+    assert Facts().of(model.model.layers[0]) == facts
+    monkeypatch.setattr(type(model.model.layers[0].mlp), "gain", property(lambda self: 2), raising=False)
+    other = Facts().of(model.model.layers[0])
+    assert other != facts
+    monkeypatch.setattr(type(model.model.layers[0].mlp), "gain", property(lambda self: 3))
+    assert Facts().of(model.model.layers[0]) != other
 
 
 def test_calls_at_the_same_time_have_recordings_of_their_own(kept: list[LayerPrograms]) -> None:
