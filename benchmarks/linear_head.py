@@ -176,7 +176,6 @@ class Head:
 
     @classmethod
     def of(cls, model: Any, variant: str, every: int) -> Head:
-        # whatever holds the weights: rows are looked up, and the last layer is told by what it makes of each state
         embedding = model.get_input_embeddings().weight.detach().float().numpy()
         last = model.get_output_embeddings().weight.detach().float().numpy()
         width = last.shape[1]
