@@ -50,6 +50,8 @@ class StandIn:
     """How many weights it has looked at so far; a pass in which it looks at some takes longer."""
     twin: Any = attrs.field(init=False)
     """None: the model runs itself."""
+    _kept: KeptPrograms = attrs.field(init=False)
+    """The model's, when the call began: what is released meanwhile gets nothing back."""
     _programs: LayerPrograms | None = attrs.field(init=False)
     """Recordings of layers, until the call ends."""
     _proven: bool = attrs.field(init=False, default=False)
@@ -60,6 +62,7 @@ class StandIn:
         leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
         makers: list[Any] = [short_forward] if self.short_passes else []
         makers += [fast_forward, programmed_forward] if ways is not None else []
+        self._kept = state_of(self.model).part(KeptPrograms)
         self._programs = self._kept.take(self.model, self._kind) if ways is not None else None
         own = weakref.ref(self)
 
@@ -68,10 +71,6 @@ class StandIn:
             return None if stand_in is None else stand_in._programs
 
         self.twin = twin_of(self.model, leaf, self.configs, makers, programs)
-
-    @property
-    def _kept(self) -> KeptPrograms:
-        return state_of(self.model).part(KeptPrograms)
 
     @property
     def _kind(self) -> tuple[bool, ...]:

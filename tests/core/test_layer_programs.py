@@ -34,7 +34,7 @@ from racer.core.kv_cache import TreeCache
 from racer.core.layer_facts import Facts
 from racer.core.layer_programs import LayerPrograms
 from racer.core.model_runner import ModelRunner
-from racer.core.model_state import state_of
+from racer.core.model_state import find_state, state_of
 from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.dense import dense_product
@@ -331,6 +331,23 @@ def test_the_next_call_runs_from_what_the_one_before_recorded(
     del used
     gc.collect()
     assert gone() is None
+
+
+def test_a_call_that_runs_while_all_is_released_leaves_no_recordings() -> None:
+    model, released = model_of(), []
+
+    def release(ids: Tensor, scores: Tensor) -> Tensor:
+        if not released:
+            racer.release(model)
+            released.append(ids.shape[1])
+        return scores
+
+    decoded(model)
+    how: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "logits_processor": LogitsProcessorList([release])}
+    racer.generate(model, PROMPT, **how)
+    assert released
+    kept = find_state(model).find(KeptPrograms)
+    assert kept is None or not kept._kept
 
 
 def test_recordings_go_with_the_model(kept: list[LayerPrograms]) -> None:
