@@ -41,7 +41,7 @@ from racer.bench.questions import load_questions
 from racer.config import COMPILE
 from racer.core.kept_layers import KeptLinear
 from racer.core.kept_weights import shape_of
-from racer.engine.batch import BatchSpec
+from racer.engine.spec import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.hookspecs import hookimpl
 from racer.loading import models

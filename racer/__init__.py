@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from racer.budgets.base import Budget
     from racer.config import DecodeConfig
     from racer.core.model_state import release
+    from racer.engine.continuous.stream import Chunk, Completion, Stream, TokenScore
     from racer.errors import RacerError, StateError
     from racer.hf.attach import attach, detach
+    from racer.hf.engine import Engine
     from racer.hf.examine import Examination, examine
     from racer.hf.generate import Decoder, custom_generate, generate
     from racer.hf.plain import PlainDecodingWarning
@@ -37,6 +39,8 @@ _HOMES = {
     "racer.config": ("DecodeConfig",),
     "racer.errors": ("RacerError", "StateError"),
     "racer.hf.attach": ("attach", "detach"),
+    "racer.engine.continuous.stream": ("Chunk", "Completion", "Stream", "TokenScore"),
+    "racer.hf.engine": ("Engine",),
     "racer.hf.examine": ("Examination", "examine"),
     "racer.hf.generate": ("Decoder", "custom_generate", "generate"),
     "racer.hf.plain": ("PlainDecodingWarning",),
@@ -59,6 +63,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget",
+    "Chunk",
+    "Completion",
     "DecodeConfig",
     "DecodeStats",
     "Decoder",
@@ -66,6 +72,7 @@ __all__ = [
     "DraftProgram",
     "DraftTree",
     "Drafter",
+    "Engine",
     "Examination",
     "Greedy",
     "HostVerdict",
@@ -86,6 +93,8 @@ __all__ = [
     "StateError",
     "StepStats",
     "StepView",
+    "Stream",
+    "TokenScore",
     "TreeBuilder",
     "Typical",
     "Verdict",

@@ -78,3 +78,15 @@ def first_line(error: BaseException) -> str:
     """An error's text as part of a one-line message."""
     lines = str(error).strip().splitlines()
     return f"{lines[0].strip().rstrip('.')}" if lines else type(error).__name__
+
+
+class EngineFull(RacerError):
+    """The engine's queue is full: try again later."""
+
+
+class RequestTooLong(RacerError, ValueError):
+    """A request that the engine's cache, or the model's context, can never hold."""
+
+
+class EngineClosed(RacerError):
+    """The engine has been closed, or its last batch failed beyond repair."""

@@ -168,7 +168,7 @@ def test_a_failing_request_is_closed_all_the_same() -> None:
 
     import attrs
 
-    from racer.engine.batch import BatchSpec
+    from racer.engine.spec import BatchSpec
     from racer.hf.processors import ProcessorPipeline
     from racer.step.request import Request
 

@@ -1,8 +1,8 @@
-"""What the rows of one call have shown so far."""
+"""What the rows of one batch have shown so far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +20,42 @@ LAST = np.array(SIZES) - 1
 
 
 class Outlook:
-    """What each row of a call may expect of a step, by the step's size; old steps and trees count less and less.
+    """What each row of a batch may expect of a step, by the step's size; old steps and trees count less and less.
 
-    :param requests: the call's rows.
     :param own: weight of a row's last tree; the rest is that of its latest ones.
     :param decay: weight of a row's earlier trees when one comes in.
     :param memory: weight of the steps so far when one comes in.
     """
 
-    def __init__(self, requests: Sequence[Request], own: float, decay: float, memory: float) -> None:
-        self._places = {request.id: place for place, request in enumerate(requests)}
+    def __init__(self, own: float, decay: float, memory: float) -> None:
+        self._places: dict[int, int] = {}
+        """Of each request the row of the arrays."""
         self._own, self._decay, self._memory = own, decay, memory
-        shape = len(requests), len(SIZES)
-        self.gains = np.zeros(shape)
+        self.gains = np.zeros((0, len(SIZES)))
         """``[B, sizes]`` accepted nodes that are expected of a tree: of each row's last one, ..."""
-        self.average = np.zeros(shape)
+        self.average = np.zeros((0, len(SIZES)))
         """... and of its latest ones."""
-        self._seen = np.zeros(shape)
+        self._seen = np.zeros((0, len(SIZES)))
         """Trees that each average rests on; old ones count less, whether later ones told of that size or not."""
         self.lately = np.zeros(4)
         """Of the latest steps: how many, what they cost in plain steps, and of a row the nodes kept and promised."""
 
+    def admit(self, request: Request) -> None:
+        """A row more."""
+        self._places[request.id] = len(self.gains)
+        self._each(lambda rows: np.vstack([rows, np.zeros(len(SIZES))]))
+
+    def forget(self, request: Request) -> None:
+        """A row less."""
+        gone = self._places.pop(request.id)
+        self._places = {id: place - (place > gone) for id, place in self._places.items()}
+        self._each(lambda rows: np.delete(rows, gone, axis=0))
+
+    def _each(self, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
+        self.gains, self.average, self._seen = map(change, (self.gains, self.average, self._seen))
+
     def places(self, view: StepView, rows: list[int]) -> list[int]:
-        """Where these rows of a step stand in the arrays: a step's rows get fewer as some end."""
+        """Where these rows of a step stand in the arrays: a step's rows change as some come and some end."""
         return [self._places[view.requests[row].id] for row in rows]
 
     def hear(self, rows: list[int], scores: NDArray[np.float64], told: NDArray[np.bool_]) -> None:
@@ -70,7 +83,10 @@ class Outlook:
 
 
 def slowest(view: StepView) -> list[int]:
-    """Rows that had about most steps to go when this one began, at what their latest ones kept."""
+    """Rows that had about most steps to go when this one began, at what their latest ones kept; all rows of a batch
+    that others join, as nobody waits for its last one."""
+    if view.joined:
+        return [row for row, on in enumerate(view.active) if on]
     left = {row: _steps_left(request, view.step) for row, request in enumerate(view.requests) if view.active[row]}
     most = max(left.values())
     return [row for row, steps in left.items() if steps >= 0.9 * most]

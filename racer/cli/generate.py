@@ -150,7 +150,7 @@ def _run(options: Options) -> None:
 
 def _tell(session: Session, outcome: Outcome, options: Options) -> None:
     from racer.cli import render
-    from racer.cli.streaming import decode
+    from racer.loading.detokenizer import decode
 
     comparison = session.compare(outcome) if options.compare else None
     if options.json:

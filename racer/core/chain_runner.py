@@ -68,10 +68,13 @@ class ChainRunner:
         """The call's cache, which grows as transformers' does."""
         return ChainCache(padding, dict(self.call.arguments), self.plan.cache_argument)
 
-    def prefill(self, input_ids: Tensor, cache: ChainCache, chunk: int, keep: int) -> Iterator[PromptPiece]:
+    def passes(
+        self, input_ids: Tensor, cache: ChainCache, chunk: int, keep: int, wide: int | None = None
+    ) -> Iterator[PromptPiece]:
         """Score the whole prompt as transformers does; yields its last ``keep`` columns, or as many as the model shows.
 
         :param chunk: no piece is shown that is larger.
+        :param wide: without effect: it goes at once.
         """
         takes_keep = self.plan.takes_logits_to_keep
         piece, self._output = self.call.score(

@@ -112,7 +112,7 @@ def _opened(model: Any, plan: ChainPlan, prompts: Tensor, padding: list[int]) ->
 
 
 def _our_logits(runner: ChainRunner, cache: ChainCache, ids: Tensor, prompt: int) -> Iterator[Tensor]:
-    yield next(runner.prefill(ids[:, :prompt], cache, prompt, 1)).logits[:, -1:]
+    yield next(runner.passes(ids[:, :prompt], cache, prompt, 1)).logits[:, -1:]
     for (start, stop), wrong in STEPS:
         texts, count = ids[:, : prompt + stop], stop - start
         if wrong:

@@ -41,9 +41,14 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         self.moves = 0
         """How often storage has grown, and so moved."""
         self.layout = layout
-        self._stores = {
-            block: _zeros(block, count, len(padding), self.capacity) for block, count in layout.groups().items()
-        }
+        self._stores: dict[Block, Tensor] = {}
+        """The rows that are in use of :attr:`_seats`."""
+        self._seats: dict[Block, Tensor] = {}
+        """All storage: rows for which there is room."""
+        self._high = 0
+        """Slots that were ever written."""
+        for block, count in layout.groups().items():
+            self._seats[block] = self._stores[block] = _zeros(block, count, len(padding), self.capacity)
         self._place_layers()
 
     @property
@@ -82,21 +87,53 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
 
         Grows one store at a time, so at most one is held twice, and by a quarter at least, so that it is seldom copied.
         """
-        if self.has_room(rows):
-            return
+        self._high = max(self._high, self.end + rows)
+        if not self.has_room(rows):
+            self._move(len(self.lengths), _bucket(max(self.end + rows, self.capacity + self.capacity // 4)))
+
+    def _move(self, seats: int, capacity: int) -> None:
+        """Go on in new storage, for so many rows and slots."""
         for views in (self._keys, self._values, self._index_keys):
             views.clear()  # they would keep all of the old storage alive
         self.moves += 1
-        self.capacity = _bucket(max(self.end + rows, self.capacity + self.capacity // 4))
+        self.capacity = capacity
         for block, count in self.layout.groups().items():
+            self._seats.pop(block)
             old = self._stores.pop(block)
-            new = _zeros(block, count, len(self.lengths), self.capacity)
-            new[:, :, :, : old.shape[3]] = old
-            self._stores[block] = new
+            new = self._seats[block] = _zeros(block, count, seats, capacity)
+            self._stores[block] = new[:, : len(self.lengths)]
+            self._stores[block][:, :, :, : old.shape[3]] = old
         self._place_layers()
 
+    def join(self, other: TreeCache, seats: int) -> None:
+        """Take in the rows of another cache of the same layout, behind the own ones. Neither has padding.
+
+        What others have left where the rows will look is wiped: it is masked, but a NaN would get through.
+
+        :param seats: rows to make room for, if there is none.
+        """
+        rows, before, end = len(self.lengths), self.end, max(self.end, other.end)
+        if rows + len(other.lengths) > self.seats or end > self.capacity:
+            self._move(max(seats, rows + len(other.lengths)), max(self.capacity, _bucket(end)))
+        self.padding += other.padding
+        self.lengths += other.lengths
+        for block, store in self._seats.items():
+            store[:, :rows, :, before:end] = 0
+            fresh = self._stores[block] = store[:, : len(self.lengths)]
+            fresh[:, rows:, :, : self._high] = 0
+            for place, length in enumerate(other.lengths):
+                fresh[:, rows + place, :, :length] = other._stores[block][:, place, :, :length]
+        self._high = max(self._high, end)
+        self._place_layers()
+
+    @property
+    def seats(self) -> int:
+        """Rows for which there is storage."""
+        return next(store.shape[1] for store in self._seats.values())
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch alone, in ascending order.
+        """Go on with these rows of the batch alone, none before its old place: in ascending order, or with holes filled
+        from the end.
 
         They move up in the storage they have: a new one would be smaller, but mapping it takes longer than a step.
         """

@@ -91,7 +91,15 @@ class ModelRunner:
         return cache
 
     def prefill(self, input_ids: Tensor, cache: TreeCache, chunk: int, keep: int) -> Iterator[PromptPiece]:
+        """See :meth:`passes`: the pieces that have logits."""
+        return (piece for piece in self.passes(input_ids, cache, chunk, keep) if piece is not None)
+
+    def passes(
+        self, input_ids: Tensor, cache: TreeCache, chunk: int, keep: int, wide: int | None = None
+    ) -> Iterator[PromptPiece | None]:
         """Run the left-padded prompt ``[B, P]`` through the model piece by piece, so that no ``[P, V]`` tensor exists.
+
+        Each pass gives what of it has logits, or None.
 
         A prompt that its tokens do not say all of (:attr:`call`) goes at once, as the model prepares it itself.
 
@@ -99,6 +107,7 @@ class ModelRunner:
 
         :param chunk: columns whose logits may exist at once.
         :param keep: columns at the prompt's end whose logits are wanted, at least 1.
+        :param wide: columns of a piece at most; None: as many as are scored fast.
         """
         past, width = cache.end, input_ids.shape[1]
         if self.call is not None:
@@ -108,7 +117,7 @@ class ModelRunner:
         pad = torch.tensor(cache.padding, device=input_ids.device)
         position = (columns - pad[:, None]).clamp(min=0)
         mask = (columns >= pad[:, None]).long() if any(cache.padding) else None
-        wide = chunk * UNSEEN if self.plan.takes_logits_to_keep else chunk
+        wide = wide or (chunk * UNSEEN if self.plan.takes_logits_to_keep else chunk)
         for start, stop, scored in pieces(width, chunk, wide, keep):
             tokens = input_ids[:, start:stop]
             cache.reserve(stop - start)
@@ -116,8 +125,7 @@ class ModelRunner:
             inputs = self._inputs(tokens, seen, position[:, past + start : past + stop], cache, max(scored, 1))
             logits = call_model(self.model, **inputs).logits
             cache.append(stop - start)
-            if scored:
-                yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:])
+            yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:]) if scored else None
 
     def _prepared_prompt(self, call: PreparedCall, cache: TreeCache, chunk: int, keep: int) -> PromptPiece:
         width = call.input_ids.shape[1]

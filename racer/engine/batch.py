@@ -1,4 +1,4 @@
-"""One call's batch: what is to be decoded, and what changes while it is."""
+"""A batch while it is decoded."""
 
 from __future__ import annotations
 
@@ -11,66 +11,16 @@ from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainRunner
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
-from racer.core.prompt_pieces import PreparedCall
-from racer.core.support import Support
 from racer.engine.executor import Executor, StepOutcome
-from racer.engine.outside_cache import OutsideCache
-from racer.engine.recording import RecordingPipeline, ScoreRecord
+from racer.engine.recording import RecordingPipeline
+from racer.engine.spec import BatchSpec
 from racer.engine.static.pool import DevicePool, PooledBatch
 from racer.step.cost_curve import CostCurve
 from racer.step.request import Request, add_token, end
 from racer.step.stats import DecodeStats, Stopwatch
-from racer.step.verdict import NO_TOKEN, check_drawn
+from racer.step.verdict import NO_TOKEN, HostVerdict, check_drawn
 from racer.step.view import LogitsPipeline, StepView
 from racer.verifiers.base import Verifier
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class BatchSpec:
-    """What to decode: a batch of prompts and how their text is chosen and ended."""
-
-    requests: tuple[Request, ...]
-    pipeline: LogitsPipeline
-    do_sample: bool = False
-    stop_tokens: frozenset[int] = frozenset()
-    """Ids that end a row; the id itself is emitted."""
-    stops: Callable[[Request], bool] | None = None
-    """Asked after every token of a row."""
-    stops_ahead: Callable[[Request, Sequence[int]], bool] | None = None
-    """See :attr:`racer.step.view.StepView.stops_ahead`; what it said, :attr:`stops` knows."""
-    foresee: Callable[[Sequence[tuple[Request, Sequence[int]]]], None] | None = None
-    """Called with the tokens that a step gives to each row, before :attr:`stops` is asked about them."""
-    settle: Callable[[Sequence[Request]], None] | None = None
-    """Called with all rows after each step; it may end rows, and cut their last tokens. A row for which no token can be
-    drawn is done, short of its end: whether that is an error is said here."""
-    emit: Callable[[int, int], None] | None = None
-    """Told of every token: ``emit(row, token)``."""
-    record: ScoreRecord | None = None
-    """Where the scores of emitted tokens are kept, if they are wanted; steps then run in dynamic shapes."""
-    outside: OutsideCache | None = None
-    """The cache that is gone on from or filled, if there is one."""
-    support: Support | None = None
-    """What the model can do in this call, if it was looked at for it already."""
-    prepared: PreparedCall | None = None
-    """What transformers prepared for its own loop: models that take no trees are decoded with it, and prompts with
-    images and the like are scored with it."""
-
-    @property
-    def unseen(self) -> int:
-        """Slots of the cache before the first token that the requests have."""
-        return 0 if self.outside is None else self.outside.unseen
-
-    @property
-    def slots(self) -> int:
-        """Slots that the longest row may take."""
-        return self.unseen + max(
-            len(request.padding) + len(request.prompt) + request.limit for request in self.requests
-        )
-
-    @property
-    def padding(self) -> Sequence[int]:
-        """Masked slots at the left of each row."""
-        return [len(request.padding) for request in self.requests] if self.outside is None else self.outside.padding
 
 
 @attrs.define(eq=False)
@@ -118,6 +68,8 @@ class BatchState:
     sends_late: bool
     """Whether tokens are sent while the next forward pass is at work: where a graph launches it, so that the host is
     free at once."""
+    own_stats: tuple[DecodeStats, ...] = ()
+    """Of each row alone, where rows have their own."""
     left: dict[int, list[Tensor]] = attrs.field(factory=dict)
     """Of rows that have left, by their numbers in the spec: what they had in the cache, if somebody wants it."""
     outbox: Outbox = attrs.field(default=attrs.Factory(lambda batch: Outbox(batch.spec.emit), takes_self=True))
@@ -158,6 +110,7 @@ class BatchState:
             seeds=self.seeds,
             verifier=self.verifier,
             chain=isinstance(self.runner, ChainRunner),
+            joined=self.spec.joined,
         )
 
     def emit(self, view: StepView, outcome: StepOutcome) -> tuple[int, ...]:
@@ -183,7 +136,8 @@ class BatchState:
             if token == NO_TOKEN and spec.settle is not None:
                 end(request)  # it ran ahead: an error only if all rows get that far
                 return number - 1
-            check_drawn(token)
+            if not self._is_drawn(request, token):
+                return number - 1
             add_token(request, token)
             self.outbox.add(self.rows[row], token)
             stopped = spec.stops is not None and spec.stops(request)
@@ -192,8 +146,27 @@ class BatchState:
                 return number
         return len(tokens)
 
+    def _is_drawn(self, request: Request, token: int) -> bool:
+        """Whether it is a token; if not, the row fails alone where somebody is there to be told.
+
+        :raises RuntimeError: nobody is.
+        """
+        try:
+            check_drawn(token)
+        except RuntimeError as error:
+            if self.spec.fails is None:
+                raise
+            self.spec.fails(request, error)
+            end(request)
+            return False
+        return True
+
     def keep_scores(self, logits: Sequence[Tensor] | Tensor) -> None:
         """Note the places ``[n, V]`` of the tokens that each row was just given, if their scores are wanted."""
+        if self.spec.scored is not None:
+            for row, places in zip(self.rows, logits, strict=True):
+                if len(places):
+                    self.spec.scored(row, places)
         if self.spec.record is None:
             return
         assert isinstance(self.pipeline, RecordingPipeline)
@@ -201,6 +174,11 @@ class BatchState:
             if len(places):
                 self.spec.record.add(self.rows[row], request, places, self.pipeline, row)
         self.pipeline.forget()
+
+    def count_nodes(self, host: HostVerdict, sources: tuple[str, ...], place: int, emitted: int) -> None:
+        """Credit the nodes of one row's step, of which it has emitted so many tokens."""
+        for stats in (self.stats, *self.own_stats[place : place + 1]):
+            stats.count_nodes(host, sources, place, emitted)
 
     def settle(self) -> None:
         """A step is over, and everybody has observed it: end what can only be ended now."""

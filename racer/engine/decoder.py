@@ -8,35 +8,30 @@ from typing import Any
 import torch
 
 from racer.config import MAX_BUDGET, DecodeConfig
-from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainRunner
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import state_of
-from racer.core.packed_weights import pack
 from racer.core.support import Support, probe
-from racer.engine.batch import BatchSpec, BatchState
+from racer.engine.batch import BatchState
 from racer.engine.chain_executor import ChainExecutor
-from racer.engine.executor import DynamicExecutor, StepOutcome
+from racer.engine.executor import StepOutcome
+from racer.engine.opening import open_batch, runner_for
 from racer.engine.outside_cache import final_states
-from racer.engine.prompt import prefill
+from racer.engine.prompt import Prefill
+from racer.engine.spec import BatchSpec
 from racer.engine.static.executor import StaticExecutor
-from racer.engine.static.pool import DevicePool, step_mode
+from racer.engine.static.pool import step_mode
 from racer.engine.static.shapes import slots_bucket
 from racer.engine.strategy_set import StrategySet
 from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.kernels import vocab_search
 from racer.kernels.float_bits import BITS
 from racer.step.cost_curve import CostCurve, CostCurves
-from racer.step.request import add_step, signed_seeds
-from racer.step.stats import DecodeStats, StepStats, Stopwatch
+from racer.step.request import add_step
+from racer.step.stats import DecodeStats, StepStats
 from racer.step.view import StepView
 from racer.verifiers.base import Verifier
-
-FIRST_CAPACITY = 1024
-"""New tokens for which the cache has room at once; later ones make it grow."""
-FIRST_SCRATCH = 64
-"""Nodes for which it has."""
 
 
 class BatchDecoder:
@@ -73,7 +68,7 @@ class BatchDecoder:
         """How steps run where the model is now; see :func:`racer.engine.static.pool.step_mode`."""
         return step_mode(self.config.compile, self.model.device)
 
-    def step(self, batch: BatchState) -> None:
+    def step(self, batch: BatchState) -> StepOutcome:
         """Guess a tree, score it in one forward pass, keep the longest right path, and learn from all of it."""
         started = time.perf_counter()
         curve = self._step_cost(batch)
@@ -87,6 +82,7 @@ class BatchDecoder:
         outcome.verdict.hide_missing()
         with batch.watch.phase("observe"):
             self._observe(batch, view, outcome, emitted)
+        return outcome
 
     @torch.no_grad()
     def decode(self, spec: BatchSpec) -> DecodeStats:
@@ -106,20 +102,14 @@ class BatchDecoder:
         self._make_ready()
         stats = DecodeStats(drafter=self.strategies.drafter_name, verifier=name)
         batch, started = None, time.perf_counter()
-        compiled = mode == "inductor" and self.config.pack == "auto"  # torch's compiler packs as it likes
-        packed = pack(self.model, False if compiled else self.config.pack, max(r.limit for r in spec.requests))
-        runner: ModelRunner | ChainRunner
-        if support.plan is not None:
-            runner = ModelRunner(self.model, support.plan, packed, spec.prepared)
-        else:
-            assert support.chain is not None  # or it would have been refused
-            assert spec.prepared is not None
-            runner = ChainRunner(self.model, support.chain, spec.prepared, packed)
+        runner = runner_for(self.model, self.config, support, spec, mode)
         try:
             for request in spec.requests:
                 self.strategies.request_opened(request)
-            batch = self._open(runner, spec, verifier, stats, mode, support.vocab_size)
-            self._begin(batch)
+            batch = self.open(runner, spec, verifier, stats, mode, support.vocab_size)
+            for _ in (prompts := self.prefill(batch)):
+                pass
+            self.begin(batch, prompts)
             stats.first_token_seconds = time.perf_counter() - started
             stats.add(batch.watch.lap())
             try:
@@ -168,7 +158,7 @@ class BatchDecoder:
             kv_move.make_ready()
             accept_path.make_ready()
 
-    def _open(
+    def open(
         self,
         runner: ModelRunner | ChainRunner,
         spec: BatchSpec,
@@ -177,52 +167,29 @@ class BatchDecoder:
         mode: str,
         vocab_size: int,
     ) -> BatchState:
-        padding, first = list(spec.padding), spec.requests[0]
-        width = spec.unseen + len(first.padding) + len(first.prompt)
-        limit = max(request.limit for request in spec.requests)
-        capacity, last_position = width + min(limit, FIRST_CAPACITY) + FIRST_SCRATCH, width + limit - 1
-        pool = state_of(self.model).part(DevicePool)
-        watch, pooled = Stopwatch(self.model.device), None
-        cache: TreeCache | ChainCache
-        executor: DynamicExecutor | ChainExecutor
-        if isinstance(runner, ChainRunner):
-            cache = runner.open(padding, capacity)
-            executor = ChainExecutor(runner, cache, watch, last_position, spec.record is not None)
-        else:
-            static = mode != "off" and spec.record is None and not spec.unseen and spec.prepared is None
-            static = static and not runner.plan.switched  # a captured pass is the model's own
-            pooled = pool.acquire(runner, mode, padding, capacity) if static else None
-            cache = runner.open(padding, capacity) if pooled is None else pooled.device_batch.cache
-            executor = DynamicExecutor(runner, cache, watch, last_position, spec.record is not None)
-        return BatchState(
-            spec=spec,
-            runner=runner,
-            verifier=verifier,
-            vocab_size=vocab_size,
-            rows=tuple(range(len(padding))),
-            pipeline=spec.pipeline,
-            seeds=signed_seeds(spec.requests, self.model.device),
-            cache=cache,
-            executor=executor,
-            pool=pool,
-            pooled=pooled,
-            last_position=last_position,
-            stats=stats,
-            watch=watch,
-            step_cost=CostCurve(),
-            sends_late=pooled is not None and self.model.device.type != "cpu",
-        )
+        """See :func:`racer.engine.opening.open_batch`."""
+        return open_batch(runner, spec, verifier, stats, mode, vocab_size)
 
-    def _begin(self, batch: BatchState) -> None:
-        """Score the prompts and emit their first tokens; from then on steps run as the batch's executor does."""
+    def prefill(self, batch: BatchState, wide: int | None = None) -> Prefill:
+        """Score the prompts, piece by piece, behind what is cached of them already.
+
+        :param wide: columns of a piece at most, if the configuration does not settle it alone.
+        """
         batch.step_cost = self._step_cost(batch)
-        first, logits = prefill(batch, self.strategies, self.config.prefill_chunk)
-        for row, token in enumerate(first):
+        if batch.spec.outside is not None:
+            assert isinstance(batch.cache, TreeCache)
+            batch.spec.outside.load(batch.cache)
+        chunk = self.config.prefill_chunk
+        return Prefill(batch, self.strategies, chunk if wide is None else min(chunk, wide), wide)
+
+    def begin(self, batch: BatchState, prompts: Prefill) -> None:
+        """Emit the first tokens; from then on steps run as the batch's executor does."""
+        for row, token in enumerate(prompts.first):
             batch.append(row, [token])
-        batch.keep_scores(logits[:, None])
+        batch.keep_scores(prompts.logits[:, None])
         batch.outbox.send()
         if batch.pooled is not None and isinstance(batch.runner, ModelRunner):
-            batch.pooled.device_batch.begin(first, batch.seeds, batch.last_position)
+            batch.pooled.device_batch.begin(prompts.first, batch.seeds, batch.last_position)
             batch.executor = StaticExecutor(
                 batch.runner, batch.pooled, batch.watch, self.strategies.needs, batch.outbox.send
             )
@@ -234,15 +201,17 @@ class BatchDecoder:
 
     def _observe(self, batch: BatchState, view: StepView, outcome: StepOutcome, emitted: tuple[int, ...]) -> None:
         """Write the statistics, and let everybody observe."""
-        stats, tree = batch.stats, outcome.tree
-        stats.steps += 1
-        stats.nodes.append(tree.width)
+        tree = outcome.tree
+        for stats in (batch.stats, *batch.own_stats):
+            stats.steps += 1
+            stats.nodes.append(tree.width)
         for row, count in enumerate(emitted):
             if view.active[row]:
                 add_step(view.requests[row], count)
-                stats.count_nodes(outcome.host, tree.sources, row, count)
+                batch.count_nodes(outcome.host, tree.sources, row, count)
         lap = batch.watch.lap()
-        stats.add(lap)
+        for stats in (batch.stats, *batch.own_stats):
+            stats.add(lap)
         lap.pop("observe", None)  # of the step before
         of_step = StepStats(nodes=tree.width, budget=outcome.budget, new_tokens=emitted, milliseconds=lap)
         self.strategies.step_over(view, tree, outcome.verdict, of_step, learned=outcome.learned)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import attrs
 import torch
@@ -18,39 +19,58 @@ from racer.step.stats import StepStats
 from racer.step.verdict import Verdict, check_drawn
 
 
-def prefill(batch: BatchState, strategies: StrategySet, chunk: int) -> tuple[list[int], Tensor]:
-    """Score the prompts piece by piece, and let drafters observe as much of them as they need.
+class Prefill:
+    """The prompts of a batch on their way through the model: each piece of them is one step of ``for _ in prefill``.
+
+    Drafters observe as much of them as they need.
 
     :param chunk: positions whose logits may exist at once, all rows together.
-    :return: the first tokens, and the logits ``[B, V]`` by which they were chosen.
-    :raises RuntimeError: no first token can be drawn.
+    :param wide: the same of pieces whose logits are not made; as many as the runner finds best if None.
     """
-    requests, needs, outside, unseen = batch.spec.requests, strategies.needs, batch.spec.outside, batch.spec.unseen
-    shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
-    prompts = torch.tensor([[*r.padding, *r.prompt] for r in requests], device=batch.runner.model.device)
-    first, last_logits = prompts[:, -1], torch.empty(0)
-    with batch.watch.phase("prefill"):
-        columns, cached = max(1, chunk // len(prompts)), 0
-        if outside is not None:
-            assert isinstance(batch.cache, TreeCache)
-            outside.load(batch.cache)
-            cached = outside.length - unseen
-        runner: Any = batch.runner  # it and the cache are of one kind
-        for piece in runner.prefill(prompts[:, cached:], batch.cache, columns, keep=max(shown, 1)):
-            end = piece.start + piece.tokens.shape[1] - unseen
-            if end < prompts.shape[1]:
-                follow = prompts[:, end]
-            else:
-                view = batch.view()
-                last = DraftTree.root(view.root)
-                first = follow = strategies.verify(view, last, piece.logits[:, -1:]).next_token
-                last_logits = piece.logits[:, -1]
-                if batch.spec.do_sample:  # before drafters see it
-                    for token in first.tolist():
-                        check_drawn(token)
-            if shown:
-                _show(batch, strategies, piece, follow)
-    return first.tolist(), last_logits
+
+    def __init__(self, batch: BatchState, strategies: StrategySet, chunk: int, wide: int | None = None) -> None:
+        self.first: list[int] = []
+        """The first tokens, when all pieces are through."""
+        self.logits = torch.empty(0)
+        """``[B, V]`` by which they were chosen."""
+        self._batch, self._strategies, self._chunk, self._wide = batch, strategies, chunk, wide
+
+    def __iter__(self) -> Iterator[None]:
+        """:raises RuntimeError: no first token can be drawn."""
+        batch, needs = self._batch, self._strategies.needs
+        requests, unseen, runner = batch.spec.requests, batch.spec.unseen, cast(Any, batch.runner)
+        shown = -(-needs.prompt // len(requests)) if needs.top_k else 0
+        prompts = torch.tensor([[*r.padding, *r.prompt] for r in requests], device=runner.model.device)
+        rows, cached = len(prompts), batch.cache.end - unseen if isinstance(batch.cache, TreeCache) else 0
+        columns, wide = (None if size is None else max(1, size // rows) for size in (self._chunk, self._wide))
+        passes = runner.passes(prompts[:, cached:], batch.cache, columns, keep=max(shown, 1), wide=wide)
+        while True:
+            with batch.watch.phase("prefill"):
+                piece = next(passes, _ALL_THROUGH)
+                if piece is _ALL_THROUGH:
+                    return
+                if piece is not None:
+                    self._took(piece, prompts, shown)
+            yield
+
+    def _took(self, piece: PromptPiece, prompts: Tensor, shown: int) -> None:
+        """A piece whose logits are there."""
+        batch, strategies = self._batch, self._strategies
+        end = piece.start + piece.tokens.shape[1] - batch.spec.unseen
+        if end < prompts.shape[1]:
+            follow = prompts[:, end]
+        else:
+            view = batch.view()
+            follow = strategies.verify(view, DraftTree.root(view.root), piece.logits[:, -1:]).next_token
+            self.first, self.logits = follow.tolist(), piece.logits[:, -1]
+            if batch.spec.do_sample and batch.spec.fails is None:  # before drafters see it
+                for token in self.first:
+                    check_drawn(token)
+        if shown:
+            _show(batch, strategies, piece, follow.clamp(min=0))
+
+
+_ALL_THROUGH: Any = object()
 
 
 def _show(batch: BatchState, strategies: StrategySet, piece: PromptPiece, follow: Tensor) -> None:

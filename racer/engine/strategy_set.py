@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import torch
 from pluggy import HookImpl
 from torch import Tensor
 
@@ -105,7 +106,8 @@ class StrategySet:
 
     def nodes(self, view: StepView) -> int:
         """The budget of this step; 1 if nobody gives a sensible one, or no more than one token is wanted."""
-        if view.remaining <= 1:
+        most = max((r.budget or MAX_BUDGET for r, on in zip(view.requests, view.active, strict=True) if on), default=1)
+        if view.remaining <= 1 or most <= 1:
             return 1
 
         def answer() -> int:
@@ -114,14 +116,14 @@ class StrategySet:
                 raise ValueError(f"its budget is {nodes!r}, expected a whole number from 1")
             return nodes
 
-        return min(self._attempt("a plugin's racer_budget", answer) or 1, MAX_BUDGET)
+        return min(self._attempt("a plugin's racer_budget", answer) or 1, most)
 
     def draft(self, view: StepView, budget: int, intake: Intake) -> tuple[DraftTree, Tensor]:
         """A sound tree where it is scored, and what was wrong with it ``[B]``, unread."""
 
         def answer() -> tuple[DraftTree, Tensor] | None:
             tree = self._manager.hook.racer_draft(view=view.shown, budget=budget)
-            return None if tree is None else intake(view, check_form(tree, len(view.requests), budget))
+            return None if tree is None else intake(view, _limited(check_form(tree, len(view.requests), budget), view))
 
         culprit = f"drafter {self.drafter_name!r} (or a plugin's racer_draft)"
         drafted: tuple[DraftTree, Tensor] | None = self._attempt(culprit, answer) if budget > 1 else None
@@ -218,6 +220,14 @@ class StrategySet:
 
     def _attempt(self, culprit: str, call: Callable[..., Any], *args: Any) -> Any:
         return attempt(partial(self.warn_once.about, culprit), call, *args)
+
+
+def _limited(tree: DraftTree, view: StepView) -> DraftTree:
+    """A draft in which no row has more nodes than its request may have."""
+    if all(request.budget is None for request in view.requests):
+        return tree
+    most = torch.tensor([request.budget or MAX_BUDGET for request in view.requests], device=tree.count.device)
+    return attrs.evolve(tree, count=torch.minimum(tree.count, most)).head(int(most.max()))
 
 
 def _hear(hook: HookImpl, news: dict[str, Any]) -> None:

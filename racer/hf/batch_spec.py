@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteriaList
 from transformers.generation import MaxLengthCriteria
 
 from racer.core.support import Support
-from racer.engine.batch import BatchSpec
 from racer.engine.recording import RecordingPipeline
+from racer.engine.spec import BatchSpec
 from racer.errors import UnsupportedGeneration
 from racer.hf.caches import GivenCache
 from racer.hf.criteria import OWN, Lockstep, RowCriteria, in_step, refuse_criteria
@@ -21,6 +22,18 @@ from racer.hf.processors import ProcessorPipeline
 from racer.hf.streamer import InStep
 from racer.hf.unsupported import left_padding
 from racer.step.request import Request, row_seed
+
+
+@attrs.frozen
+class Asked:
+    """What a call asks for beside the arguments of ``generate``."""
+
+    seed: int | None = None
+    """From which each row's is made; None draws one where it is needed."""
+    tenant: Hashable = None
+    """See :attr:`racer.step.request.Request.tenant`."""
+    budget: int | None = None
+    """See :attr:`racer.step.request.Request.budget`."""
 
 
 def batch_spec(
@@ -32,12 +45,11 @@ def batch_spec(
     criteria: list[Any],
     streamer: Any,
     *,
-    seed: int | None,
+    asked: Asked,
     admit: Callable[[int, bool], Support],
 ) -> BatchSpec:
     """What to decode.
 
-    :param seed: of the call, from which each row's is made; None draws one where it is needed.
     :param outside: the cache that is gone on from or filled, if there is one.
     :param admit: asked what the model can do, with the slots that a row may take and whether rows are padded, when all
         else is well.
@@ -60,13 +72,10 @@ def batch_spec(
         remembers=pipeline.remembers,
     )
     support = admit(unseen + width + limit, any(masked))
+    seed = asked.seed
     if seed is None:  # nothing may be drawn before it is sure that the call is ours
         seed = int(torch.randint(2**62, ())) if settings.do_sample else 0
-    padding = [max(pad - unseen, 0) for pad in masked]
-    requests = tuple(
-        Request(prompt=tuple(ids[pad:]), padding=tuple(ids[:pad]), limit=limit, seed=row_seed(seed, row))
-        for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
-    )
+    requests = _requests(input_ids, [max(pad - unseen, 0) for pad in masked], limit, seed, asked)
     eos = [item for item in criteria if type(item) is EosTokenCriteria]
     stop_tokens = frozenset(int(token) for item in eos for token in item.eos_token_id.flatten().tolist())
     record = score_record(settings, batch)
@@ -80,6 +89,20 @@ def batch_spec(
         stop_tokens=stop_tokens,
         **_ends(criteria, input_ids, settings, stop_tokens),
         emit=None if streamer is None else InStep(streamer, requests, pad_token(settings)).add,
+    )
+
+
+def _requests(input_ids: Tensor, padding: Sequence[int], limit: int, seed: int, asked: Asked) -> tuple[Request, ...]:
+    return tuple(
+        Request(
+            prompt=tuple(ids[pad:]),
+            padding=tuple(ids[:pad]),
+            limit=limit,
+            seed=row_seed(seed, row),
+            tenant=asked.tenant,
+            budget=asked.budget,
+        )
+        for row, (ids, pad) in enumerate(zip(input_ids.tolist(), padding, strict=True))
     )
 
 

@@ -11,12 +11,12 @@ from transformers import GenerationConfig
 from racer.config import DecodeConfig
 from racer.core.model_state import state_of
 from racer.core.support import Support, probe
-from racer.engine.batch import BatchSpec
 from racer.engine.decoder import BatchDecoder
 from racer.engine.kept_strategies import StrategySets
+from racer.engine.spec import BatchSpec
 from racer.errors import UnsupportedGeneration, UnsupportedModel
-from racer.hf.batch_spec import batch_spec, pad_token, sequences_of
-from racer.hf.caches import CACHE_FIELD, given_cache, outside_cache
+from racer.hf.batch_spec import Asked, batch_spec, pad_token, sequences_of
+from racer.hf.caches import CACHE_FIELD, GivenCache, given_cache, outside_cache
 from racer.hf.chains import prepared_call, refuse_for_chains
 from racer.hf.outputs import EncoderDecoderOutput, GenerateOutput, score_tuples
 from racer.hf.prepared import offset_of
@@ -26,17 +26,33 @@ from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_positi
 from racer.step.stats import DecodeStats
 
 
+@attrs.frozen(eq=False)
+class PreparedBatch:
+    """A call of ``generate``, ready to be decoded."""
+
+    decoder: BatchDecoder
+    spec: BatchSpec
+    outside: GivenCache | None
+    """The cache that the call was given or fills, if there is one."""
+    settings: GenerationConfig
+
+
 class Loop:
     """What transformers calls in place of its own loop."""
 
     def __init__(
-        self, config: DecodeConfig, decoder: BatchDecoder | None = None, streamer: HeldStreamer | None = None
+        self,
+        config: DecodeConfig,
+        decoder: BatchDecoder | None = None,
+        streamer: HeldStreamer | None = None,
+        asked: Asked | None = None,
     ) -> None:
         self.streamer = streamer
         self.reached = False
         """Whether transformers has called it."""
         self._config = config
         self._decoder = decoder
+        self._asked = asked or Asked(config.seed)
 
     def __call__(
         self,
@@ -50,6 +66,35 @@ class Loop:
         """The answer, as ``generate`` gives it.
 
         :raises UnsupportedGeneration, UnsupportedModel: before anything has been decoded, shown or drawn.
+        """
+        prepared = self.prepare(
+            model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs
+        )
+        spec, settings = prepared.spec, prepared.settings
+        stats = self._decode(prepared.decoder, spec)
+        sequences = sequences_of(input_ids, spec, settings)
+        if not settings.return_dict_in_generate:
+            return sequences
+        cache = prepared.outside.cache if prepared.outside is not None else given_cache(model_kwargs)
+        kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
+        output = (EncoderDecoderOutput if model.config.is_encoder_decoder else GenerateOutput)(
+            sequences=sequences, **kept
+        )
+        output.racer_stats = stats
+        return output
+
+    def prepare(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: GenerationConfig | None = None,
+        **model_kwargs: Any,
+    ) -> PreparedBatch:
+        """What is to be decoded, and by whom.
+
+        :raises UnsupportedGeneration, UnsupportedModel: RACER cannot decode it rightly.
         """
         self.reached = True
         settings = generation_config or model.generation_config
@@ -83,20 +128,12 @@ class Loop:
         mask = model_kwargs.get("decoder_attention_mask" if has_encoder else "attention_mask")
         spec = batch_spec(
             *(input_ids, mask, outside, settings, processors, criteria, self.streamer),
-            seed=self._config.seed,
+            asked=self._asked,
             admit=admit,
         )
         chain = spec.support is not None and spec.support.plan is None  # for so many tokens
         spec = attrs.evolve(spec, prepared=prepared, outside=None if chain else outside)
-        stats = self._decode(decoder, spec)
-        sequences = sequences_of(input_ids, spec, settings)
-        if not settings.return_dict_in_generate:
-            return sequences
-        cache = outside.cache if outside is not None else given_cache(model_kwargs)
-        kept = {CACHE_FIELD: cache, **score_tuples(spec.record, spec.requests)}
-        output = (EncoderDecoderOutput if has_encoder else GenerateOutput)(sequences=sequences, **kept)
-        output.racer_stats = stats
-        return output
+        return PreparedBatch(decoder, spec, outside, settings)
 
     def _decode(self, decoder: BatchDecoder, spec: BatchSpec) -> DecodeStats:
         """Decode; the streamer is shown the prompt first, and told of the end."""

@@ -205,6 +205,11 @@ class DraftTree:
         more = max(0, width - self.width)
         return self._each(lambda part: pad(part, (0, more)), self.count)
 
+    def of_rows(self, rows: Sequence[int]) -> DraftTree:
+        """The trees of these rows alone, in as many columns."""
+        index = list(rows)
+        return self._each(lambda part: part[index], self.count[index])
+
     def copy(self) -> DraftTree:
         """The same trees in memory of their own."""
         return self._each(Tensor.clone, self.count.clone())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NoReturn
 
 import attrs
@@ -46,6 +46,10 @@ class Request:
     """New tokens it may have."""
     seed: int = 0
     """Keys the noise of this row's sampled tokens."""
+    tenant: Hashable = None
+    """Whose text it is: what is learned of one tenant's must not be drafted to another (drafts show in timing)."""
+    budget: int | None = None
+    """Most nodes that its trees may have, the root included; None: as many as the step has."""
     id: int = attrs.field(factory=lambda: next(_ids))
     """Unique in this process."""
     tokens: ReadOnlyList = attrs.field(

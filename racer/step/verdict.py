@@ -62,6 +62,12 @@ class HostVerdict:
         parts: dict[str, Any] = {name: part[:, :width] for name in cut if (part := getattr(self, name)) is not None}
         return attrs.evolve(self, **parts)
 
+    def of_rows(self, rows: Sequence[int]) -> HostVerdict:
+        """The same of these rows alone."""
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in attrs.fields(HostVerdict)}
+        chosen: dict[str, Any] = {name: None if part is None else part[list(rows)] for name, part in parts.items()}
+        return HostVerdict(**chosen)
+
     def accepted(self, row: int) -> list[int]:
         """Tokens that the step adds to ``row``: accepted drafts and the bonus token."""
         drafts = self.tokens[row, self.path[row, 1 : self.length[row]]].tolist()
@@ -84,6 +90,13 @@ class Verdict:
     """``[B, N, k]`` float32."""
     host: HostVerdict | None = None
     """Set by :meth:`to_host`; there when ``racer_step`` is called."""
+
+    def of_rows(self, rows: Sequence[int]) -> Verdict:
+        """The same of these rows alone."""
+        index = list(rows)
+        ids, probs = (None if part is None else part[index] for part in (self.top_ids, self.top_probs))
+        host = None if self.host is None else self.host.of_rows(index)
+        return Verdict(self.path[index], self.length[index], self.next_token[index], ids, probs, host)
 
     def to_host(self, tree: DraftTree, faults: Tensor, *, top: bool = True) -> HostVerdict:
         """Fetch everything the host needs in ONE copy (none on the CPU) and keep it as ``self.host``.

@@ -117,6 +117,8 @@ class StepView:
     """The same as ``position``, on the host."""
     chain: bool = False
     """Whether the model takes a single path: then a tree's best one is scored (:mod:`racer.step.best_path`)."""
+    joined: bool = False
+    """Whether other rows may join the batch, so that it has no last row that all wait for."""
     _copies: bool = False
     """Whether tensors are shown as copies, a new one each time."""
 
@@ -139,6 +141,19 @@ class StepView:
     def seeds(self) -> Tensor:
         """``[B]`` int64, on the model's device: the requests' seeds."""
         return self._seeds.clone() if self._copies else self._seeds
+
+    def of_rows(self, rows: Sequence[int]) -> StepView:
+        """The same of these rows alone, for a drafter that is asked about no others."""
+        index = list(rows)
+        return attrs.evolve(
+            self,
+            requests=tuple(self.requests[row] for row in index),
+            active=tuple(self.active[row] for row in index),
+            places=tuple(self.places[row] for row in index),
+            root=self._root[index],
+            position=self._position[index],
+            seeds=self._seeds[index],
+        )
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from racer.config import DecodeConfig
-from racer.engine.batch import BatchSpec
+from racer.engine.spec import BatchSpec
 from racer.guard import PluginWarning, complaints
 from racer.hf.generate import Decoder
 from racer.hf.processors import ProcessorPipeline

@@ -13,9 +13,9 @@ import torch
 
 import racer.discovery
 from racer.cli import main
-from racer.cli.streaming import decode
 from racer.core.packed_weights import pack
 from racer.loading import models
+from racer.loading.detokenizer import decode
 from racer.loading.embedded import EMBEDDED_NAME
 from support.command import PROMPT, Capture
 

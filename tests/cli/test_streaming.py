@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from racer.cli import decoding, main
 from racer.cli.decoding import Session
-from racer.cli.streaming import Detokenizer, decode
+from racer.loading.detokenizer import Detokenizer, decode
 from support.command import COMMAND, PROMPT, Capture
 from support.tiny_folder import SENTENCES, build_tokenizer
 

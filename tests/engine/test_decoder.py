@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper
 
 from racer import DecodeConfig, Decoder, Logits, Merge, NoDraft, PromptLookup, Request, Retrieval, StepView, hookimpl
-from racer.engine.batch import BatchSpec
+from racer.engine.spec import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.step.stats import StepStats
 from racer.testing import HostileDrafter, decode, decode_plainly, toy_model
@@ -66,8 +66,8 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int, monkeypatch: py
     model, events = toy_model(VOCAB), []
 
     class Watched(Decoder):
-        def _open(self, *rest: Any) -> Any:
-            batch = super()._open(*rest)
+        def open(self, *rest: Any) -> Any:
+            batch = super().open(*rest)
             batch.sends_late = late
             return batch
 

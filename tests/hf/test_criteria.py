@@ -18,7 +18,7 @@ import racer
 from racer import DecodeConfig
 from racer.errors import UnsupportedGeneration
 from racer.hf import criteria
-from racer.hf.batch_spec import batch_spec
+from racer.hf.batch_spec import Asked, batch_spec
 from support.criteria import AfterPair, CountsAsked, DeclaredAfterPair, OneFlag, RowLimits
 from support.toy_batch import BATCH, IDS, MASK, MODEL, VOCAB, Collects
 
@@ -145,7 +145,7 @@ def _spec(**how: Any) -> Any:
     config = GenerationConfig(max_length=20, eos_token_id=5, pad_token_id=0, **how.pop("config", {}))
     return batch_spec(
         *(IDS, MASK, None, config, how.get("processors", []), how["criteria"], how.get("streamer")),
-        seed=None,
+        asked=Asked(),
         admit=lambda *_: None,
     )
 

@@ -95,7 +95,7 @@ def test_an_interrupted_call_gives_nothing_back() -> None:
         raise KeyboardInterrupt
 
     decoder = Decoder(model, static(drafter="none"))
-    from racer.engine.batch import BatchSpec
+    from racer.engine.spec import BatchSpec
     from racer.hf.processors import ProcessorPipeline
 
     with pytest.raises(KeyboardInterrupt):

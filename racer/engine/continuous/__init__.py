@@ -1,0 +1,1 @@
+"""A batch that requests join and leave while it is decoded."""

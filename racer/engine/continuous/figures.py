@@ -1,0 +1,61 @@
+"""What an engine has done so far, and what it is doing."""
+
+from __future__ import annotations
+
+import attrs
+
+from racer.step.stats import DecodeStats
+
+
+@attrs.frozen
+class EngineFigures:
+    """Counters since the engine was made, and what is there now."""
+
+    running: int = 0
+    """Requests that are being decoded, those whose prompts are being scored included."""
+    waiting: int = 0
+    cache_tokens: int = 0
+    """Slots of the cache that running requests have taken."""
+    max_tokens: int = 0
+    kept_tokens: int = 0
+    """Slots that are kept of requests that have ended, for those that begin alike."""
+    submitted: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    """Of requests that have begun."""
+    cached_prompt_tokens: int = 0
+    """Of these the ones that did not have to be scored."""
+    new_tokens: int = 0
+    steps: int = 0
+    row_steps: int = 0
+    """Steps, each counted once for every row that was decoded in it."""
+    drafted: int = 0
+    """Nodes, roots not counted."""
+    accepted: int = 0
+    """Of these the ones that became text."""
+    step_seconds: float = 0.0
+
+
+@attrs.define
+class Counters:
+    """The counters of an engine, which its thread writes."""
+
+    submitted: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    row_steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    step_seconds: float = 0.0
+
+    def count_request(self, stats: DecodeStats) -> None:
+        """A request that has ended, by its own statistics."""
+        self.drafted += stats.drafted.total()
+        self.accepted += stats.accepted.total()

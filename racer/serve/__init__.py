@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: ``racer serve``. Its libraries come with the extra ``serve``."""
