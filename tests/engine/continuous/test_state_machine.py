@@ -176,7 +176,7 @@ class Requests(RuleBasedStateMachine):
         LooseToy.fails = False
         self.engine.run()
         self.texts_are_those_of_solo_runs()
-        assert not self.all, 'some never end'
+        assert not self.all, "some never end"
         told = self.engine.figures()
         assert told.submitted == told.finished + told.cancelled + told.failed
         assert (told.running, told.waiting, told.cache_tokens) == (0, 0, 0)
