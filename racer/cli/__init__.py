@@ -1,4 +1,4 @@
-"""The command line: ``racer generate``, ``racer bench`` and ``racer plugins``."""
+"""The command line: ``racer generate``, ``chat``, ``serve``, ``batch``, ``bench`` and ``plugins``."""
 
 from racer.cli.app import main
 

@@ -17,9 +17,12 @@ import click
 
 import racer
 from racer.cli import streams
+from racer.cli.batch import batch
 from racer.cli.bench import bench
+from racer.cli.chat import chat
 from racer.cli.generate import generate
 from racer.cli.plugins import plugins
+from racer.cli.serve import serve
 from racer.errors import RacerError
 
 INTERRUPTED = 130
@@ -56,7 +59,7 @@ def _quietly() -> Iterator[None]:
     cls=QuietGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 2 wrong input (one line on standard error), 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed batch lines, 2 wrong input (one line on standard error), 130 interrupted.",
 )
 @click.version_option(racer.__version__, "-v", "--version", prog_name="racer", message="%(prog)s %(version)s")
 @click.pass_context
@@ -67,6 +70,9 @@ def app(ctx: click.Context) -> None:
     Examples:
       racer generate "Write a haiku about trees."
       racer generate --model ./my-model --compare "Explain recursion."
+      racer chat
+      racer serve --port 8000
+      racer batch questions.jsonl answers.jsonl
       racer bench --limit 2 --max-new-tokens 64 --output out
       racer plugins
     """
@@ -74,9 +80,12 @@ def app(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+app.add_command(batch)
 app.add_command(bench)
+app.add_command(chat)
 app.add_command(generate)
 app.add_command(plugins)
+app.add_command(serve)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

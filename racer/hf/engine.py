@@ -22,6 +22,7 @@ from racer.engine.continuous.member import Alone, Member
 from racer.engine.continuous.prefix_cache import PrefixCache
 from racer.engine.continuous.scheduler import Observer, Scheduler
 from racer.engine.continuous.stream import Stream
+from racer.engine.continuous.worker import Worker
 from racer.engine.spec import BatchSpec
 from racer.engine.strategy_set import StrategySet
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
@@ -54,8 +55,8 @@ class Engine:
     :param model: a Hugging Face causal LM, or what ``torch.compile`` or PEFT made of it. Nobody should change it while
         requests are being decoded.
     :param config: how to decode; the default if None. Its seed is of no effect here: each request has its own.
-    :param max_tokens: slots of the key-value cache, all rows together. Rows stand side by side, each as long as the
-        longest may become.
+    :param max_tokens: of all requests that are decoded at once, prompts included: what bounds the key-value cache.
+        Rows stand side by side, each as long as the longest may become; storage is a quarter more at most, and trees.
     :param max_rows: requests that are decoded at once.
     :param max_waiting: requests that may wait for room.
     :param prefill_piece: tokens of a prompt that are scored between two steps: nobody waits longer for those who come.
@@ -97,8 +98,9 @@ class Engine:
             self._decoder = Decoder(self.model, tenants, strategies=StrategySet(tenants))
         room = Room(max_tokens, max_rows)
         self._scheduler = Scheduler(self._decoder, room, max_waiting, prefill_piece, PrefixCache(kept_tokens))
+        self._worker = Worker(self._scheduler)
         self._start()
-        self._closer = weakref.finalize(self, self._scheduler.close)
+        self._closer = weakref.finalize(self, self._worker.close)
 
     def submit(
         self,
@@ -175,7 +177,7 @@ class Engine:
         return intake.spec
 
     def _start(self) -> None:
-        self._scheduler.start()
+        self._worker.start()
 
     def observe(self, observer: Observer) -> None:
         """Have each step told: ``observer(rows, nodes, new_tokens, seconds)``, on the engine's thread."""
@@ -185,13 +187,18 @@ class Engine:
         """What was done, and what is there now."""
         return self._scheduler.figures()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it begins nothing more: it was closed, or has failed."""
+        return self._scheduler.closed
+
     def close(self, drain: float | None = None) -> None:
         """Refuse new requests, and wait for the thread's end.
 
         :param drain: seconds that running and waiting requests have to end; then they are cancelled. None: at once.
         """
         self._closer.detach()
-        self._scheduler.close(drain)
+        self._worker.close(drain)
 
     def __enter__(self) -> Engine:
         return self

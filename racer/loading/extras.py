@@ -8,7 +8,9 @@ from racer.errors import ConfigError
 
 EXTRAS = {
     "bench": ("cattrs", "jinja2", "markdown_it", "matplotlib"),
+    "chat": ("prompt_toolkit",),
     "gguf": ("accelerate", "gguf"),
+    "serve": ("fastapi", "llguidance", "prometheus_client", "sse_starlette", "uvicorn"),
 }
 """By the extra's name: the modules that it brings."""
 

@@ -29,7 +29,7 @@ def test_racers_own_warnings_are_lines(capsys: Capture, monkeypatch: pytest.Monk
     assert capsys.readouterr().err == "racer: warning: a drafter is left out\nracer: error: stop here\n"
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["plugins"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["batch"], ["chat"], ["serve"], ["plugins"]])
 def test_help_has_examples(command: list[str], capsys: Capture) -> None:
     assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out

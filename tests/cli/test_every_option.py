@@ -37,6 +37,8 @@ HUB_IDS = {"not a number", "infinite", "negative"}
 ODD_NAMES = {"blank", "half a character", "a control character", "two lines"}
 NUMBERS = {"beyond floats"}
 SAMPLES = ["--temperature", "1"]
+FREE_PORT = ["--port", "0"]
+UNPRINTABLE = {"empty", "blank", "NUL", "half a character", "lone surrogate", "a control character", "two lines"}
 NOTHING: set[str] = set()
 
 TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
@@ -72,6 +74,55 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("bench", "--compile"): ([], NOTHING),
     ("bench", "--batch-size"): ([], NOTHING),
     ("bench", "--output"): ([], HUB_IDS | ODD_NAMES),
+    ("batch", "source"): ([], NOTHING),
+    ("batch", "output"): ([], HUB_IDS | ODD_NAMES),
+    ("batch", "--model"): ([], HUB_IDS),
+    ("batch", "--drafter"): ([], NOTHING),
+    ("batch", "--budget"): ([], NOTHING),
+    ("batch", "--max-new-tokens"): ([], NOTHING),
+    ("batch", "--temperature"): ([], NOTHING),
+    ("batch", "--top-p"): ([], NOTHING),
+    ("batch", "--seed"): ([], NOTHING),
+    ("batch", "--rows"): ([], NOTHING),
+    ("batch", "--max-tokens"): ([], NOTHING),
+    ("batch", "--system"): ([], set(ABSURD)),
+    ("batch", "--dtype"): ([], NOTHING),
+    ("batch", "--weights"): ([], NOTHING),
+    ("batch", "--device"): ([], NOTHING),
+    ("batch", "--compile"): ([], NOTHING),
+    ("chat", "--model"): ([], HUB_IDS),
+    ("chat", "--system"): ([], set(ABSURD)),
+    ("chat", "--drafter"): ([], NOTHING),
+    ("chat", "--budget"): ([], NOTHING),
+    ("chat", "--max-new-tokens"): ([], NOTHING),
+    ("chat", "--max-tokens"): ([], NOTHING),
+    ("chat", "--temperature"): ([], NOTHING),
+    ("chat", "--top-p"): (SAMPLES, NOTHING),
+    ("chat", "--seed"): (SAMPLES, NOTHING),
+    ("chat", "--dtype"): ([], NOTHING),
+    ("chat", "--weights"): ([], NOTHING),
+    ("chat", "--device"): ([], NOTHING),
+    ("chat", "--compile"): ([], NOTHING),
+    ("serve", "--model"): (FREE_PORT, HUB_IDS),
+    ("serve", "--drafter"): (FREE_PORT, NOTHING),
+    ("serve", "--budget"): (FREE_PORT, NOTHING),
+    ("serve", "--host"): (FREE_PORT, NOTHING),
+    ("serve", "--port"): (FREE_PORT, NOTHING),
+    ("serve", "--max-tokens"): (FREE_PORT, NOTHING),
+    ("serve", "--max-rows"): (FREE_PORT, NOTHING),
+    ("serve", "--max-waiting"): (FREE_PORT, NOTHING),
+    ("serve", "--max-new-tokens"): (FREE_PORT, NOTHING),
+    ("serve", "--max-body"): (FREE_PORT, NOTHING),
+    ("serve", "--timeout"): (FREE_PORT, NOTHING),
+    ("serve", "--drain"): (FREE_PORT, NOTHING),
+    ("serve", "--cors-origin"): (FREE_PORT, NOTHING),
+    ("serve", "--log-level"): (FREE_PORT, NOTHING),
+    ("serve", "--dtype"): (FREE_PORT, NOTHING),
+    ("serve", "--weights"): (FREE_PORT, NOTHING),
+    ("serve", "--device"): (FREE_PORT, NOTHING),
+    ("serve", "--compile"): (FREE_PORT, NOTHING),
+    ("serve", "--served-name"): (FREE_PORT, ABSURD.keys() - UNPRINTABLE),
+    ("serve", "--api-key"): (FREE_PORT, ABSURD.keys() - UNPRINTABLE),
     ("plugins", "--model"): ([], HUB_IDS),
     ("plugins", "--tokens"): (["--model", "default"], NOTHING),
 }  # fmt: skip
@@ -79,6 +130,9 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
 FLAGS = {
     *(("generate", name) for name in ("--pack", "--no-pack", "--raw", "--compare", "--json")),
     *(("bench", name) for name in ("--pack", "--no-pack", "--cold", "--score", "--resume")),
+    *(("batch", name) for name in ("--pack", "--no-pack", "--raw")),
+    *(("chat", name) for name in ("--pack", "--no-pack")),
+    *(("serve", name) for name in ("--pack", "--no-pack")),
     ("plugins", "--json"),
 }
 
@@ -104,6 +158,9 @@ def test_no_option_is_forgotten() -> None:
 def typed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Any:
     """Run a command; its line on standard error."""
 
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "a question"}')
+
     def stop(*_: Any) -> None:
         raise RuntimeError(LOADED)
 
@@ -118,7 +175,12 @@ def typed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         common = {
             "generate": ["--model", str(folder), "--device", "cpu"],
             "bench": ["--model", str(folder), "--device", "cpu", "--output", str(tmp_path / "out")],
+            "batch": ["--model", str(folder), "--device", "cpu", str(source), str(tmp_path / "out.jsonl")],
+            "chat": ["--model", str(folder), "--device", "cpu"],
         }.get(command, [])
+        if arguments[0] in ("source", "output"):  # an argument in place of the one that is there
+            common[-2 if arguments[0] == "source" else -1] = arguments[1]
+            arguments, common = ("--", *common[-2:]), common[:-2]
         prompt = ["a question"] if command == "generate" and not arguments[-1].startswith("PROMPT") else []
         given = [argument.removeprefix("PROMPT") for argument in arguments]
         code = main(

@@ -6,20 +6,15 @@ from collections.abc import Sequence
 
 import attrs
 
-from racer.core.kv_cache import GROWTH
-from racer.engine.opening import FIRST_SCRATCH
 from racer.errors import RequestTooLong
-
-SLACK = 1.25
-"""A cache grows by a quarter at least, so that it is seldom copied."""
 
 
 @attrs.frozen
 class Room:
-    """How many slots and rows there may be. Rows stand side by side, each as long as the longest may become."""
+    """How many tokens and rows there may be. Rows stand side by side, each as long as the longest may become."""
 
     max_tokens: int
-    """Slots of all rows."""
+    """Of all rows. The cache's storage has room for trees beside, and grows by a quarter when it must grow."""
     max_rows: int
 
     def seats(self, rows: int) -> int:
@@ -30,7 +25,7 @@ class Room:
         """Whether rows that may become so long can be there together."""
         if len(slots) > self.max_rows:
             return False
-        return self.seats(len(slots)) * _capacity(max(slots)) <= self.max_tokens
+        return self.seats(len(slots)) * max(slots) <= self.max_tokens
 
     def check(self, slots: int) -> None:
         """See that a row that may become so long can be there alone.
@@ -38,12 +33,7 @@ class Room:
         :raises RequestTooLong: it cannot.
         """
         if not self.fits([slots]):
-            most = int(self.max_tokens // GROWTH * GROWTH / SLACK) - FIRST_SCRATCH
             raise RequestTooLong(
-                f"the prompt and its new tokens may take {slots} tokens, and the engine has room for {max(most, 0)} in "
-                "one request: shorten the prompt, ask for fewer new tokens, or make the engine with more max_tokens"
+                f"prompt and answer may take {slots} tokens, and the engine has room for {self.max_tokens}: "
+                "shorten the prompt, ask for fewer new tokens, or make the engine with more max_tokens"
             )
-
-
-def _capacity(slots: int) -> int:
-    return -(-int((slots + FIRST_SCRATCH) * SLACK) // GROWTH) * GROWTH

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from racer.step.stats import DecodeStats
+if TYPE_CHECKING:
+    from racer.engine.continuous.live_batch import StepReport
+    from racer.engine.continuous.member import Member
 
 
 @attrs.frozen
@@ -55,7 +59,25 @@ class Counters:
     accepted: int = 0
     step_seconds: float = 0.0
 
-    def count_request(self, stats: DecodeStats) -> None:
-        """A request that has ended, by its own statistics."""
-        self.drafted += stats.drafted.total()
-        self.accepted += stats.accepted.total()
+    def began(self, member: Member) -> None:
+        """A request whose prompt is scored."""
+        self.prompt_tokens += len(member.request.prompt)
+        self.cached_prompt_tokens += member.cached
+
+    def stepped(self, report: StepReport) -> None:
+        """A step of all rows."""
+        self.steps += 1
+        self.row_steps += report.rows
+        self.new_tokens += report.new_tokens
+        self.step_seconds += report.seconds
+
+    def ended(self, member: Member) -> None:
+        """A request that is over, in whatever way."""
+        self.drafted += member.stats.drafted.total()
+        self.accepted += member.stats.accepted.total()
+        if member.failure is not None:
+            self.failed += 1
+        elif member.cancelled and not member.request.done:
+            self.cancelled += 1
+        else:
+            self.finished += 1

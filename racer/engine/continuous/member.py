@@ -114,6 +114,14 @@ class Member:
         self.stream.put(Chunk(tokens, min(drafted, len(tokens)), known))
         return len(tokens)
 
+    def decode_alone(self) -> None:
+        """Decode it to its end, by itself; what goes wrong is its failure."""
+        assert self.alone is not None
+        try:
+            self.alone(self)
+        except Exception as error:
+            self.fail(error)
+
     def close(self) -> None:
         """Say how it ended."""
         if self.failure is not None:

@@ -8,23 +8,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import attrs
-import torch
-from torch import Tensor
 
 from racer.engine.continuous.admission import Room
 from racer.engine.continuous.figures import Counters, EngineFigures
-from racer.engine.continuous.live_batch import LiveBatch, StepReport
+from racer.engine.continuous.live_batch import LiveBatch
 from racer.engine.continuous.member import Member
 from racer.engine.continuous.prefix_cache import PrefixCache
 from racer.engine.decoder import BatchDecoder
-from racer.errors import EngineClosed, EngineFull
+from racer.errors import EngineClosed, EngineFull, told
 
 Observer = Callable[[int, int, int, float], None]
 """``observer(rows, nodes, new_tokens, seconds)`` of each step."""
 
 
 class Scheduler:
-    """Runs one live batch, in a thread of its own when it is started.
+    """Says what is done in each turn: see :class:`racer.engine.continuous.worker.Worker` for whose thread takes them.
 
     A turn scores one piece of one prompt, and then takes one step of all rows: nobody who is being decoded waits longer
     for those who come than one piece takes. Requests begin in the order in which they came.
@@ -46,14 +44,10 @@ class Scheduler:
         self._alone: Member | None = None
         self._counters = Counters()
         self._observers: list[Observer] = []
-        self._news = threading.Condition()
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Decode from now on, in a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="racer-engine", daemon=True)
-        self._thread.start()
+        self.news = threading.Condition()
+        """Told of whenever there may be something to do, or nothing any more."""
+        self.closed = False
+        """Whether nothing more is begun."""
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
@@ -65,19 +59,19 @@ class Scheduler:
         :raises EngineClosed: nothing more is begun.
         """
         self._room.check(member.slots)
-        with self._news:
-            if self._closed:
+        with self.news:
+            if self.closed:
                 raise EngineClosed("the engine is closed")
             if len(self._waiting) >= self._max_waiting:
                 raise EngineFull(f"{self._max_waiting} requests are waiting already: try again later")
             self._waiting.append(member)
             self._counters.submitted += 1
-            self._news.notify_all()
+            self.news.notify_all()
 
     def wake(self) -> None:
         """Something has changed: a request is cancelled, say."""
-        with self._news:
-            self._news.notify_all()
+        with self.news:
+            self.news.notify_all()
 
     def observe(self, observer: Observer) -> None:
         """Have every step told to ``observer``, on the engine's thread."""
@@ -85,8 +79,8 @@ class Scheduler:
 
     def figures(self) -> EngineFigures:
         """What was done, and what is there now."""
-        with self._news:
-            busy = [member for member in (self._joining and self._joining[0], self._alone) if member]
+        with self.news:
+            busy = self._begun
             return EngineFigures(
                 running=len(self._live.members) + len(busy),
                 waiting=len(self._waiting),
@@ -96,18 +90,18 @@ class Scheduler:
                 **attrs.asdict(self._counters),
             )
 
-    def close(self, drain: float | None = None) -> None:
-        """Refuse new requests, let those that are there end within ``drain`` seconds, and cancel the others."""
-        with self._news:
-            self._closed = True
-            self._news.notify_all()
-            if drain:
-                self._news.wait_for(lambda: not self.busy, drain)
+    def shut(self) -> None:
+        """Let nobody in any more."""
+        with self.news:
+            self.closed = True
+            self.news.notify_all()
+
+    def cancel_all(self) -> None:
+        """End all requests before their next step."""
+        with self.news:
             for member in self._all():
                 member.cancelled = True
-            self._news.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self.news.notify_all()
 
     # -- the engine's thread ------------------------------------------------------------------------------------------
 
@@ -115,22 +109,31 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._live.members or self._waiting or self._joining or self._alone)
 
-    def _all(self) -> list[Member]:
-        joining = [self._joining[0]] if self._joining else []
-        alone = [self._alone] if self._alone else []
-        return [*self._live.members, *joining, *alone, *self._waiting]
+    @property
+    def _begun(self) -> list[Member]:
+        """Requests that have begun, and are not among the rows."""
+        return [member for member in (self._joining and self._joining[0], self._alone) if member is not None]
 
-    @torch.no_grad()
-    def _run(self) -> None:
-        while True:
-            with self._news:
-                self._news.notify_all()  # whoever waits for the end of all
-                while not self.busy:
-                    self._live.rest()
-                    if self._closed:
-                        return
-                    self._news.wait()
-            self.turn()
+    def _all(self) -> list[Member]:
+        return [*self._live.members, *self._begun, *self._waiting]
+
+    def rest(self) -> None:
+        """Nothing is there to do: give back what the model's pass holds."""
+        self._live.rest()
+
+    def give_up(self, error: BaseException) -> None:
+        """Nothing can go on: whoever waits is told, and nobody else is let in."""
+        broken = EngineClosed(f"the engine has failed: {told(error)}")
+        broken.__cause__ = error
+        with self.news:
+            self.closed = True
+            members = self._all()
+            self._live.drop()
+            self._waiting.clear()
+            self._joining = self._alone = None
+            self.news.notify_all()
+        for member in members:
+            member.stream.fail(broken)
 
     def turn(self) -> None:
         """One piece of a prompt, and one step of all rows."""
@@ -143,7 +146,7 @@ class Scheduler:
             self._step()
 
     def _drop_cancelled(self) -> None:
-        with self._news:
+        with self.news:
             gone = [member for member in self._waiting if member.ended]
             self._waiting = deque(member for member in self._waiting if not member.ended)
         for member in gone:
@@ -154,33 +157,25 @@ class Scheduler:
 
     def _begin_next(self) -> None:
         """Take the first of those who wait, if there is room."""
-        with self._news:
+        with self.news:
             if not self._waiting:
                 return
-            member = self._waiting[0]
-            if not self._room.fits([other.slots for other in [*self._live.members, member]]):
+            if not self._room.fits([other.slots for other in [*self._live.members, self._waiting[0]]]):
                 return
-            self._waiting.popleft()
+            member = self._waiting.popleft()
             member.clock.began = time.monotonic()
             if member.spec is None:
                 self._alone = member
             else:
-                member.cached, states = self._find(member)
+                member.cached, states = self._kept.find(member.request.tenant, member.request.prompt)
                 self._joining = member, self._live.begin(member, states, self._piece)
         if self._alone is not None:
             self._decode_alone(self._alone)
 
-    def _find(self, member: Member) -> tuple[int, list[Tensor]]:
-        return self._kept.find(member.request.tenant, member.request.prompt)
-
     def _decode_alone(self, member: Member) -> None:
         """Decode a request that can share no batch; the others wait."""
-        assert member.alone is not None
-        try:
-            member.alone(member)
-        except Exception as error:
-            member.fail(error)
-        with self._news:
+        member.decode_alone()
+        with self.news:
             self._alone = None
         self._end(member)
 
@@ -194,24 +189,23 @@ class Scheduler:
         if member.ended:
             self._end_joining()
         elif member.has_begun:
-            self._counters.prompt_tokens += len(member.request.prompt)
-            self._counters.cached_prompt_tokens += member.cached
-            with self._news:
+            with self.news:
                 self._joining = None
                 self._live.join(member, self._room.seats(len(self._live.members) + 1))
-            self._counters.new_tokens += member.send()
+            self._has_begun(member)
+
+    def _has_begun(self, member: Member) -> None:
+        self._counters.began(member)
+        self._counters.new_tokens += member.send()
 
     def _end_joining(self) -> None:
         """A request has ended, or failed, before it could join: with its first token, say."""
         assert self._joining is not None
         member, _ = self._joining
         if member.has_begun:
-            self._counters.prompt_tokens += len(member.request.prompt)
-            self._counters.cached_prompt_tokens += member.cached
-            self._counters.new_tokens += member.send()
-        with self._news:
+            self._has_begun(member)
+        with self.news:
             self._joining = None
-        member.state = None
         self._end(member)
 
     def _step(self) -> None:
@@ -222,17 +216,10 @@ class Scheduler:
                 member.fail(error)
                 self._end(member)
             return
-        self._count(report)
-        self._let_go()
-
-    def _count(self, report: StepReport) -> None:
-        counters = self._counters
-        counters.steps += 1
-        counters.row_steps += report.rows
-        counters.new_tokens += report.new_tokens
-        counters.step_seconds += report.seconds
+        self._counters.stepped(report)
         for observer in self._observers:
             observer(report.rows, report.nodes, report.new_tokens, report.seconds)
+        self._let_go()
 
     def _let_go(self) -> None:
         """Let rows that have ended leave the batch; what they have in the cache may be of use to later ones."""
@@ -240,7 +227,7 @@ class Scheduler:
         for member in gone:
             if member.failure is None:
                 self._kept.keep(member.request.tenant, *self._live.states_of(member))
-        with self._news:
+        with self.news:
             self._live.leave(gone)
         for member in gone:
             self._end(member)
@@ -251,12 +238,5 @@ class Scheduler:
         member.stats.first_token_seconds = member.clock.since(member.clock.first)
         if member.opened and self._decoder is not None:
             self._decoder.strategies.request_closed(member.request, member.stats)
-        counters = self._counters
-        counters.count_request(member.stats)
-        if member.failure is not None:
-            counters.failed += 1
-        elif member.cancelled and not member.request.done:
-            counters.cancelled += 1
-        else:
-            counters.finished += 1
+        self._counters.ended(member)
         member.close()

@@ -110,7 +110,7 @@ def test_nobody_waits_longer_than_one_piece() -> None:
 
 
 def test_what_never_fits_is_refused_and_what_fits_later_waits() -> None:
-    engine = SteppedEngine(TOY, max_tokens=1024, max_rows=8, max_waiting=2)
+    engine = SteppedEngine(TOY, max_tokens=600, max_rows=8, max_waiting=2)
     with pytest.raises(RequestTooLong, match="may take 2020 tokens"):
         engine.submit(prompt_of(1), HOW | {"max_new_tokens": 2000})
     most = [engine.submit(prompt_of(n), HOW | {"max_new_tokens": 100}) for n in range(2)]
@@ -124,7 +124,7 @@ def test_what_never_fits_is_refused_and_what_fits_later_waits() -> None:
     with pytest.raises(EngineFull, match="2 requests are waiting"):
         engine.submit(prompt_of(5), HOW)
     while not long.done:
-        assert engine._scheduler._live._state is None or _storage(engine) <= 1024
+        assert engine._scheduler._live._state is None or _storage(engine) <= 4 * 256 + 2 * 256
         engine.turn()
     assert all(stream.done for stream in most), "in the order in which they came"
     engine.run()
@@ -181,7 +181,7 @@ def test_it_closes_at_once_or_when_all_have_ended() -> None:
 def test_an_engine_that_nobody_has_any_more_ends() -> None:
     engine = racer.Engine(TOY)
     engine.submit(prompt_of(1), HOW).result(60)
-    thread, ref = engine._scheduler._thread, weakref.ref(engine)
+    thread, ref = engine._worker._thread, weakref.ref(engine)
     assert thread is not None
     del engine
     gc.collect()
@@ -316,6 +316,22 @@ def test_real_architectures(name: str) -> None:
         streams = [engine.submit(prompt, HOW | {"max_new_tokens": 24}) for prompt in prompts]
         for prompt, stream in zip(prompts, streams, strict=True):
             assert list(stream.result(120).tokens) == solo(model, prompt, **(HOW | {"max_new_tokens": 24}))
+
+
+def test_an_engine_that_breaks_tells_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = racer.Engine(TOY, max_rows=1)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    first = engine.submit(prompt_of(1), HOW | {"max_new_tokens": 3000})
+    next(iter(first))
+    waits = engine.submit(prompt_of(2), HOW)
+    engine.observe(lambda *_: 1 / 0)
+    for stream in (first, waits):
+        with pytest.raises(EngineClosed, match="ZeroDivisionError"):
+            stream.result(20)
+    assert engine.closed
+    with pytest.raises(EngineClosed):
+        engine.submit(prompt_of(3), HOW)
+    engine.close()
 
 
 class Explodes(StoppingCriteria):

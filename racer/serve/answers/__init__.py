@@ -1,0 +1,1 @@
+"""Answers as OpenAI's clients read them, whole and streamed."""

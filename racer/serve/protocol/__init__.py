@@ -1,0 +1,1 @@
+"""What clients may send: OpenAI's requests, checked field by field."""
