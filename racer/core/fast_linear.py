@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from racer.core.few_rows import TIMED, FewRows, Looks, Weight
+from racer.core.few_rows import TIMED, FewRows, Looks, Weight, slow_in
 from racer.core.packed_sizes import worth_packing
 from racer.core.packed_weights import PackedModel, packable
 from racer.core.recording import recorder
@@ -85,5 +85,5 @@ def suits(rows: Tensor, count: int, dtype: torch.dtype) -> bool:
         and rows.dim() > 1
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and worth_packing(count)
+        and (worth_packing(count) or slow_in(dtype))
     )

@@ -1,16 +1,20 @@
-"""Products of weights with a few rows, in the way that is fastest on this machine.
+"""Products of weights with a few rows, or with many in bf16, in the way that is fastest on this machine.
 
 A CPU's matrix kernels are made for one row or for hundreds. Between them, some sort the whole weight into blocks first,
 which takes longer than the product, and some are slow in bf16 altogether. There are other ways to ask for the same
 product: machine code that reads the weight as it lies (:mod:`racer.kernels.native.dense`), or a copy that was sorted
 once (:mod:`racer.core.packed_weights`). Which of them is fast no table says: they are timed, once for a few numbers of
 rows, on the model's own weights.
+
+Where the processor has no products of bf16, torch takes five times as long for them as for those of float32, also with
+hundreds of rows.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -24,13 +28,17 @@ from torch import Tensor
 from racer.core.layer_program import NODES, Depends
 from racer.core.model_state import state_of
 from racer.core.recording import DTYPES, recorder
-from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.assembling import NotHere, host_has
 from racer.kernels.native.dense import LANES, dense_product
 
 HUGE = 1 << 24
 """Numbers in a weight from which on no copy of it is made, and ways are timed once: one such layer takes long."""
 UP_TO = (1, 3, 8, 16, 32, 64)
 """Numbers of rows up to which each way is chosen."""
+MANY = (256, sys.maxsize)
+"""The same in bf16, of whose products of many rows there are slow ones too: a prompt's, or those of a batch's trees."""
+BLOCK = 64
+"""Rows that a weight is read for at once, where it is multiplied as it lies: more do not stay in the caches."""
 ROUNDS = 4
 """Times that each way is timed."""
 
@@ -109,14 +117,23 @@ def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
     code, count, threads = dense_product(dtype is torch.bfloat16), rows.numel() // inputs, torch.get_num_threads()
     shape, writer = (*rows.shape[:-1], weight.outputs), recorder()
     product = rows.new_empty(shape) if writer is None else writer.empty(shape, dtype)
-    code(weight.place, rows.data_ptr(), count, product.data_ptr(), threads)
+    wide, out = rows.element_size() * inputs, product.element_size() * weight.outputs
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        code(weight.place, rows.data_ptr() + start * wide, size, product.data_ptr() + start * out, threads)
     if writer is not None:
         writer.kept.append(weight)
         writer.note(code, weight.place, rows, Depends(NODES, count // writer.nodes), product, threads)
     return product
 
 
-WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_onednn)
+def widened(rows: Tensor, weight: Weight) -> Tensor:
+    """In float32, from a copy of the weight that is made each time: with hundreds of rows that is a small part."""
+    bias = None if weight.bias is None else weight.bias.float()
+    return F.linear(rows.float(), weight.weight.float(), bias).to(weight.dtype)
+
+
+WAYS: tuple[Product, ...] = (by_torch, as_it_lies, by_packed, by_columns, by_onednn, widened)
 
 HEAD_START: dict[Product, float] = {as_it_lies: 40e-6}
 """Seconds that a way may take longer: a layer can only be recorded (:mod:`racer.core.recording`) where all goes this
@@ -141,8 +158,9 @@ class FewRows:
 
         :param looks: is told when ways are timed, as that takes longer.
         """
-        bound = next((bound for bound in UP_TO if count <= bound), None)
         own, packed = weight.weight, weight.packed is not None
+        bounds = (*UP_TO, *MANY) if slow_in(own.dtype) else UP_TO
+        bound = next((bound for bound in bounds if count <= bound), None)
         if bound is None:
             return by_packed(rows, weight) if packed else by_torch(rows, weight)
         case = (bound, weight.outputs, weight.inputs, own.dtype, packed, torch.get_num_threads())
@@ -191,11 +209,19 @@ def _may_be(way: Product, case: Case) -> bool:
     if way is by_torch and bound == 1 and dtype == torch.float32:
         return inputs % LANES > 0 or not _lies_well()  # as fast as it lies, which a layer can be recorded with
     if way is by_packed:
-        return packed
+        return packed and bound not in MANY  # each number of rows would have machine code of its own
+    if way is widened:
+        return bound in MANY and outputs * inputs < HUGE  # else the copy is too large
     if way in (by_columns, by_onednn):
         huge = outputs * inputs >= HUGE
         return not packed and bound > 1 and dtype == torch.float32 and not (huge and way is by_onednn)
     return True
+
+
+@cache
+def slow_in(dtype: torch.dtype) -> bool:
+    """Whether torch's own products of many rows are slow in this dtype, as the processor has none."""
+    return dtype is torch.bfloat16 and not host_has("avx512bf16") and not host_has("amx-bf16") and _lies_well()
 
 
 def few_rows(model: Any) -> FewRows | None:

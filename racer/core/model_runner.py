@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from racer.core.cache_layout import CacheLayout
+from racer.core.few_rows import slow_in
 from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import TreeCache
 from racer.core.masks import MaskPlan
@@ -20,6 +21,8 @@ from racer.step.draft_tree import DraftTree
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What a model's forward may call its cache: the former from transformers 5.24 on."""
+WORTH = 16
+"""Tokens of a prompt from which on it is worth making a twin for its pass."""
 UNSEEN = 16
 """So many times longer are pieces of a prompt whose logits are not made. transformers scores prompts whole; what later
 pieces see of earlier ones goes past its fast attention: 8,000 tokens took 1.25 times as long in pieces of 2,048."""
@@ -65,6 +68,8 @@ class ModelRunner:
     call: PreparedCall | None = None
     """What the prompt is scored with where its tokens do not say it all."""
     _stand_in: StandIn = attrs.field(init=False)
+    _of_prompts: StandIn | None = None
+    """Who scores prompts in the model's place, where its own products are slow; made when there is one."""
 
     def __attrs_post_init__(self) -> None:
         configs = grouped_configs(self.model) if self.plan.groups else None
@@ -83,6 +88,8 @@ class ModelRunner:
     def close(self) -> None:
         """End the call."""
         self._stand_in.close()
+        if self._of_prompts is not None:
+            self._of_prompts.close()
 
     def open(self, padding: list[int], capacity: int) -> TreeCache:
         """An empty cache for a batch whose rows start after ``padding`` masked slots."""
@@ -123,9 +130,17 @@ class ModelRunner:
             cache.reserve(stop - start)
             seen = None if mask is None else mask[:, : past + stop]
             inputs = self._inputs(tokens, seen, position[:, past + start : past + stop], cache, max(scored, 1))
-            logits = call_model(self.model, **inputs).logits
+            logits = self._scored(inputs).logits
             cache.append(stop - start)
             yield PromptPiece(past + stop - scored, tokens[:, -scored:], logits[:, -scored:]) if scored else None
+
+    def _scored(self, inputs: dict[str, Any]) -> Any:
+        """The output for a piece of prompt: the model's own pass, but for products that are slow here."""
+        if not slow_in(self.model.dtype) or inputs["input_ids"].numel() < WORTH:
+            return call_model(self.model, **inputs)
+        if self._of_prompts is None:
+            self._of_prompts = StandIn(self.model, products_alone=True)
+        return self._of_prompts.run(inputs)
 
     def _prepared_prompt(self, call: PreparedCall, cache: TreeCache, chunk: int, keep: int) -> PromptPiece:
         width = call.input_ids.shape[1]

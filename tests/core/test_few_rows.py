@@ -10,13 +10,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from racer.core import few_rows
+from racer.core import fast_linear, few_rows, model_runner
 from racer.core.fast_linear import FastLinear, twin_of_layer
 from racer.core.few_rows import FewRows, Looks, Product, Weight, as_it_lies, by_packed, by_torch
 from racer.core.few_rows import few_rows as ways_of
+from racer.core.model_runner import ModelRunner
 from racer.core.packed_weights import ROWS
+from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
 from racer.testing import toy_model
+from support.tiny_models import tiny
 from support.ways import take
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -49,6 +52,47 @@ def test_each_way_gives_the_product(way: Product, dtype: torch.dtype, bias: bool
         got = way(given, weight)
         assert got.is_contiguous()
         torch.testing.assert_close(got, layer(given), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("count", [64, 65, 128, 131, 300])
+@pytest.mark.parametrize("way", [as_it_lies, few_rows.widened], ids=lambda way: way.__name__)
+@torch.no_grad()
+def test_many_rows_have_the_same_product(way: Product, count: int) -> None:
+    layer, rows = nn.Linear(48, 40, dtype=torch.bfloat16), torch.randn(count, 48).bfloat16()
+    wide = torch.nn.functional.linear(rows.float(), layer.weight.float(), layer.bias.float())
+    torch.testing.assert_close(way(rows, weight_of(layer)).float(), wide, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@torch.no_grad()
+def test_a_prompts_slow_products_go_another_way(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by the model itself, if that fails."""
+    model = tiny("llama").to(torch.bfloat16)
+    monkeypatch.setattr(model_runner, "slow_in", lambda dtype: dtype is torch.bfloat16)
+    monkeypatch.setattr(few_rows, "slow_in", lambda dtype: dtype is torch.bfloat16)
+    monkeypatch.setattr(fast_linear, "slow_in", lambda dtype: dtype is torch.bfloat16)
+    counts: list[int] = []
+    own = FewRows.product
+
+    def product(self: FewRows, rows: torch.Tensor, count: int, *rest: Any) -> torch.Tensor:
+        counts.append(count)
+        if fails:
+            raise RuntimeError("no such product")
+        return own(self, rows, count, *rest)
+
+    monkeypatch.setattr(FewRows, "product", product)
+    plan = probe(model).plan
+    assert plan is not None
+    runner, ids = ModelRunner(model, plan), torch.arange(97)[None] % 31
+    counts.clear()
+    (piece,) = runner.prefill(ids, runner.open([0], 128), 128, 97)
+    runner.close()
+    assert 97 in counts
+    whole = model(ids).logits
+    if fails:
+        assert torch.equal(piece.logits, whole)
+    else:
+        torch.testing.assert_close(piece.logits, whole, rtol=5e-2, atol=5e-2)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
