@@ -96,25 +96,27 @@ class TreeCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         for views in (self._keys, self._values, self._index_keys):
             views.clear()  # they would keep all of the old storage alive
         self.moves += 1
-        self.capacity = capacity
+        self.capacity, self._high = capacity, min(self._high, capacity)
         for block, count in self.layout.groups().items():
             self._seats.pop(block)
             old = self._stores.pop(block)
             new = self._seats[block] = _zeros(block, count, seats, capacity)
             self._stores[block] = new[:, : len(self.lengths)]
-            self._stores[block][:, :, :, : old.shape[3]] = old
+            common = min(old.shape[3], capacity)
+            self._stores[block][:, :, :, :common] = old[:, :, :, :common]
         self._place_layers()
 
-    def join(self, other: TreeCache, seats: int) -> None:
+    def join(self, other: TreeCache, seats: int, scratch: int) -> None:
         """Take in the rows of another cache of the same layout, behind the own ones. Neither has padding.
 
         What others have left where the rows will look is wiped: it is masked, but a NaN would get through.
 
-        :param seats: rows to make room for, if there is none.
+        :param seats: rows to make room for, if there is none ...
+        :param scratch: ... and slots behind the longest of them. A longer row may have left.
         """
         rows, before, end = len(self.lengths), self.end, max(self.end, other.end)
         if rows + len(other.lengths) > self.seats or end > self.capacity:
-            self._move(max(seats, rows + len(other.lengths)), max(self.capacity, _bucket(end)))
+            self._move(max(seats, rows + len(other.lengths)), _bucket(end + scratch))
         self.padding += other.padding
         self.lengths += other.lengths
         for block, store in self._seats.items():

@@ -20,6 +20,8 @@ LOOP = (
     "prepare_inputs_for_generation",
 )
 """Methods of a model that transformers' loop calls between two tokens."""
+ADAPTERS = ("active_adapter", "merged_adapters", "_disable_adapters", "scaling")
+"""What PEFT's layers note of the adapters that are on."""
 
 
 def subject_of(model: Any) -> Hashable:
@@ -42,6 +44,18 @@ def subject_of(model: Any) -> Hashable:
         tuple(_reference(getattr(kind, name, None)) for name in LOOP),
         replaced_methods(model),
     )
+
+
+def contents_of(model: Any) -> Hashable:
+    """All that keys and values of a text depend on, as far as torch tells: the subject, which weights there are, where
+    they lie and how often they were written, and which adapters are on."""
+    weights = tuple((id(part), part._version, part.data_ptr()) for part in (*model.parameters(), *model.buffers()))
+    adapters = tuple(
+        tuple(repr(getattr(module, name, None)) for name in ADAPTERS)
+        for module in model.modules()
+        if hasattr(module, ADAPTERS[0])
+    )
+    return subject_of(model), weights, adapters
 
 
 def autocasts(model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
@@ -12,15 +13,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from racer.config import MAX_BUDGET, Choice, DecodeConfig
+from racer.config import Choice, DecodeConfig
 from racer.core.model_state import base_of, uncompiled
 from racer.core.support import probe
 from racer.discovery import plugins
 from racer.engine.continuous.admission import Room
-from racer.engine.continuous.figures import EngineFigures
+from racer.engine.continuous.figures import EngineFigures, Observer
 from racer.engine.continuous.member import Alone, Member
 from racer.engine.continuous.prefix_cache import PrefixCache
-from racer.engine.continuous.scheduler import Observer, Scheduler
+from racer.engine.continuous.scheduler import Scheduler
 from racer.engine.continuous.stream import Stream
 from racer.engine.continuous.worker import Worker
 from racer.engine.spec import BatchSpec
@@ -32,16 +33,11 @@ from racer.hf.call import Call
 from racer.hf.generate import Decoder
 from racer.hf.loop import Loop
 from racer.hf.plain import warn_of_plain
+from racer.hf.submission import checked, token_ids
 from racer.step.request import Request
 from racer.strategies.adapt import as_drafter
 from racer.strategies.base import Drafter
 from racer.strategies.tenants import PerTenant
-
-OWN = (
-    *("inputs", "input_ids", "attention_mask", "streamer", "return_dict_in_generate", "output_scores"),
-    *("output_logits", "output_attentions", "output_hidden_states", "past_key_values", "cache", "custom_generate"),
-)
-"""Arguments of ``generate`` that an engine has in a form of its own."""
 
 
 class Engine:
@@ -100,7 +96,7 @@ class Engine:
         self._scheduler = Scheduler(self._decoder, room, max_waiting, prefill_piece, PrefixCache(kept_tokens))
         self._worker = Worker(self._scheduler)
         self._start()
-        self._closer = weakref.finalize(self, self._worker.close)
+        self._closer = weakref.finalize(self, self._worker.abandon)
 
     def submit(
         self,
@@ -128,10 +124,10 @@ class Engine:
         :raises EngineFull: as many wait as may.
         :raises EngineClosed: the engine is closed.
         """
-        given = _checked(settings, seed, budget, logprobs)
-        seed = int(torch.randint(2**62, ())) if seed is None else seed
+        given = checked(settings, seed, budget, logprobs)
+        seed = secrets.randbits(62) if seed is None else seed
         asked = Asked(seed, tenant, budget)
-        ids = _ids(prompt_ids, self.model.device)
+        ids = token_ids(prompt_ids, self.model)
         call = Call.of(self.model, (), {"input_ids": ids, "attention_mask": torch.ones_like(ids), **given})
         try:
             spec = self._spec(call, asked)
@@ -143,7 +139,10 @@ class Engine:
         else:
             shares = spec.support is not None and spec.support.plan is not None and spec.support.border is None
             if shares and spec.prepared is None and spec.outside is None and spec.settle is None:
-                member = self._member(spec.requests[0], spec, logprobs)
+                request = attrs.evolve(spec.requests[0], stop_tokens=spec.stop_tokens)
+                member = self._member(request, attrs.evolve(spec, requests=(request,)), logprobs)
+            elif logprobs is not None:
+                raise ConfigError(f"logprobs are not told of requests that a {type(self.model).__name__} decodes alone")
             else:
                 member = self._member(spec.requests[0], None, alone=decoded_by_itself(self._decoder, spec))
         self._scheduler.submit(member)
@@ -192,6 +191,11 @@ class Engine:
         """Whether it begins nothing more: it was closed, or has failed."""
         return self._scheduler.closed
 
+    def forget(self) -> None:
+        """Go on from no text that has ended by now. That weights were changed an engine sees by itself, unless it
+        went past torch, by ``.data`` or numpy."""
+        self._scheduler.forget()
+
     def close(self, drain: float | None = None) -> None:
         """Refuse new requests, and wait for the thread's end.
 
@@ -220,36 +224,3 @@ class _Intake(Loop):
 def _new_drafter(choice: str | Choice | Drafter) -> Drafter:
     """A drafter that knows nothing yet; of an object that was made by the user, a copy."""
     return as_drafter(plugins.make("drafter", choice if isinstance(choice, str | Choice) else copy.deepcopy(choice)))
-
-
-def _checked(
-    settings: Mapping[str, Any] | None, seed: int | None, budget: int | None, logprobs: int | None
-) -> dict[str, Any]:
-    """The settings, when all is well.
-
-    :raises ConfigError: it is not.
-    """
-    given = dict(settings or {})
-    if own := [name for name in OWN if given.get(name) not in (None, False)]:
-        raise ConfigError(f"an engine takes no {own[0]}: a request has its prompt, and its stream tells what comes")
-    beams = getattr(given.get("generation_config"), "num_return_sequences", None)
-    if (given.get("num_return_sequences") or beams or 1) != 1:
-        raise ConfigError("a request has one answer: submit it num_return_sequences times, each with its own seed")
-    for name, value, least, most in (("seed", seed, 0, 2**63 - 1), ("budget", budget, 1, MAX_BUDGET)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
-            raise ConfigError(f"{name} must be None or a whole number from {least} to {most}, not {value!r}")
-    if logprobs is not None and (isinstance(logprobs, bool) or not isinstance(logprobs, int) or logprobs < 0):
-        raise ConfigError(f"logprobs must be None or a whole number from 0, not {logprobs!r}")
-    return given
-
-
-def _ids(prompt: Sequence[int] | Tensor, device: torch.device) -> Tensor:
-    """``[1, P]``
-
-    :raises ConfigError: no tokens, or no row of whole numbers.
-    """
-    ids = prompt if isinstance(prompt, Tensor) else torch.tensor(list(prompt), dtype=torch.int64)
-    ids = ids[None] if ids.dim() == 1 else ids
-    if ids.dim() != 2 or len(ids) != 1 or ids.shape[1] < 1 or ids.is_floating_point():
-        raise ConfigError(f"a prompt is one row of token ids, at least one of them, not of shape {tuple(ids.shape)}")
-    return ids.to(device=device, dtype=torch.int64)

@@ -48,6 +48,8 @@ class Request:
     """Keys the noise of this row's sampled tokens."""
     tenant: Hashable = None
     """Whose text it is: what is learned of one tenant's must not be drafted to another (drafts show in timing)."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Ids that end this row, beside those that end any row of its batch."""
     budget: int | None = None
     """Most nodes that its trees may have, the root included; None: as many as the step has."""
     id: int = attrs.field(factory=lambda: next(_ids))

@@ -41,7 +41,8 @@ class Descent:
         """Go on with ``token``, which is certain; whether what comes behind it is to be found too."""
         self.next_token = token
         child = self.edges.get((self.nodes[-1], token))
-        if child is None or token in view.stop_tokens or len(self.nodes) >= self.request.remaining:
+        ended = token in view.stop_tokens or token in self.request.stop_tokens
+        if child is None or ended or len(self.nodes) >= self.request.remaining:
             return False
         ends = view.stops_ahead
         if view.pipeline.remembers and ends is not None and ends(self.request, [*self.path, token]):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 if TYPE_CHECKING:
     from racer.engine.continuous.live_batch import StepReport
     from racer.engine.continuous.member import Member
+
+
+Observer = Callable[[int, int, int, float], None]
+"""``observer(rows, nodes, new_tokens, seconds)`` of each step."""
 
 
 @attrs.frozen
@@ -58,6 +63,11 @@ class Counters:
     drafted: int = 0
     accepted: int = 0
     step_seconds: float = 0.0
+    observers: list[Observer] = attrs.field(factory=list)
+
+    def now(self) -> dict[str, Any]:
+        """All counters."""
+        return attrs.asdict(self, filter=attrs.filters.exclude("observers"))
 
     def began(self, member: Member) -> None:
         """A request whose prompt is scored."""
@@ -65,11 +75,13 @@ class Counters:
         self.cached_prompt_tokens += member.cached
 
     def stepped(self, report: StepReport) -> None:
-        """A step of all rows."""
+        """A step of all rows, which is told to all observers."""
         self.steps += 1
         self.row_steps += report.rows
         self.new_tokens += report.new_tokens
         self.step_seconds += report.seconds
+        for observer in self.observers:
+            observer(report.rows, report.nodes, report.new_tokens, report.seconds)
 
     def ended(self, member: Member) -> None:
         """A request that is over, in whatever way."""

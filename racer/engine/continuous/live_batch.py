@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import attrs
 from torch import Tensor
@@ -12,15 +12,20 @@ from torch import Tensor
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import ModelRunner
 from racer.core.packed_weights import pack
+from racer.core.subject import contents_of
 from racer.core.support import Support
 from racer.engine.batch import BatchState
 from racer.engine.continuous.member import Member
 from racer.engine.continuous.pipeline import Row, joined
 from racer.engine.decoder import BatchDecoder
 from racer.engine.executor import DynamicExecutor
+from racer.engine.opening import FIRST_SCRATCH
 from racer.engine.spec import BatchSpec
 from racer.step.request import Request, signed_seeds
 from racer.step.stats import DecodeStats
+
+LAPS = 16
+"""Steps after which times are read."""
 
 
 @attrs.frozen
@@ -47,6 +52,8 @@ class LiveBatch:
         self._runner: ModelRunner | None = None
         """Of the present busy period; the model is looked at anew in the next one."""
         self._support: Support | None = None
+        self._model_was: Hashable = None
+        """See :meth:`model_has_changed`."""
 
     @property
     def _decoder(self) -> BatchDecoder:
@@ -57,6 +64,14 @@ class LiveBatch:
     def slots(self) -> int:
         """Places in the cache that rows have taken."""
         return sum(len(member.request.tokens) for member in self.members)
+
+    def model_has_changed(self) -> bool:
+        """Whether the model is not what it was when this was last asked: then no states of it are of any use. Not asked
+        while something is being decoded. What is written past torch, by ``.data`` or numpy, is not seen."""
+        if self.members or self._runner is not None:
+            return False
+        was, self._model_was = self._model_was, contents_of(self._decoder.model)
+        return was is not None and was != self._model_was
 
     def begin(self, member: Member, cached: list[Tensor], piece: int) -> Iterator[None]:
         """Score a request's prompt, one piece for each step of the iteration; with the last one it has its first token.
@@ -99,7 +114,7 @@ class LiveBatch:
         else:
             assert isinstance(self._state.cache, TreeCache)
             assert isinstance(state.cache, TreeCache)
-            self._state.cache.join(state.cache, seats)
+            self._state.cache.join(state.cache, seats, FIRST_SCRATCH)
         self.members.append(member)
         self._seat()
 
@@ -109,6 +124,10 @@ class LiveBatch:
         assert state is not None
         outcome = self._decoder.step(state)
         state.settle()
+        if state.stats.steps % LAPS == 0:  # of events on CUDA, which a lap does not read
+            spent = state.watch.read()
+            for stats in state.own_stats:
+                stats.add(spent)
         new = 0
         for place, member in enumerate(self.members):
             new += member.send(drafted=int(outcome.host.length[place]) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 import attrs
@@ -69,8 +70,9 @@ class Member:
         return self.request.done or self.cancelled or self.failure is not None
 
     def fail(self, error: Exception) -> None:
-        """Note what has gone wrong; the first counts."""
+        """Note what has gone wrong; the first counts. What its frames hold, states and logits, is let go."""
         self.failure = self.failure or error
+        traceback.clear_frames(error.__traceback__)
 
     def ends(self) -> bool:
         """Whether it ends with its last token, by its own rules."""
@@ -88,7 +90,11 @@ class Member:
     def ends_ahead(self, path: list[int]) -> bool:
         """Whether it would end with the last token of ``path`` behind its text."""
         own = self.rules
-        return path[-1] in own.stop_tokens or (own.stops_ahead is not None and own.stops_ahead(self.request, path))
+        try:
+            return path[-1] in own.stop_tokens or (own.stops_ahead is not None and own.stops_ahead(self.request, path))
+        except Exception as error:  # users' own code
+            self.fail(error)
+            return True
 
     def scored(self, logits: Tensor) -> None:
         """Note the scores of its last ``n`` tokens, by ``logits [n, V]``."""
@@ -123,7 +129,8 @@ class Member:
             self.fail(error)
 
     def close(self) -> None:
-        """Say how it ended."""
+        """Say how it ended; whoever keeps the stream keeps nothing else."""
+        self.state = self.alone = None
         if self.failure is not None:
             self.stream.fail(self.failure)
             return

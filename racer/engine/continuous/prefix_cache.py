@@ -50,17 +50,21 @@ class PrefixCache:
         self._kept.append(best)
         return common, [part[:, :, :common] for part in best.states]
 
+    def takes(self, length: int) -> bool:
+        """Whether a text of so many tokens would be kept; those that have to make room for it go."""
+        if not LEAST <= length <= self._most:
+            return False
+        while self.tokens + length > self._most:
+            self._kept.pop(0)
+        return True
+
     def keep(self, tenant: Hashable, tokens: Sequence[int], states: list[Tensor]) -> None:
-        """Keep a text. Those that it goes on from are contained in it, and go."""
+        """Keep a text that it takes. Those that it goes on from are contained in it, and go."""
         ids = np.array(tokens, np.int64)
-        if not LEAST <= len(ids) <= self._most:
-            return
         self._kept = [
             kept for kept in self._kept if kept.tenant != tenant or _common(kept.tokens, ids) < len(kept.tokens)
         ]
         self._kept.append(_Kept(tenant, ids, states))
-        while self.tokens > self._most:
-            self._kept.pop(0)
 
     def clear(self) -> None:
         """Forget all."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-
-import attrs
+from collections.abc import Iterator
+from contextlib import suppress
 
 from racer.engine.continuous.admission import Room
-from racer.engine.continuous.figures import Counters, EngineFigures
+from racer.engine.continuous.figures import Counters, EngineFigures, Observer
 from racer.engine.continuous.live_batch import LiveBatch
 from racer.engine.continuous.member import Member
 from racer.engine.continuous.prefix_cache import PrefixCache
 from racer.engine.decoder import BatchDecoder
 from racer.errors import EngineClosed, EngineFull, told
-
-Observer = Callable[[int, int, int, float], None]
-"""``observer(rows, nodes, new_tokens, seconds)`` of each step."""
 
 
 class Scheduler:
@@ -43,7 +39,6 @@ class Scheduler:
         self._joining: tuple[Member, Iterator[None]] | None = None
         self._alone: Member | None = None
         self._counters = Counters()
-        self._observers: list[Observer] = []
         self.news = threading.Condition()
         """Told of whenever there may be something to do, or nothing any more."""
         self.closed = False
@@ -75,7 +70,11 @@ class Scheduler:
 
     def observe(self, observer: Observer) -> None:
         """Have every step told to ``observer``, on the engine's thread."""
-        self._observers.append(observer)
+        self._counters.observers.append(observer)
+
+    def forget(self) -> None:
+        """Go on from no text that has ended by now."""
+        self._kept.clear()
 
     def figures(self) -> EngineFigures:
         """What was done, and what is there now."""
@@ -87,7 +86,7 @@ class Scheduler:
                 cache_tokens=self._live.slots + sum(len(member.request.tokens) for member in busy),
                 max_tokens=self._room.max_tokens,
                 kept_tokens=self._kept.tokens,
-                **attrs.asdict(self._counters),
+                **self._counters.now(),
             )
 
     def shut(self) -> None:
@@ -167,14 +166,22 @@ class Scheduler:
             if member.spec is None:
                 self._alone = member
             else:
-                member.cached, states = self._kept.find(member.request.tenant, member.request.prompt)
-                self._joining = member, self._live.begin(member, states, self._piece)
+                self._joining = member, self._pieces(member)
         if self._alone is not None:
             self._decode_alone(self._alone)
+
+    def _pieces(self, member: Member) -> Iterator[None]:
+        """Score a prompt from where an earlier text that began alike ended."""
+        if self._live.model_has_changed():
+            self._kept.clear()
+        member.cached, states = self._kept.find(member.request.tenant, member.request.prompt)
+        yield from self._live.begin(member, states, self._piece)
 
     def _decode_alone(self, member: Member) -> None:
         """Decode a request that can share no batch; the others wait."""
         member.decode_alone()
+        self._counters.began(member)
+        self._counters.new_tokens += len(member.request.emitted)
         with self.news:
             self._alone = None
         self._end(member)
@@ -189,10 +196,20 @@ class Scheduler:
         if member.ended:
             self._end_joining()
         elif member.has_begun:
+            self._join(member)
+
+    def _join(self, member: Member) -> None:
+        """Let a request whose prompt is scored take its seat."""
+        self._has_begun(member)
+        try:
+            self._live.join(member, self._room.seats(len(self._live.members) + 1))
+        except Exception as error:  # no memory for all of them: nobody knows how far it got
+            member.fail(error)
+            self._end_joining()
+            self._fail_all(error)
+        else:
             with self.news:
                 self._joining = None
-                self._live.join(member, self._room.seats(len(self._live.members) + 1))
-            self._has_begun(member)
 
     def _has_begun(self, member: Member) -> None:
         self._counters.began(member)
@@ -202,7 +219,7 @@ class Scheduler:
         """A request has ended, or failed, before it could join: with its first token, say."""
         assert self._joining is not None
         member, _ = self._joining
-        if member.has_begun:
+        if member.has_begun and not member.failure:
             self._has_begun(member)
         with self.news:
             self._joining = None
@@ -212,23 +229,24 @@ class Scheduler:
         try:
             report = self._live.step()
         except Exception as error:
-            for member in self._live.drop():
-                member.fail(error)
-                self._end(member)
+            self._fail_all(error)
             return
         self._counters.stepped(report)
-        for observer in self._observers:
-            observer(report.rows, report.nodes, report.new_tokens, report.seconds)
         self._let_go()
+
+    def _fail_all(self, error: Exception) -> None:
+        for member in self._live.drop():
+            member.fail(error)
+            self._end(member)
 
     def _let_go(self) -> None:
         """Let rows that have ended leave the batch; what they have in the cache may be of use to later ones."""
         gone = [member for member in self._live.members if member.ended]
         for member in gone:
-            if member.failure is None:
-                self._kept.keep(member.request.tenant, *self._live.states_of(member))
-        with self.news:
-            self._live.leave(gone)
+            if member.failure is None and self._kept.takes(len(member.request.tokens)):
+                with suppress(RuntimeError):  # no memory for a copy
+                    self._kept.keep(member.request.tenant, *self._live.states_of(member))
+        self._live.leave(gone)
         for member in gone:
             self._end(member)
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
 
 import attrs
 
@@ -69,6 +70,7 @@ class Stream:
         self._chunks: list[Chunk] = []
         self._completion: Completion | None = None
         self._failure: BaseException | None = None
+        self._came_from: TracebackType | None = None
         self._news = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
 
@@ -157,7 +159,7 @@ class Stream:
 
     def _ended(self) -> Completion:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(self._came_from)  # which each raise would make longer
         assert self._completion is not None
         return self._completion
 
@@ -173,18 +175,24 @@ class Stream:
         """It has ended."""
         with self._news:
             self._completion = completion
+            self._cancel = _nothing
             self._tell()
 
     def fail(self, failure: BaseException) -> None:
         """It has failed."""
         with self._news:
-            self._failure = failure
+            self._failure, self._came_from = failure, failure.__traceback__
+            self._cancel = _nothing
             self._tell()
 
     def _tell(self) -> None:
         self._news.notify_all()
         for listener in list(self._listeners):
             listener()
+
+
+def _nothing() -> None:
+    """There is nothing to cancel any more."""
 
 
 @attrs.define
