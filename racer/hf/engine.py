@@ -138,7 +138,7 @@ class Engine:
             member = self._member(plain_request(call, ids, asked), None, alone=decoded_plainly(call, seed))
         else:
             shares = spec.support is not None and spec.support.plan is not None and spec.support.border is None
-            if shares and spec.prepared is None and spec.outside is None and spec.settle is None:
+            if shares and spec.prepared is None and spec.settle is None:
                 request = attrs.evolve(spec.requests[0], stop_tokens=spec.stop_tokens)
                 member = self._member(request, attrs.evolve(spec, requests=(request,)), logprobs)
             elif logprobs is not None:
@@ -173,7 +173,8 @@ class Engine:
         type(self.model).generate(self.model, **given, custom_generate=intake)
         if intake.spec is None:
             raise UnsupportedModel(f"{type(self.model).__name__} has a generate of its own, which goes another way")
-        return intake.spec
+        # before transformers 5.24 a cache that it has made itself looks like a given one; an engine is given none
+        return attrs.evolve(intake.spec, outside=None)
 
     def _start(self) -> None:
         self._worker.start()
