@@ -71,14 +71,18 @@ class Defaults:
             return wanted.seed
         return xxhash.xxh3_64_intdigest(key.encode(), seed=self.seed) >> 1
 
-    def arguments(self, wanted: Wanted, loaded: LoadedModel, prompt_tokens: int, stopping: Stopping) -> dict[str, Any]:
+    def arguments(
+        self, wanted: Wanted, loaded: LoadedModel, prompt_tokens: int, stopping: Stopping, *, most: int
+    ) -> dict[str, Any]:
         """What the engine takes; the length is cut to the room in the model's context.
 
         :param stopping: makes the criteria that end an answer at its stop strings.
+        :param most: tokens that prompt and answer may have in the engine: where the line says no length, it is cut to
+            that too.
         :raises ConfigError: the prompt is empty, or leaves no room.
         """
         room = loaded.room(prompt_tokens)
-        limit = wanted.max_new_tokens or self.max_new_tokens
+        limit = wanted.max_new_tokens or max(1, min(self.max_new_tokens, most - prompt_tokens))
         sample = self.samples(wanted)
         arguments = sampling_arguments(
             sample,

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from racer.batch.lines import LineError
+from racer.loading.detokenizer import LONGEST_STOP
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +41,10 @@ def _number(kind: type[int] | type[float], accepts: Callable[[Any], bool], words
 
 def _stop(name: str, value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise LineError(f"{name!r} must be a text or a list of texts, none of them empty, not {_shown(value)}")
+    good = isinstance(texts, list) and all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts)
+    if not good:
+        expected = f"a text or a list of texts, none of them empty, of {LONGEST_STOP} characters at most"
+        raise LineError(f"{name!r} must be {expected}, not {_shown(value)}")
     return tuple(texts)
 
 

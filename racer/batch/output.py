@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +18,6 @@ from racer.errors import ConfigError
 
 BEGINNING = b'{"id": '
 """Of every line that is written here."""
-SYNC_SECONDS = 5.0
-"""What a power failure may cost; a killed process costs nothing."""
 
 
 @attrs.frozen
@@ -38,33 +35,47 @@ class Output:
 
     def __init__(self, path: Path, found: Found) -> None:
         self.path, self.found = path, found
+        new = not path.exists()
         self._file = path.open("ab", buffering=0)
-        self._synced = time.monotonic()
+        self._failure: OSError | None = None
+        if new:
+            _keep_name(path)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Append one answer, in one write.
+        """Append one answer, in one write; behind this it is on the disk.
 
-        :raises OSError: it could not be written whole; what was written of it is cut off when the run goes on.
+        :raises OSError: it could not be written whole, and no part of it is left; or an earlier one could not be.
         """
+        if self._failure is not None:
+            raise self._failure
         data = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            self._write(data)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def _write(self, data: bytes) -> None:
+        whole = os.fstat(self._file.fileno()).st_size
         if self._file.write(data) != len(data):
+            with suppress(OSError):  # then it is cut off when the run goes on
+                os.ftruncate(self._file.fileno(), whole)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        if time.monotonic() - self._synced > SYNC_SECONDS:
-            self._sync()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """All is on the disk.
+        """Nothing is added any more."""
+        self._file.close()
 
-        :raises OSError: it is not.
-        """
+
+def _keep_name(path: Path) -> None:
+    """A new file is lost with its folder's entry, which is written by itself. Not all systems can do that."""
+    with suppress(OSError):
+        folder = os.open(path.resolve().parent, os.O_RDONLY)
         try:
-            self._sync()
+            os.fsync(folder)
         finally:
-            self._file.close()
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+            os.close(folder)
 
 
 @contextmanager
@@ -77,7 +88,7 @@ def opened(path: Path, index: Index, settings: str) -> Iterator[Output]:
     :raises ConfigError: it is no output of this input and these settings, or another process is writing it.
     :raises OSError: it cannot be read or written.
     """
-    lock = FileLock(f"{path}.lock")
+    lock = FileLock(f"{os.path.realpath(path)}.lock")  # links to one file are one file
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -15,6 +15,7 @@ from racer.batch.defaults import Defaults, Stopping
 from racer.batch.index import Index
 from racer.batch.lines import Line, LineError
 from racer.batch.output import Output
+from racer.engine.continuous.figures import EngineFigures
 from racer.engine.continuous.stream import Stream
 from racer.errors import ConfigError, EngineClosed, first_line, told
 from racer.loading.detokenizer import decode
@@ -28,6 +29,10 @@ class Engine(Protocol):
 
     def submit(self, prompt_ids: list[int], settings: dict[str, Any], *, seed: int | None) -> Stream:
         """Begin to answer."""
+        ...
+
+    def figures(self) -> EngineFigures:
+        """Its bounds, among others."""
         ...
 
 
@@ -62,7 +67,7 @@ class Runner:
     ) -> None:
         self._loaded, self._engine, self._defaults, self._output = loaded, engine, defaults, output
         self._stopping, self._window, self._heard = stopping, window, heard
-        self._settings = defaults.digest
+        self._settings, self._max_tokens = defaults.digest, engine.figures().max_tokens
         self.tally = Tally()
 
     def run(self, lines: Iterable[Line], index: Index) -> None:
@@ -90,24 +95,28 @@ class Runner:
                 task.cancel()
 
     async def _one(self, line: Line) -> None:
+        failure: tuple[int, str] | None = None
         try:
             record = await self._answer(line)
         except (LineError, ValueError, TypeError, NotImplementedError) as error:  # what it asks for cannot be done
-            record = self._failure(line, records.REFUSED, first_line(error))
+            failure = records.REFUSED, first_line(error)
         except (OSError, EngineClosed):
             raise
         except Exception as error:
             log.exception("line %d failed", line.number)
-            record = self._failure(line, records.FAILED, told(error))
-        else:
-            self.tally.answered += 1
+            failure = records.FAILED, told(error)
+        if failure is not None:
+            record = records.failure(line, *failure, settings=self._settings)
         self._output.add(record)
+        self._count(line, failure)
         self._heard(self.tally)
 
-    def _failure(self, line: Line, status: int, message: str) -> dict[str, Any]:
+    def _count(self, line: Line, failure: tuple[int, str] | None) -> None:
+        if failure is None:
+            self.tally.answered += 1
+            return
         self.tally.failed += 1
-        self.tally.first_failure = self.tally.first_failure or f"line {line.number}: {message}"
-        return records.failure(line, status, message, settings=self._settings)
+        self.tally.first_failure = self.tally.first_failure or f"line {line.number}: {failure[1]}"
 
     async def _answer(self, line: Line) -> dict[str, Any]:
         asked = understand(line)
@@ -121,7 +130,9 @@ class Runner:
     def _submit(self, asked: Asked, seed: int | None) -> Stream:
         ids = self._defaults.encode(asked, self._loaded)
         self._check(ids)
-        arguments = self._defaults.arguments(asked.wanted, self._loaded, len(ids), self._stopping)
+        arguments = self._defaults.arguments(
+            asked.wanted, self._loaded, len(ids), self._stopping, most=self._max_tokens
+        )
         return self._engine.submit(ids, arguments, seed=seed)
 
     def _check(self, ids: Sequence[int]) -> None:

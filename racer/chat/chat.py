@@ -14,7 +14,7 @@ import attrs
 from racer.chat import commands
 from racer.chat.answers import Answer, Answerer, Figures
 from racer.chat.conversation import Conversation, Turn
-from racer.errors import EngineClosed, RacerError
+from racer.errors import EngineClosed, RacerError, first_line
 
 
 class Reader(Protocol):
@@ -61,6 +61,10 @@ class Chat:
                 raise
             except RacerError as error:
                 self.tell(str(error))
+            except OSError:
+                raise
+            except Exception as error:  # a step has failed, for lack of memory, say: the next one need not
+                self.tell(f"this cannot be answered: {type(error).__name__}: {first_line(error)}")
 
     def _take(self, text: str) -> None:
         if text.startswith("/") and not text.startswith("//"):

@@ -44,12 +44,19 @@ def _system(chat: Chat, rest: str) -> None:
 
 
 def _retry(chat: Chat, rest: str) -> None:
-    turn = chat.conversation.undo()
+    conversation = chat.conversation
+    forgotten, count = conversation.forgotten, len(conversation.turns)
+    turn = conversation.undo()
     if turn is None:
         raise RacerError("there is no question to answer again")
     if not chat.answerer.samples:
         chat.tell("(greedy decoding: the same answer, unless the system prompt has changed; --temperature samples)")
-    chat.ask(turn.question)
+    try:
+        chat.ask(turn.question)
+    finally:
+        if len(conversation.turns) < count:  # nothing was begun
+            conversation.turns.append(turn)
+            conversation.forgotten = forgotten
 
 
 def _undo(chat: Chat, rest: str) -> None:

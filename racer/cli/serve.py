@@ -87,6 +87,14 @@ from racer.loading.extras import require
     "--max-body", callback=checked.count, metavar="BYTES", default="1048576", show_default=True, help="Of a request."
 )
 @click.option(
+    "--max-connections",
+    callback=checked.count,
+    metavar="N",
+    default="512",
+    show_default=True,
+    help="Clients that may be connected at once.",
+)
+@click.option(
     "--timeout",
     callback=wanted.seconds,
     metavar="S",
@@ -108,6 +116,14 @@ from racer.loading.extras import require
     callback=wanted.origins,
     metavar="ORIGIN",
     help="Let pages of this origin ask from a browser, as in https://example.org. Repeat for more.  [default: none]",
+)
+@click.option(
+    "--allowed-host",
+    multiple=True,
+    callback=wanted.hosts,
+    metavar="NAME",
+    help="Answer under this name too, as a proxy passes it on, and under no others but this machine's. Repeat for "
+    "more.  [default: this machine's names if only it can ask, and without a key; else any]",
 )
 @click.option(
     "--log-level",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit
 
 import attrs
@@ -12,6 +13,8 @@ from racer.cli import options as checked
 from racer.config import Choice
 
 KEYS = "RACER_API_KEYS"
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+LONGEST_NAME = 253
 port = checked.number(int, lambda n: 0 <= n < 2**16, "a port from 1 to 65535, or 0 for any that is free")
 seconds = checked.number(float, lambda s: 0 < s <= 1e6, "a number of seconds above 0 and up to a million")
 
@@ -39,6 +42,14 @@ def origins(ctx: click.Context, param: click.Parameter, typed: tuple[str, ...]) 
         if origin != "*" and not whole:
             raise click.BadParameter(f"expected http://HOST[:PORT], https://... or *, not {origin!r}", ctx, param)
     return typed
+
+
+def hosts(ctx: click.Context, param: click.Parameter, typed: tuple[str, ...]) -> tuple[str, ...]:
+    """As they stand in the header ``Host``, without a port; in small letters, as that is compared."""
+    for name in typed:
+        if len(name) > LONGEST_NAME or not HOST.fullmatch(name):
+            raise click.BadParameter(f"expected a host's name or address without a port, not {name!r}", ctx, param)
+    return tuple(name.lower() for name in typed)
 
 
 def printable(ctx: click.Context, param: click.Parameter, typed: str | None) -> str | None:
@@ -72,9 +83,6 @@ class ServeOptions:
     timeout: float
     drain: float
     cors_origin: tuple[str, ...]
+    allowed_host: tuple[str, ...]
     log_level: str
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+    max_connections: int

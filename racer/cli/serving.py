@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from racer.hf.engine import Engine
 from racer.loading import models
 from racer.loading.loaded_model import LoadedModel
 from racer.serve.app import create_app
-from racer.serve.server import Server, address_of, bind
+from racer.serve.server import Server, address_of, bind, is_loopback
 from racer.serve.service import Service
 from racer.serve.settings import LOOPBACK, ServiceSettings
 
@@ -32,8 +33,8 @@ def run(options: ServeOptions) -> None:
             loaded = models.load(
                 options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
             )
-        settings = _settings(options, loaded)
-        if not options.is_loopback and not options.api_key:
+        settings = _settings(options, loaded, place)
+        if not is_loopback(place) and not options.api_key:
             render.note(f"whoever reaches {options.host} may ask: --api-key or RACER_API_KEYS would keep strangers out")
         with models.quiet():
             engine = _engine(options, loaded, config)
@@ -72,9 +73,16 @@ def _engine(options: ServeOptions, loaded: LoadedModel, config: DecodeConfig) ->
     return engine
 
 
-def _settings(options: ServeOptions, loaded: LoadedModel) -> ServiceSettings:
+def _hosts(options: ServeOptions, place: socket.socket) -> tuple[str, ...]:
+    """Names under which it answers; none: any."""
     # with a key, a stranger's page that comes under another name gets no further than without one
-    hosts = (*LOOPBACK, options.host.lower()) if options.is_loopback and not options.api_key else ()
+    if not options.allowed_host and (options.api_key or not is_loopback(place)):
+        return ()
+    address = place.getsockname()[0]
+    return (*LOOPBACK, options.host.lower(), f"[{address}]" if ":" in address else address, *options.allowed_host)
+
+
+def _settings(options: ServeOptions, loaded: LoadedModel, place: socket.socket) -> ServiceSettings:
     return ServiceSettings(
         served_name=options.served_name or _own_name(loaded.name),
         api_keys=options.api_key,
@@ -83,7 +91,9 @@ def _settings(options: ServeOptions, loaded: LoadedModel) -> ServiceSettings:
         timeout=options.timeout,
         drain=options.drain,
         cors_origins=options.cors_origin,
-        hosts=hosts,
+        hosts=_hosts(options, place),
+        max_waiting=options.max_waiting,
+        max_connections=options.max_connections,
     )
 
 

@@ -102,7 +102,8 @@ class Answer:
     def cancel(self) -> None:
         """End what has not ended."""
         for choice in self.choices:
-            choice.stream.cancel()
+            if not choice.stream.done:
+                choice.stream.cancel()
 
     @property
     def completions(self) -> list[Completion]:

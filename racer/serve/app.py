@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
@@ -17,6 +19,16 @@ from racer.serve.counting import Counting
 from racer.serve.endpoints import openai, operations, tokens
 from racer.serve.security import Guard
 from racer.serve.service import Service
+
+
+class Page(StaticFiles):
+    """The browser page's files, asked for anew each time: those of two versions do not go together."""
+
+    def file_response(self, *given: Any, **named: Any) -> Response:
+        """A file, or that it is still the one that the browser has."""
+        response = super().file_response(*given, **named)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def create_app(service: Service) -> FastAPI:
@@ -35,7 +47,7 @@ def create_app(service: Service) -> FastAPI:
     for part in parts:
         app.include_router(part.router)
     endpoints = frozenset(route.path for part in parts for route in part.router.routes if isinstance(route, Route))
-    app.mount("/page", StaticFiles(directory=service.settings.page, check_dir=False), name="page")
+    app.mount("/page", Page(directory=service.settings.page, check_dir=False), name="page")
     # the last one added stands outermost
     app.add_middleware(Guard, settings=service.settings)
     if service.settings.cors_origins:

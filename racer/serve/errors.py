@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1
 """What a client is told to wait when the queue is full; a row ends about as often."""
+ONCE = {"x-should-retry": "false"}
+"""OpenAI's clients ask again after a 5xx, unless they are told that it would be of no use."""
 
 
 class ApiError(RacerError, HTTPException):
@@ -64,15 +66,21 @@ def unavailable() -> ApiError:
     return ApiError(503, "The server is shutting down.", kind="server_error", code="shutting_down")
 
 
+def broken() -> ApiError:
+    """The engine has failed beyond repair; the log has it."""
+    message = "The server's engine has failed: it must be started again."
+    return ApiError(503, message, kind="server_error", code="engine_failed", headers=ONCE)
+
+
 def timed_out(seconds: float) -> ApiError:
     """The answer took too long."""
     message = f"The request was stopped: it had not ended after {seconds:g} s."
-    return ApiError(504, message, kind="server_error", code="timeout")
+    return ApiError(504, message, kind="server_error", code="timeout", headers=ONCE)
 
 
 def internal() -> ApiError:
     """A bug, or a failure of the machine; the log has it."""
-    return ApiError(500, "The server had an error while processing your request.", kind="server_error")
+    return ApiError(500, "The server had an error while processing your request.", kind="server_error", headers=ONCE)
 
 
 def refused(error: Exception) -> ApiError:
@@ -87,10 +95,13 @@ def refused(error: Exception) -> ApiError:
         message = "The queue is full: try again later."
         return ApiError(503, message, kind="server_error", code="queue_full", headers=wait)
     if isinstance(error, EngineClosed):
-        return unavailable()
+        return _closed(error)
     if isinstance(error, RequestTooLong):
         return invalid(str(error), code="context_length_exceeded")
-    if isinstance(error, ConfigError | ValueError | TypeError | RacerError):
+    if isinstance(error, ConfigError):
+        return invalid(str(error))
+    if isinstance(error, ValueError | TypeError):  # transformers' checks, mostly: a bug of ours looks the same
+        log.warning("a request was refused", exc_info=error)
         return invalid(str(error))
     log.error("a request could not be submitted", exc_info=error)
     return internal()
@@ -101,9 +112,14 @@ def failed(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineClosed):
-        return unavailable()
+        return _closed(error)
     log.error("a request has failed", exc_info=error)
     return internal()
+
+
+def _closed(error: EngineClosed) -> ApiError:
+    """The engine names what it failed with, where it was not just closed."""
+    return unavailable() if error.__cause__ is None else broken()
 
 
 def install(app: FastAPI) -> None:

@@ -99,6 +99,7 @@ class Grammar(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
         """
         self._follow(input_ids[0, self._prompt_tokens :].tolist())
         fill_next_token_bitmask(self._matcher, self._mask)
+        self._check()  # at its limits it raises nothing: the mask is the end token then
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[: scores.shape[1]]
         allowed = np.zeros(scores.shape[1], dtype=bool)
         allowed[: len(bits)] = bits
@@ -111,6 +112,9 @@ class Grammar(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
             self._matcher.rollback(len(self._followed) - common)
         if answer[common:]:
             self._matcher.consume_tokens(answer[common:])
+        self._check()
+        self._followed = answer
+
+    def _check(self) -> None:
         if self._matcher.is_error():
             raise RuntimeError(f"the grammar cannot be followed further: {self._matcher.get_error()}")
-        self._followed = answer

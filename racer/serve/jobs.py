@@ -12,7 +12,7 @@ from racer.serve import prompts
 from racer.serve.errors import invalid
 from racer.serve.grammar import ANY_OBJECT, of_schema
 from racer.serve.protocol.chat import ChatRequest, Tool
-from racer.serve.protocol.completions import CompletionRequest
+from racer.serve.protocol.completions import DEFAULT_LIMIT, CompletionRequest
 from racer.serve.protocol.fields import Generation, ResponseFormat
 from racer.serve.tools import ForcedReader, PlainReader, Reader, TaggedReader, forced_grammar, frames, has_tags
 
@@ -24,7 +24,9 @@ class Job:
     body: Generation
     prompts: Sequence[Sequence[int]]
     limit: int | None
-    """Most new tokens of each answer; None: the server's default."""
+    """Most new tokens of each answer, where it is asked for."""
+    default: int | None = None
+    """What they are else; None: the server's default."""
     scores: int | None = None
     """The most likely tokens to report for each token; None: no scores."""
     grammar: str | None = None
@@ -80,7 +82,15 @@ def of_completion(loaded: LoadedModel, body: CompletionRequest, tenant: Hashable
         for prompt in body.prompt
     ]
     grammar = _format(body.response_format)
-    return Job(body=body, prompts=given, limit=body.limit, scores=body.scores, grammar=grammar, tenant=tenant)
+    return Job(
+        body=body,
+        prompts=given,
+        limit=body.max_tokens,
+        default=DEFAULT_LIMIT,
+        scores=body.scores,
+        grammar=grammar,
+        tenant=tenant,
+    )
 
 
 def _check(loaded: LoadedModel, body: Generation) -> None:

@@ -58,6 +58,6 @@ class StopText(StoppingCriteria):  # type: ignore[misc]  # transformers is untyp
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """``[M]`` whether each row of ids ``[M, L]`` has ended with its last token, or before."""
-        tails = [row[-self._tail :] for row in input_ids[:, self._prompt_tokens :].tolist()]
-        texts = [decode(self._tokenizer, tail) for tail in tails]
+        start = max(self._prompt_tokens, input_ids.shape[1] - self._tail)
+        texts = [decode(self._tokenizer, tail) for tail in input_ids[:, start:].tolist()]
         return torch.tensor([any(stop in text for stop in self._stops) for text in texts], device=input_ids.device)

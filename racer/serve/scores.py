@@ -22,9 +22,25 @@ class TokenNames:
         self._tokenizer = tokenizer
         self._bytes = _byte_alphabet() if _is_byte_level(tokenizer) else None
         self._special = set(getattr(tokenizer, "added_tokens_decoder", {}))
+        self._known: dict[int, tuple[bytes, str]] = {}
+        """Those that were asked for: a long answer has the same ones again and again, and others wait meanwhile."""
 
     def bytes_of(self, token: int) -> bytes:
         """Half characters too; nothing for ids that have no token."""
+        return self._both(token)[0]
+
+    def text_of(self, token: int) -> str:
+        """As text; half characters as OpenAI writes them, ``bytes:\\xe4``, so that they can be told apart."""
+        return self._both(token)[1]
+
+    def _both(self, token: int) -> tuple[bytes, str]:
+        known = self._known.get(token)
+        if known is None:
+            spelled = self._spelled(token)
+            known = self._known[token] = spelled, _as_text(spelled)
+        return known
+
+    def _spelled(self, token: int) -> bytes:
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if piece is None:
             return b""
@@ -36,13 +52,12 @@ class TokenNames:
             return bytes([int(piece[3:5], 16)])
         return str(piece).replace("▁", " ").encode()
 
-    def text_of(self, token: int) -> str:
-        """As text; half characters as OpenAI writes them, ``bytes:\\xe4``, so that they can be told apart."""
-        spelled = self.bytes_of(token)
-        try:
-            return spelled.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+def _as_text(spelled: bytes) -> str:
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
 
 
 def _is_byte_level(tokenizer: Any) -> bool:

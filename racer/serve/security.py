@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import time
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,6 +41,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         send = _with_headers(send)
+        receive = self._in_time(receive)
         try:
             self._check_host(headers)
             scope.setdefault("state", {})["key"] = self._key(scope["path"], headers)
@@ -72,6 +75,24 @@ class Guard:
             raise ApiError(401, lack, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return number
 
+    def _in_time(self, receive: Receive) -> Receive:
+        """Bodies of clients that stop sending. What comes behind a body, the client's leaving, may take its time."""
+        end, whole = time.monotonic() + self._settings.timeout, False
+
+        async def timed() -> Message:
+            nonlocal whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise _too_slow(self._settings.timeout) from None
+            whole = not message.get("more_body", False)
+            return message
+
+        return timed
+
     def _limited(self, receive: Receive) -> Receive:
         """Bodies that do not say how large they are."""
         taken = 0
@@ -90,6 +111,11 @@ class Guard:
     def _too_large(self) -> ApiError:
         most = self._settings.max_body
         return ApiError(413, f"The body of a request may have {most} bytes at most.", code="request_too_large")
+
+
+def _too_slow(seconds: float) -> ApiError:
+    message = f"The body of the request had not come after {seconds:g} s."
+    return ApiError(408, message, code="body_timeout", headers={"Connection": "close"})
 
 
 def _matching(given: str, keys: Sequence[str]) -> int | None:

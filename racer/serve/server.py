@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import signal
 import socket
 from collections.abc import Callable
@@ -47,6 +48,13 @@ def address_of(place: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def is_loopback(place: socket.socket) -> bool:
+    """Whether only this machine can reach it, under whatever name it was asked for."""
+    address = ipaddress.ip_address(place.getsockname()[0])
+    inner = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
+    return (inner or address).is_loopback
+
+
 class Server(uvicorn.Server):
     """Told to stop, it takes nothing new, and ends when what runs has ended or its time is over.
 
@@ -58,12 +66,15 @@ class Server(uvicorn.Server):
         self._ready = ready
         # the library would end all streams at once, where they shall be let end
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
-        patience = int(self._service.settings.drain + AFTER_DRAINING)
+        settings = self._service.settings
+        most = settings.max_connections
         config = uvicorn.Config(
             app,
             log_level=level,
             log_config=_logging(),
-            timeout_graceful_shutdown=patience,
+            timeout_graceful_shutdown=int(settings.drain + AFTER_DRAINING),
+            # it refuses the one with which there are so many
+            limit_concurrency=None if most is None else most + 1,
             ws="none",
             server_header=False,
         )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from racer.engine.continuous.stream import Stream
+from racer.errors import EngineClosed
 from racer.loading.loaded_model import LoadedModel
 from racer.serve import sampling
 from racer.serve.answer import Answer, Choice
-from racer.serve.errors import ApiError, invalid, refused, unavailable
+from racer.serve.errors import ApiError, broken, invalid, refused, unavailable
 from racer.serve.grammar import Grammars
 from racer.serve.jobs import Job
 from racer.serve.metrics import Metrics
@@ -25,6 +26,8 @@ from racer.serve.text import AnswerText
 
 if TYPE_CHECKING:
     from racer.hf.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 class Service:
@@ -40,8 +43,10 @@ class Service:
         self.names = TokenNames(loaded.tokenizer)
         self.metrics = Metrics(engine.figures)
         self.started = int(time.time())
+        self._max_tokens = engine.figures().max_tokens
         self._following: set[asyncio.Task[None]] = set()
         self._closing: threading.Thread | None = None
+        self._told_of_failure = False
         engine.observe(self.metrics.step)
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -53,7 +58,7 @@ class Service:
         :raises ApiError: it is refused.
         """
         if self.closing:
-            raise unavailable()
+            raise self.refusal()
         came = time.monotonic()
         choices: list[Choice] = []
         try:
@@ -70,11 +75,14 @@ class Service:
     def _begin(self, understand: Callable[[], Job], choices: list[Choice]) -> Job:
         """Submit a request's choices, which are added to ``choices``."""
         job = understand()
+        self._check_number(len(job.prompts) * job.body.answers)
         for prompt in job.prompts:
-            limit = self._limit(len(prompt), job.limit)
+            limit = self._limit(len(prompt), job)
             for _ in range(job.body.answers):
                 try:
                     stream = self._submit(job, prompt, limit, len(choices))
+                except EngineClosed as error:
+                    raise self.refusal() from error
                 except Exception as error:
                     raise refused(error) from error
                 text = AnswerText(self.loaded.tokenizer, job.body.stops, self.end_tokens)
@@ -102,12 +110,27 @@ class Service:
             logprobs=job.scores,
         )
 
-    def _limit(self, prompt_tokens: int, asked: int | None) -> int:
-        """New tokens that an answer may have: an answer ends where the context does.
+    def _check_number(self, answers: int) -> None:
+        """See that a request's answers may wait all together: to come again later would not help it.
+
+        :raises ApiError: they are too many.
+        """
+        most = self.settings.max_waiting
+        if most is not None and answers > most:
+            told = f"{answers} answers in one request are more than may wait here ({most}): ask for fewer at once."
+            raise invalid(told, "n", "too_many_answers")
+
+    def _limit(self, prompt_tokens: int, job: Job) -> int:
+        """New tokens that an answer may have: it ends where the context does.
+
+        One that nobody asked for ends where the engine's room does, too.
 
         :raises ApiError: the prompt leaves no room.
         """
-        wanted = self.settings.default_limit if asked is None else asked
+        wanted = job.limit
+        if wanted is None:
+            default = self.settings.default_limit if job.default is None else job.default
+            wanted = max(1, min(default, self._max_tokens - prompt_tokens))
         try:
             room = self.loaded.room(prompt_tokens)
         except ValueError as error:
@@ -116,9 +139,17 @@ class Service:
         return wanted if room is None else min(wanted, room)
 
     def _follow(self, stream: Stream) -> None:
-        task = asyncio.create_task(_quietly(self.metrics, stream))
+        task = asyncio.create_task(self._note(stream))
         self._following.add(task)
         task.add_done_callback(self._following.discard)
+
+    async def _note(self, stream: Stream) -> None:
+        try:
+            await self.metrics.follow(stream)
+        except EngineClosed as error:
+            self._tell_failure(error.__cause__)
+        except Exception:
+            pass  # whoever waits for the answer is told
 
     @property
     def context(self) -> int | None:
@@ -154,6 +185,19 @@ class Service:
         """Whether nothing new is begun."""
         return self._closing is not None or self.engine.closed
 
+    def refusal(self) -> ApiError:
+        """What those hear who come when nothing new is begun."""
+        if self._closing is not None:
+            return unavailable()
+        self._tell_failure(None)
+        return broken()
+
+    def _tell_failure(self, cause: BaseException | None) -> None:
+        """Log once that the engine has failed."""
+        if self._closing is None and not self._told_of_failure:
+            self._told_of_failure = True
+            log.error("the engine has failed: the server must be started again", exc_info=cause)
+
     def close(self) -> None:
         """Begin nothing new, and let what runs end in its time; returns at once."""
         if self._closing is None:
@@ -166,11 +210,6 @@ class Service:
         self.close()
         assert self._closing is not None
         self._closing.join()
-
-
-async def _quietly(metrics: Metrics, stream: Stream) -> None:
-    with suppress(Exception):  # whoever waits for the answer is told
-        await metrics.follow(stream)
 
 
 def _end_tokens(loaded: LoadedModel) -> frozenset[int]:

@@ -43,7 +43,11 @@ class ServiceSettings:
     max_body: int = attrs.field(default=2**20, validator=_check_positive)
     """Most bytes of a request's body."""
     timeout: float = attrs.field(default=600.0, validator=_check_positive)
-    """Most seconds from a request's arrival to the end of its answer."""
+    """Most seconds from a request's arrival to the end of its answer; for its body to come, an event to be read."""
+    max_waiting: int | None = None
+    """Requests that the engine lets wait; None: that is not known."""
+    max_connections: int | None = attrs.field(default=None, validator=attrs.validators.optional(_check_positive))
+    """Clients that may be connected at once; None: any number."""
     drain: float = attrs.field(default=30.0, validator=_check_positive)
     """Seconds that running requests have to end when the server is told to stop."""
     cors_origins: tuple[str, ...] = ()

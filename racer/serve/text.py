@@ -81,7 +81,8 @@ class AnswerText:
         """Whether a stop string was found: nothing comes any more."""
 
     def add(self, chunk: Chunk) -> list[Unit]:
-        """What becomes certain with a step's tokens."""
+        """What becomes certain with a step's tokens: those behind a stop string are nobody's, whatever the steps."""
+        units: list[Unit] = []
         for number, token in enumerate(chunk.tokens):
             if token in self._end_tokens:
                 continue
@@ -89,7 +90,8 @@ class AnswerText:
                 self._scores.append(chunk.scores[number])
             if text := self._text.add(token):
                 self._hold(text, number < chunk.accepted)
-        return self._certain()
+                units += self._certain()
+        return units
 
     def end(self) -> list[Unit]:
         """What is left: the tokens have ended."""

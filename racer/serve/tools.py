@@ -194,11 +194,12 @@ def parsed(text: str, names: Sequence[str]) -> tuple[str, str] | None:
     """Name and arguments of a written call; None if it is none of these tools'."""
     try:
         call = json.loads(text)
+        if not isinstance(call, dict) or call.get("name") not in names or not isinstance(call.get("arguments"), dict):
+            return None
+        # with escapes, as half a character could not be sent otherwise; infinities cannot be written at all
+        return call["name"], json.dumps(call["arguments"], allow_nan=False)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(call, dict) or call.get("name") not in names or not isinstance(call.get("arguments"), dict):
-        return None
-    return call["name"], json.dumps(call["arguments"], ensure_ascii=False)
 
 
 def _is_json(text: str) -> bool:

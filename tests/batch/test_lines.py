@@ -106,6 +106,7 @@ def test_what_changes_nothing_is_taken() -> None:
         ({"top_k": -2}, "'top_k' must be"),
         ({"seed": 2**63}, "'seed' must be"),
         ({"stop": [""]}, "'stop' must be a text"),
+        ({"stop": "x" * 1025}, "of 1024 characters at most"),
         ({"repetition_penalty": 0}, "'repetition_penalty' must be"),
         ({"messages": []}, "'messages' must be a list that is not empty"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "'role' must be one of system"),

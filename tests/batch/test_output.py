@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,30 @@ def test_only_one_process_writes(source: Path, tmp_path: Path) -> None:
     with FileLock(f"{path}.lock"), pytest.raises(ConfigError, match="another 'racer batch' is writing"):
         examine(source, path)
     assert examine(source, path) == (Found(), 0)
+
+
+def test_only_one_process_writes_whatever_it_calls_the_file(source: Path, tmp_path: Path) -> None:
+    path, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    path.touch()
+    link.symlink_to(path)
+    with opened(path, Index(read(source)), SETTINGS), pytest.raises(ConfigError, match="another 'racer batch'"):
+        examine(source, link)
+
+
+def test_on_a_full_disk_nothing_is_left_of_half_a_line_and_nothing_follows(source: Path, tmp_path: Path) -> None:
+    path, records = tmp_path / "out.jsonl", answers(source)
+    with opened(path, Index(read(source)), SETTINGS) as output:
+        output.add(records[0])
+        whole = path.read_bytes()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))
+        try:
+            with pytest.raises(OSError, match="No space left"):
+                output.add(records[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes() == whole
+        with pytest.raises(OSError, match="No space left"):
+            output.add(records[2])
+        assert path.read_bytes() == whole
+    assert examine(source, path) == (Found(answered=1), 1)

@@ -147,6 +147,14 @@ def test_lines_settings_go_before_the_runs(run: Any, folder: Path) -> None:
     assert found["a"]["text"] == text.split(across)[0]
 
 
+def test_where_no_length_is_asked_for_it_is_what_there_is_room_for(run: Any) -> None:
+    prompt = {"prompt": [5] * 20}
+    code, found, _ = run([{"id": "a", **prompt}, {"id": "b", **prompt, "max_tokens": 12}], "--max-tokens", "26")
+    assert code == 1
+    assert found["a"]["usage"]["completion_tokens"] == 6
+    assert "the engine has room for 26" in found["b"]["error"]["message"]
+
+
 def test_samples_repeat_by_seed_and_id_whatever_runs_beside(run: Any, folder: Path, capsys: Capture) -> None:
     lines: list[Any] = [{"id": f"{number}", "prompt": "The dog"} for number in range(6)]
     lines.append({"id": "own", "prompt": "The dog", "seed": 3})

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from transformers import LogitsProcessor
 
 import racer
 from racer.chat.answers import Answerer
@@ -220,3 +221,31 @@ def test_a_message_that_can_never_fit_is_refused(room: Any) -> None:
     assert "but the context has room for 100: shorten it" in ours.told[2]
     assert [turn.question for turn in ours.chat.conversation.turns] == ["one", "two"]
     assert ours.chat.conversation.forgotten == 0
+
+
+def test_a_step_that_fails_does_not_end_the_chat(room: Any) -> None:
+    class Broken(LogitsProcessor):
+        racer_row_wise = True
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            raise RuntimeError("out of memory\nmore of it")
+
+    ours = room()
+    whole = ours.chat.answerer._arguments
+    ours.chat.answerer._arguments = whole | {"logits_processor": [Broken()]}
+    ours.say("one", "/stats")
+    assert ours.told[0] == "this cannot be answered: RuntimeError: out of memory"
+    assert ours.told[1].startswith("1 turns")
+    ours.chat.answerer._arguments = whole
+    assert ours.say("/retry")
+    assert [turn.question for turn in ours.chat.conversation.turns] == ["one"]
+
+
+def test_what_cannot_be_answered_again_stays(room: Any) -> None:
+    ours = room()
+    ours.say("one", "two")
+    before = list(ours.chat.conversation.turns)
+    ours.chat.answerer.context = 3
+    ours.say("/retry")
+    assert "shorten it" in ours.told[-1]
+    assert ours.chat.conversation.turns == before

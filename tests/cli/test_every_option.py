@@ -116,6 +116,8 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("serve", "--timeout"): (FREE_PORT, NOTHING),
     ("serve", "--drain"): (FREE_PORT, NOTHING),
     ("serve", "--cors-origin"): (FREE_PORT, NOTHING),
+    ("serve", "--allowed-host"): (FREE_PORT, HUB_IDS),
+    ("serve", "--max-connections"): (FREE_PORT, NOTHING),
     ("serve", "--log-level"): (FREE_PORT, NOTHING),
     ("serve", "--dtype"): (FREE_PORT, NOTHING),
     ("serve", "--weights"): (FREE_PORT, NOTHING),

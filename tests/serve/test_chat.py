@@ -194,3 +194,13 @@ def test_tokens_and_back(server: Served, loaded: Any) -> None:
     assert server.post("/detokenize", {"tokens": told["tokens"]}).json() == {"prompt": "The quick 你好"}
     assert server.post("/tokenize", {"messages": MESSAGES}).json()["tokens"] == prompt_of(loaded)
     assert server.post("/detokenize", {"tokens": prompt_of(loaded)}).json()["prompt"].startswith("<|user|>")
+
+
+def test_events_are_plain_lines_of_ascii(server: Served) -> None:
+    """Some clients end lines at Unicode's line separators too, and at a lone carriage return."""
+    body = {"messages": MESSAGES, "stream": True, "temperature": 0, "max_tokens": 200, "logit_bias": {"5": -100}}
+    raw = server.post("/v1/chat/completions", body).content
+    assert b"\r" not in raw
+    assert raw.isascii()
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert raw.count(b"\n\n") == raw.count(b"data: ")

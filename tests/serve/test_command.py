@@ -16,7 +16,7 @@ import pytest
 
 import racer.loading.extras
 from racer.cli.serve_options import ServeOptions
-from racer.serve.server import address_of, bind
+from racer.serve.server import address_of, bind, is_loopback
 from support.command import COMMAND, Capture, refused
 
 QUICK = ["--device", "cpu", "--dtype", "fp32", "--port", "0"]
@@ -68,7 +68,9 @@ def test_it_says_where_it_is_answers_and_drains(started: Any, folder: Path) -> N
 
 
 def test_ctrl_c_is_an_interrupt(started: Any, interruptible: None) -> None:
-    process, url = started()
+    process, url = started("--allowed-host", "Fox.example")
+    for host, status in (("fox.example", 200), ("127.0.0.1:1", 200), ("dog.example", 403)):
+        assert httpx.get(f"{url}/health", headers={"Host": host}).status_code == status
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"].startswith("model")
     assert httpx.get(f"{url}/metrics").text.count("racer_submitted_total 0.0") == 1, "the warm-up is nobody's request"
     process.send_signal(signal.SIGINT)
@@ -87,6 +89,9 @@ def test_ctrl_c_is_an_interrupt(started: Any, interruptible: None) -> None:
         (["--api-key", "a", "--api-key", "a"], "twice"),
         (["--cors-origin", "example.org"], "expected http://HOST"),
         (["--cors-origin", "http://example.org/"], "expected http://HOST"),
+        (["--allowed-host", "example.org:80"], "without a port"),
+        (["--allowed-host", "http://example.org"], "without a port"),
+        (["--max-connections", "0"], "expected a whole number"),
         (["--served-name", " "], "expected printable text"),
         (["--log-level", "loud"], "loud"),
         (["--max-rows", "0"], "expected a whole number"),
@@ -126,11 +131,15 @@ def test_keys_come_from_the_environment_unless_they_are_typed(monkeypatch: pytes
 
 
 def test_an_address_of_either_kind() -> None:
-    for host in ("127.0.0.1", "localhost"):
+    for host in ("127.0.0.1", "localhost", "LocalHost", "127.1"):
         with bind(host, 0) as place:
             assert address_of(place).startswith("http://")
+            assert is_loopback(place)
+    with bind("0.0.0.0", 0) as place:
+        assert not is_loopback(place)
     try:
         with bind("::1", 0) as place:
             assert address_of(place).startswith("http://[::1]:")
+            assert is_loopback(place)
     except racer.RacerError:
         pytest.skip("this machine has no IPv6")

@@ -6,13 +6,14 @@ import json
 import random
 from typing import Any
 
+import llguidance
 import pytest
 import torch
 
 import racer
 from racer.serve.errors import ApiError
-from racer.serve.grammar import Grammars, of_schema
-from support.serving import Served, prompt_of, serving, solo, text_of
+from racer.serve.grammar import Grammar, Grammars, of_schema
+from support.serving import MESSAGES, Served, prompt_of, serving, solo, text_of
 
 SCHEMA = {
     "type": "object",
@@ -132,3 +133,27 @@ def test_a_grammar_may_be_asked_about_any_prefix(loaded: Any) -> None:
 def test_a_format_without_drafts_in_the_server(loaded: Any) -> None:
     with serving(loaded, config=racer.DecodeConfig(drafter="none")) as plain:
         check(plain.chat(response_format=FORMAT, max_tokens=800)["choices"][0]["message"]["content"])
+
+
+def test_a_grammar_that_is_too_much_fails_and_does_not_just_end(
+    server: Served, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The matcher does not raise when it has come to its limits: its mask is then the end token."""
+    pattern = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(abc|[a-z]{3,30}x)*$"}}}
+    schema = of_schema(pattern | {"required": ["a"]})
+    known = Grammars(loaded, [loaded.tokenizer.eos_token_id])._known
+
+    def limited(prompt_tokens: int = 2) -> Grammar:
+        limits = llguidance.LLParserLimits(step_lexer_fuel=10)
+        matcher = llguidance.LLMatcher(known, schema, log_level=0, limits=limits)
+        assert not matcher.is_error()
+        return Grammar(matcher, known.vocab_size, prompt_tokens)
+
+    ids = [5, 6, *loaded.tokenizer('{"a": "', add_special_tokens=False).input_ids]
+    scores = torch.zeros(1, loaded.model.config.vocab_size)
+    limited()(torch.tensor([ids[:2]]), scores)
+    with pytest.raises(RuntimeError, match="cannot be followed further"):
+        limited()(torch.tensor([ids]), scores)
+    monkeypatch.setattr(Grammars, "processor", lambda self, grammar, size: limited(size))
+    answer = server.post("/v1/chat/completions", {"messages": MESSAGES, "temperature": 0, "response_format": FORMAT})
+    assert answer.status_code == 500, answer.text

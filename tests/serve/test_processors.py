@@ -77,3 +77,22 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string(loaded: Any)
     assert len(got) <= 22
     assert stop in decode(loaded.tokenizer, got)
     assert stop not in decode(loaded.tokenizer, got[:-1])
+
+
+class Watched(torch.Tensor):
+    """Ids of which it is known how many were made Python's."""
+
+    most = 0
+
+    def tolist(self) -> Any:
+        type(self).most = max(self.most, self.numel())
+        return super().tolist()
+
+
+def test_a_long_answer_costs_no_more_than_its_end() -> None:
+    ids = torch.zeros(1, 5000, dtype=torch.long).as_subclass(Watched)
+    StopText(TOKENIZER, 3, ["abc"])(ids, None)
+    assert 0 < Watched.most < 20
+    behind = torch.tensor([TOKENIZER("abc", add_special_tokens=False).input_ids])
+    assert StopText(TOKENIZER, 0, ["abc"])(behind, None).tolist() == [True]
+    assert StopText(TOKENIZER, behind.shape[1], ["abc"])(behind, None).tolist() == [False], "that was the prompt"

@@ -49,6 +49,7 @@ def test_paths_and_methods_that_are_not_there(server: Served) -> None:
     [
         ({"max_tokens": -1}, "max_tokens", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"stop": ["x", "y" * 1025]}, "stop[1]", "invalid_value"),
         ({"beam_width": 4}, "beam_width", "unknown_parameter"),
         ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities[1]", "invalid_value"),
@@ -120,6 +121,18 @@ def test_a_bug_is_logged_and_not_told(
     assert "a secret" in caplog.text
     monkeypatch.undo()
     server.chat(max_tokens=1)
+
+
+def test_what_transformers_refuses_is_told_and_logged(
+    server: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise ValueError("an odd setting")
+
+    monkeypatch.setattr(logging.getLogger("racer"), "propagate", True)
+    monkeypatch.setattr(server.service.engine, "submit", refusing)
+    assert server.error(CHAT, {"messages": MESSAGES})["message"] == "an odd setting"
+    assert "an odd setting" in caplog.text
 
 
 ANYTHING = st.recursive(

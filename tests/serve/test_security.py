@@ -119,6 +119,7 @@ def test_headers_that_keep_strangers_out_of_the_page(path: str, keyed: Served) -
     assert policy["default-src"] == "'self'"
     assert not any("unsafe" in value or "http" in value or "*" in value for value in policy.values())
     assert policy["frame-ancestors"] == "'none'"
+    assert "/v1" in path or "nowhere" in path or answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 

@@ -77,9 +77,22 @@ def test_a_forced_call_that_was_cut_short() -> None:
     assert "".join(piece.arguments for piece in pieces if isinstance(piece, CallUnit)) == '{"city": {"a": 1}'
 
 
-@pytest.mark.parametrize("text", ["", "[]", "1", '{"name": 1}', '{"name": ["f"], "arguments": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "1", '{"name": 1}', '{"name": ["f"], "arguments": {}}', "[" * 100_000),
+        *('{"name": "f", "arguments": {"a": 1e999}}', '{"name": "f", "arguments": {"a": NaN}}'),
+    ],
+)
 def test_what_is_no_call(text: str) -> None:
     assert parsed(text, ["f"]) is None
+
+
+def test_arguments_can_be_sent_whatever_they_hold() -> None:
+    """Half a character, as JSON writes it, is no text that could be encoded."""
+    name, arguments = parsed('{"name": "f", "arguments": {"a": "\\ud83d", "b": "é"}}', ["f"]) or ("", "")
+    assert name == "f"
+    assert json.loads(arguments.encode()) == {"a": "\ud83d", "b": "é"}
 
 
 # -- on a server ------------------------------------------------------------------------------------------------------

@@ -126,8 +126,10 @@ def serving(
     loaded: LoadedModel, engine: dict[str, Any] | None = None, config: racer.DecodeConfig | None = None, **given: Any
 ) -> Iterator[Served]:
     """A server of that model until the block ends; ``given``: of :class:`ServiceSettings`."""
-    settings = ServiceSettings(**{"served_name": "tiny", "drain": 5.0, **given})
-    service = Service(loaded, Engine(loaded.model, config, **(engine or {})), settings)
+    engine = engine or {}
+    waiting = {name: value for name, value in engine.items() if name == "max_waiting"}
+    settings = ServiceSettings(**{"served_name": "tiny", "drain": 5.0, **waiting, **given})
+    service = Service(loaded, Engine(loaded.model, config, **engine), settings)
     place, ready = bind("127.0.0.1", 0), threading.Event()
     server = Server(create_app(service), "error", ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from racer.serve.endpoints.openai import service_of
-from racer.serve.errors import ApiError, unavailable
+from racer.serve.errors import ApiError
 
 router = APIRouter()
 
@@ -18,7 +18,7 @@ router = APIRouter()
 async def health(request: Request) -> Response:
     """Whether requests are taken."""
     if service_of(request).closing:
-        raise unavailable()
+        raise service_of(request).refusal()
     return JSONResponse({"status": "ok"})
 
 

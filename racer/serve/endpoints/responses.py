@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from racer.serve.answer import Answer
 from racer.serve.errors import failed
 
+log = logging.getLogger(__name__)
+
+LINE_END = "\n"
+"""Of events, as OpenAI writes them."""
 GONE = 499
 """The client has closed the connection; nobody reads this, but it is counted."""
 
@@ -30,13 +37,32 @@ class Told(Protocol):
     def chunks(self) -> AsyncIterator[dict[str, Any]]: ...
 
 
+class Events(EventSourceResponse):
+    """A stream, whose answer is cancelled with it, also if it never begins.
+
+    :param patience: seconds that a client may take to read an event.
+    """
+
+    def __init__(self, told: Told, patience: float) -> None:
+        super().__init__(_events(told), sep=LINE_END, send_timeout=patience)
+        self._answer = told.answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("a client has not read its answer for %g s: it is ended", self.send_timeout)
+        finally:
+            self._answer.cancel()
+
+
 async def respond(request: Request, told: Told, *, stream: bool) -> Response:
     """The answer, whole or as events. It is cancelled when the client goes away.
 
     :raises ApiError: it failed, or took too long, before a whole answer was there.
     """
     if stream:
-        return EventSourceResponse(_events(told), sep="\n")
+        return Events(told, told.answer.timeout)
     try:
         whole = await unless_gone(request, told.whole())
     finally:
@@ -72,12 +98,11 @@ async def _events(told: Told) -> AsyncIterator[ServerSentEvent]:
         async with aclosing(told.chunks()) as chunks:  # type: ignore[type-var]  # it is a generator
             async for chunk in chunks:
                 yield _event(chunk)
-        yield ServerSentEvent(data="[DONE]")
+        yield ServerSentEvent(data="[DONE]", sep=LINE_END)
     except Exception as error:
         yield _event(failed(error).body)
-    finally:
-        told.answer.cancel()
 
 
 def _event(data: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    """With escapes: some clients take the rarer line ends of Unicode for those of an event."""
+    return ServerSentEvent(data=json.dumps(data, allow_nan=False, separators=(",", ":")), sep=LINE_END)

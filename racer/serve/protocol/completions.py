@@ -52,11 +52,6 @@ class CompletionRequest(Generation):
     store: Ignored = None
 
     @property
-    def limit(self) -> int:
-        """Most new tokens."""
-        return DEFAULT_LIMIT if self.max_tokens is None else self.max_tokens
-
-    @property
     def scores(self) -> int | None:
         """How many likely tokens to report for each token; None for no report."""
         return self.logprobs

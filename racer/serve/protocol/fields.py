@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from racer.config import MAX_BUDGET
+from racer.loading.detokenizer import LONGEST_STOP
 
 MOST_STOPS = 16
 MOST_ANSWERS = 128
@@ -38,7 +39,7 @@ def _as_list(value: Any) -> Any:
 
 
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1)]],
+    list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]],
     Field(max_length=MOST_STOPS),
     BeforeValidator(_as_list),
 ]
