@@ -32,6 +32,7 @@ from racer.loading import models
 DRAFTING, PLAIN = "racer serve", "racer serve, drafting off"
 TRANSFORMERS = {"transformers": (), "transformers-batching": ("--continuous-batching",)}
 START_SECONDS = 300
+WARM_UP = ["Once upon a time", "What is a lamp?"]
 
 
 @click.command(help=__doc__.replace("\n    python", "\n\n\b\n    python", 1))
@@ -39,22 +40,33 @@ START_SECONDS = 300
 @click.option(
     "--at", "numbers", type=int, multiple=True, default=(1, 4, 8), show_default=True, help="Requests at once."
 )
-@click.option("--questions", type=int, default=16, show_default=True, help="Of the built-in ones.")
+@click.option(
+    "--questions",
+    type=int,
+    default=16,
+    show_default=True,
+    help="In each round, at each number; none is asked twice, as servers remember.",
+)
+@click.option("--source", default=BUILTIN, show_default=True, help="Where the questions are from.")
 @click.option("--max-new-tokens", type=int, default=64, show_default=True)
-@click.option("--rounds", type=int, default=3, show_default=True, help="Medians of so many are told.")
+@click.option("--rounds", type=int, default=1, show_default=True, help="Medians of so many are told.")
 @click.option("--peer", "peers", type=click.Choice(list(TRANSFORMERS)), multiple=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def main(
     dtype: str,
     numbers: tuple[int, ...],
     questions: int,
+    source: str,
     max_new_tokens: int,
     rounds: int,
     peers: tuple[str, ...],
     output: Path | None,
 ) -> None:
-    texts = [question.turns[0] for question in load_questions([BUILTIN])]
-    texts = texts[:: max(len(texts) // questions, 1)][:questions]
+    texts = [question.turns[0] for question in load_questions([source])]
+    shares = len(numbers) * rounds
+    if len(texts) < shares * questions:
+        raise click.ClickException(f"{shares} times {questions} questions are needed, and there are {len(texts)}")
+    order = iter([texts[share::shares][:questions] for share in range(shares)])  # of all groups, none asked twice
     folder = str(models.load(None, dtype=dtype).model.config._name_or_path)
     racer_serve = [sys.executable, "-m", "racer.cli", "serve", "--dtype", dtype, "--served-name", folder]
     commands = {DRAFTING: racer_serve, PLAIN: [*racer_serve, "--drafter", "none"]}
@@ -66,12 +78,13 @@ def main(
     with ExitStack() as stack:
         servers = {name: stack.enter_context(_served(command)) for name, command in commands.items()}
         for name, url in servers.items():
-            asyncio.run(_ask(url, folder, texts[:2], 2, max_new_tokens))
+            asyncio.run(_ask(url, folder, WARM_UP, 2, 8))
             click.echo(f"{name} is warm", err=True)
         for turn in range(rounds):
             for at in numbers:
+                asked = next(order)
                 for name in list(servers)[turn % len(servers) :] + list(servers)[: turn % len(servers)]:
-                    speed = asyncio.run(_ask(servers[name], folder, texts, at, max_new_tokens))
+                    speed = asyncio.run(_ask(servers[name], folder, asked, at, max_new_tokens))
                     speeds.setdefault((name, at), []).append(speed)
                     click.echo(f"round {turn + 1}, {at} at once, {name}: {speed:.1f} tokens/s", err=True)
     _tell(speeds, list(servers), numbers)
