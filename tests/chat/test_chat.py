@@ -183,6 +183,7 @@ def test_a_second_interrupt_ends_the_chat(room: Any) -> None:
     ours = room(length=1500)
 
     def write(text: str, drafted: bool) -> None:
+        signal.raise_signal(signal.SIGINT)  # which asks the answer to stop
         signal.raise_signal(signal.SIGINT)
 
     ours.chat.write = write

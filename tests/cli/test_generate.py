@@ -93,7 +93,7 @@ def test_static_shapes_give_the_same_tokens(ask: Any) -> None:
 
 def test_packed_weights_give_the_same_tokens(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     choices: list[Any] = []
-    monkeypatch.setattr("racer.engine.decoder.pack", lambda *given: (choices.append(given[1]), pack(*given))[1])
+    monkeypatch.setattr("racer.engine.opening.pack", lambda *given: (choices.append(given[1]), pack(*given))[1])
     answers = [ask("--max-new-tokens", "40", *how)["token_ids"] for how in ([], ["--pack"], ["--no-pack"])]
     assert answers[0] == answers[1] == answers[2]
     assert choices == ["auto", True, False]

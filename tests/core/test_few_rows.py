@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_many_rows_have_the_same_product(way: Product, count: int) -> None:
 @torch.no_grad()
 def test_a_prompts_slow_products_go_another_way(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And by the model itself, if that fails."""
-    model = tiny("llama").to(torch.bfloat16)
+    model = copy.deepcopy(tiny("llama")).to(torch.bfloat16)
     monkeypatch.setattr(model_runner, "slow_in", lambda dtype: dtype is torch.bfloat16)
     monkeypatch.setattr(few_rows, "slow_in", lambda dtype: dtype is torch.bfloat16)
     monkeypatch.setattr(fast_linear, "slow_in", lambda dtype: dtype is torch.bfloat16)

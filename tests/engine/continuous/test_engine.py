@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import threading
 import time
@@ -309,7 +310,7 @@ def test_models_that_take_chains(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3"])
 def test_real_architectures(name: str) -> None:
-    model = tiny(name).float()
+    model = copy.deepcopy(tiny(name)).float()
     vocab = model.config.get_text_config().vocab_size
     prompts = [[(n * 5 + place * 3) % vocab for place in range(4 + 9 * n)] for n in range(5)]
     with racer.Engine(model, max_rows=3, prefill_piece=6) as engine:

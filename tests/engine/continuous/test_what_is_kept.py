@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from typing import Any
 
@@ -22,7 +23,7 @@ PROMPT = [(7 * place + place * place) % 13 for place in range(24)]
 
 
 def test_states_of_other_weights_are_not_gone_on_from() -> None:
-    model = tiny("llama").float()
+    model = copy.deepcopy(tiny("llama")).float()
     with racer.Engine(model) as engine:
         assert engine.submit(PROMPT, HOW).result(60).cached_tokens == 0
         assert engine.submit(PROMPT, HOW).result(60).cached_tokens > 0
@@ -38,7 +39,8 @@ def test_states_of_other_weights_are_not_gone_on_from() -> None:
 
 def test_adapters_count_as_other_weights() -> None:
     peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(tiny("llama").float(), peft.LoraConfig(r=4, target_modules=["v_proj", "q_proj"]))
+    lora = peft.LoraConfig(r=4, target_modules=["v_proj", "q_proj"])
+    model = peft.get_peft_model(copy.deepcopy(tiny("llama")).float(), lora)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
