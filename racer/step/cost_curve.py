@@ -21,9 +21,6 @@ LEGACY = 8
 """Samples of a size that a new curve takes over from another one."""
 SHORT = 512
 """Contexts of fewer tokens cost alike."""
-TRUST = 0.9
-"""Of what as many nodes cost in another batch, above a plain step: so much is expected of steps that were not measured.
-With 0.5, as where nothing was measured, rows that come and go had every size tried again for every number of rows."""
 REACH = 4
 """So many times the nodes of the largest measured size are not guessed at."""
 
@@ -42,7 +39,6 @@ class CostCurve:
     def __init__(self, memory: int = 31, guess: dict[int, float] | None = None) -> None:
         self._memory = memory
         self._guess = {1: 1.0, **(guess or {})}
-        """From another batch size, whose steps were measured; beyond its last size nothing is guessed."""
         self._samples: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         """Of the samples."""
@@ -105,7 +101,7 @@ class CostCurve:
         """The least that steps of these sizes may be expected to cost; infinite where nothing is known.
 
         What was not measured may rise from the next smaller size half as steeply as a straight line through the others
-        says, or as another batch's steps of as many nodes say. What was measured counts the more the more
+        says (or what was guessed, where only plain steps were measured). What was measured counts the more the more
         samples there are: some slow first steps of a size must not keep it from ever being tried again. So whoever
         takes the size that seems best tries what might pay, and nothing else: where nodes are dear, in a large batch
         say, no step is wasted on large trees. A plain step is measured first.
@@ -124,21 +120,16 @@ class CostCurve:
         measured = at < len(known) and known[at] == size
         below, above = at - 1, at + measured
         first, last = (below, above) if above < len(known) else (max(below - 1, 0), below)
-        if 1 < size <= max(self._guess):
-            hope = costs[0] * (1 + TRUST * (self._guessed(size) - 1))
-        elif first < last:
+        if first < last:
             slope = (costs[last] - costs[first]) / (known[last] - known[first])
             hope = costs[below] + slope * (size - known[below]) / 2
         else:  # nothing but plain steps to go by
-            hope = costs[0] * (1 + self._guessed(size)) / 2
+            guess = float(np.interp(size, list(self._guess), list(self._guess.values())))
+            hope = costs[0] * (1 + guess) / 2
         if not measured:
             return hope
         doubt = DOUBT / self.samples(size)
         return (self.samples(size) * costs[at] + doubt * hope) / (self.samples(size) + doubt)
-
-    def _guessed(self, size: int) -> float:
-        """In plain steps."""
-        return float(np.interp(size, list(self._guess), list(self._guess.values())))
 
     def behind(self, tokens: int) -> CostCurve:
         """What steps cost that score so many tokens beside their nodes."""

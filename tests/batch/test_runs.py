@@ -71,6 +71,7 @@ def openai(name: str, url: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": name, "method": "POST", "url": f"/v1/{url}", "body": body}
 
 
+@pytest.mark.slow
 def test_all_formats_have_the_answers_of_plain_decoding(run: Any, folder: Path) -> None:
     fox, dog = ([{"role": "user", "content": text}] for text in ("The quick brown fox", "The dog"))
     code, found, told = run(
