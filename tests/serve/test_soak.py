@@ -158,7 +158,7 @@ def test_a_thousand_short_requests(running: Running) -> None:
     after = running.metrics()
     grown = {name: after[name] - before.get(name, 0) for name in after}
     assert not lost
-    answered = [name for name in grown if name.startswith("racer_requests_total{") and "/v1/chat" in name]
+    answered = [name for name in grown if name.startswith("racer_http_requests_total{") and "/v1/chat" in name]
     assert sum(grown[name] for name in answered if '"200"' in name) == 1000, answered
     assert grown["racer_new_tokens_total"] == tokens
     assert grown["racer_step_seconds_count"] == grown["racer_steps_total"]
