@@ -192,9 +192,10 @@ def _seen(stream: racer.Stream) -> list[racer.Chunk]:
 
 
 TestRequests = Requests.TestCase
-TestRequests.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRequests.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 class TestManyRequests(Requests.TestCase):  # type: ignore[misc,valid-type]
-    settings = settings(max_examples=1500, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
