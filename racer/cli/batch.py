@@ -53,22 +53,8 @@ class BatchOptions:
 @click.argument("source", metavar="IN", type=checked.Place(exists=True, dir_okay=False, path_type=Path))
 @click.argument("output", metavar="OUT", callback=checked.state, type=checked.Place(dir_okay=False, path_type=Path))
 @checked.model_option
-@click.option(
-    "--drafter",
-    callback=checked.drafter,
-    metavar="D[:KEY=VALUE,...]",
-    default="racer",
-    show_default=True,
-    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
-)
-@click.option(
-    "--budget",
-    callback=checked.budget,
-    metavar="N|auto",
-    default="auto",
-    show_default=True,
-    help="Tree nodes scored a step.",
-)
+@checked.drafter_option
+@checked.budget_option
 @click.option(
     "--max-new-tokens",
     callback=checked.count,
@@ -110,11 +96,7 @@ class BatchOptions:
 )
 @system_option
 @click.option("--raw", is_flag=True, help="Continue prompts as they are, without the model's chat template.")
-@checked.dtype_option
-@checked.weights_option
-@checked.device_option
-@checked.compile_option
-@checked.pack_option
+@checked.machine_options
 def batch(**given: Any) -> None:
     """Answer every line of IN, and append the answers to OUT as they end.
 

@@ -105,11 +105,7 @@ class BenchOptions:
     show_default=True,
     help="Sample from the most likely tokens that sum to P.",
 )
-@checked.dtype_option
-@checked.weights_option
-@checked.device_option
-@checked.compile_option
-@checked.pack_option
+@checked.machine_options
 @click.option(
     "--batch-size", callback=checked.count, metavar="B", default="1", show_default=True, help="Questions at once."
 )

@@ -44,22 +44,8 @@ class ChatOptions:
 @click.command()
 @checked.model_option
 @system_option
-@click.option(
-    "--drafter",
-    callback=checked.drafter,
-    metavar="D[:KEY=VALUE,...]",
-    default="racer",
-    show_default=True,
-    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
-)
-@click.option(
-    "--budget",
-    callback=checked.budget,
-    metavar="N|auto",
-    default="auto",
-    show_default=True,
-    help="Tree nodes scored a step.",
-)
+@checked.drafter_option
+@checked.budget_option
 @click.option(
     "--max-new-tokens",
     callback=checked.count,
@@ -76,16 +62,10 @@ class ChatOptions:
     show_default=True,
     help="Room of the context cache; the model's own context is a limit too.",
 )
-@click.option(
-    "--temperature", callback=checked.temperature, metavar="T", help="Sample at this temperature; 0 is greedy."
-)
-@click.option("--top-p", callback=checked.top_p, metavar="P", help="Sample from the most likely tokens that sum to P.")
+@checked.temperature_option
+@checked.top_p_option
 @click.option("--seed", callback=checked.seed, metavar="S", help="Repeat a sampled chat.  [default: a fresh one]")
-@checked.dtype_option
-@checked.weights_option
-@checked.device_option
-@checked.compile_option
-@checked.pack_option
+@checked.machine_options
 def chat(**given: Any) -> None:
     """Chat with a model in the terminal; text that the drafter guessed is green.
 

@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt", required=False)
 @checked.model_option
-@click.option(
-    "--drafter",
-    callback=checked.drafter,
-    metavar="D[:KEY=VALUE,...]",
-    default="racer",
-    show_default=True,
-    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
-)
+@checked.drafter_option
 @click.option(
     "--verifier",
     metavar="V",
@@ -36,21 +29,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Who accepts; auto is 'sampling' with a temperature above 0 and 'greedy' otherwise.",
 )
-@click.option(
-    "--budget",
-    callback=checked.budget,
-    metavar="N|auto",
-    default="auto",
-    show_default=True,
-    help="Tree nodes scored a step.",
-)
+@checked.budget_option
 @click.option(
     "--max-new-tokens", callback=checked.count, metavar="N", default="256", show_default=True, help="Length limit."
 )
-@click.option(
-    "--temperature", callback=checked.temperature, metavar="T", help="Sample at this temperature; 0 is greedy."
-)
-@click.option("--top-p", callback=checked.top_p, metavar="P", help="Sample from the most likely tokens that sum to P.")
+@checked.temperature_option
+@checked.top_p_option
 @click.option(
     "--top-k", callback=checked.top_k, metavar="K", help="Sample from the K most likely tokens.  [default: from all]"
 )
@@ -60,11 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", callback=checked.seed, metavar="S", help="Repeat a sampled text.  [default: a fresh one, reported]"
 )
-@checked.dtype_option
-@checked.weights_option
-@checked.device_option
-@checked.compile_option
-@checked.pack_option
+@checked.machine_options
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
 @click.option(
     "--compare",

@@ -112,6 +112,30 @@ min_p = number(float, lambda p: 0 <= p <= 1, "a number from 0 to 1")
 model_option = click.option(
     "--model", metavar="M", help="A folder, a .gguf file or a hub id.  [default: a small chat model, fetched once]"
 )
+drafter_option = click.option(
+    "--drafter",
+    callback=drafter,
+    metavar="D[:KEY=VALUE,...]",
+    default="racer",
+    show_default=True,
+    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
+)
+budget_option = click.option(
+    "--budget",
+    callback=budget,
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    help="Tree nodes scored a step, for each text.",
+)
+temperature_option = click.option(
+    "--temperature", callback=temperature, metavar="T", help="Sample at this temperature; 0 is greedy."
+)
+top_p_option = click.option(
+    "--top-p", callback=top_p, metavar="P", help="Sample from the most likely tokens that sum to P."
+)
+
+
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["bf16", "fp16", "fp32"]),
@@ -145,6 +169,13 @@ pack_option = click.option(
     help="On a CPU, keep a second copy of the weights in the layout of its matrix kernels: faster, for twice the "
     "memory.  [default: for models up to 1 GiB]",
 )
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what a command multiplies with, where, and how steps get there."""
+    for option in (pack_option, compile_option, device_option, weights_option, dtype_option):
+        command = option(command)
+    return command
 
 
 @attrs.frozen(kw_only=True)

@@ -14,27 +14,9 @@ from racer.loading.extras import require
 
 @click.command()
 @checked.model_option
-@checked.dtype_option
-@checked.weights_option
-@checked.device_option
-@checked.compile_option
-@checked.pack_option
-@click.option(
-    "--drafter",
-    callback=checked.drafter,
-    metavar="D[:KEY=VALUE,...]",
-    default="racer",
-    show_default=True,
-    help="Who guesses, and its parameters, as TOML writes them; see 'racer plugins'.",
-)
-@click.option(
-    "--budget",
-    callback=checked.budget,
-    metavar="N|auto",
-    default="auto",
-    show_default=True,
-    help="Tree nodes scored a step, for each request.",
-)
+@checked.machine_options
+@checked.drafter_option
+@checked.budget_option
 @click.option(
     "--host", metavar="H", default="127.0.0.1", show_default=True, help="Where to listen: an address or name."
 )

@@ -68,7 +68,7 @@ class ModelRunner:
     call: PreparedCall | None = None
     """What the prompt is scored with where its tokens do not say it all."""
     _stand_in: StandIn = attrs.field(init=False)
-    _of_prompts: StandIn | None = None
+    _of_prompts: StandIn | None = attrs.field(init=False, default=None)
     """Who scores prompts in the model's place, where its own products are slow; made when there is one."""
 
     def __attrs_post_init__(self) -> None:

@@ -31,7 +31,6 @@ from racer.step.cost_curve import CostCurve, CostCurves
 from racer.step.request import add_step
 from racer.step.stats import DecodeStats, StepStats
 from racer.step.view import StepView
-from racer.verifiers.base import Verifier
 
 
 class BatchDecoder:
@@ -106,7 +105,7 @@ class BatchDecoder:
         try:
             for request in spec.requests:
                 self.strategies.request_opened(request)
-            batch = self.open(runner, spec, verifier, stats, mode, support.vocab_size)
+            batch = open_batch(runner, spec, verifier, stats, mode, support.vocab_size)
             for _ in (prompts := self.prefill(batch)):
                 pass
             self.begin(batch, prompts)
@@ -157,18 +156,6 @@ class BatchDecoder:
             vocab_search.make_ready(model.dtype)
             kv_move.make_ready()
             accept_path.make_ready()
-
-    def open(
-        self,
-        runner: ModelRunner | ChainRunner,
-        spec: BatchSpec,
-        verifier: Verifier,
-        stats: DecodeStats,
-        mode: str,
-        vocab_size: int,
-    ) -> BatchState:
-        """See :func:`racer.engine.opening.open_batch`."""
-        return open_batch(runner, spec, verifier, stats, mode, vocab_size)
 
     def prefill(self, batch: BatchState, wide: int | None = None) -> Prefill:
         """Score the prompts, piece by piece, behind what is cached of them already.

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper
 
 from racer import DecodeConfig, Decoder, Logits, Merge, NoDraft, PromptLookup, Request, Retrieval, StepView, hookimpl
+from racer.engine import decoder as decoder_module
+from racer.engine.opening import open_batch
 from racer.engine.spec import BatchSpec
 from racer.hf.processors import ProcessorPipeline
 from racer.step.stats import StepStats
@@ -65,18 +67,19 @@ def test_every_accepted_token_is_told_of(late: bool, calls: int, monkeypatch: py
     """On an accelerator once the next forward pass has been launched; also if that fails."""
     model, events = toy_model(VOCAB), []
 
-    class Watched(Decoder):
-        def open(self, *rest: Any) -> Any:
-            batch = super().open(*rest)
-            batch.sends_late = late
-            return batch
+    def opened(*rest: Any) -> Any:
+        batch = open_batch(*rest)
+        batch.sends_late = late
+        return batch
+
+    monkeypatch.setattr(decoder_module, "open_batch", opened)
 
     def launched(*_: Any) -> None:
         events.append("forward")
         if events.count("forward") > calls:
             raise RuntimeError("device lost")
 
-    decoder = Watched(model, DecodeConfig(drafter="none", compile="static"))
+    decoder = Decoder(model, DecodeConfig(drafter="none", compile="static"))
     listen(monkeypatch, model, launched)
     request = Request(prompt=(1, 2, 3), limit=6)
     spec = BatchSpec(requests=(request,), pipeline=ProcessorPipeline(), emit=lambda row, token: events.append(token))

@@ -40,7 +40,9 @@ def test_figures_add_up(loaded: Any) -> None:
     in_steps = total("new_tokens") - figures["racer_time_to_first_token_seconds_count"]  # the prompt's pass gives one
     assert total("row_steps") == figures["racer_accepted_tokens_per_step_count"]
     assert total("accepted_tokens") == figures["racer_accepted_tokens_per_step_sum"]
-    assert total("row_steps") + total("accepted_tokens") == in_steps, "a step gives what was accepted, and one more"
+    # a step gives what was accepted, and one more, but for the last one of a text that ends with an accepted token
+    stopped = sum(choice["finish_reason"] == "stop" for one in told for choice in one["choices"])
+    assert 0 <= total("row_steps") + total("accepted_tokens") - in_steps <= stopped
     details = [usage["completion_tokens_details"] for usage in usages]
     assert total("accepted_tokens") == sum(one["accepted_prediction_tokens"] for one in details)
     assert total("drafted_tokens") == sum(sum(one.values()) for one in details)

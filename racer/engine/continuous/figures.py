@@ -16,18 +16,10 @@ Observer = Callable[[int, int, int, float], None]
 """``observer(rows, nodes, new_tokens, seconds)`` of each step."""
 
 
-@attrs.frozen
-class EngineFigures:
-    """Counters since the engine was made, and what is there now."""
+@attrs.define
+class Counts:
+    """What an engine has done since it was made."""
 
-    running: int = 0
-    """Requests that are being decoded, those whose prompts are being scored included."""
-    waiting: int = 0
-    cache_tokens: int = 0
-    """Slots of the cache that running requests have taken."""
-    max_tokens: int = 0
-    kept_tokens: int = 0
-    """Slots that are kept of requests that have ended, for those that begin alike."""
     submitted: int = 0
     finished: int = 0
     cancelled: int = 0
@@ -47,26 +39,28 @@ class EngineFigures:
     step_seconds: float = 0.0
 
 
-@attrs.define
-class Counters:
-    """The counters of an engine, which its thread writes."""
+@attrs.frozen(kw_only=True)
+class EngineFigures(Counts):
+    """The same, and what is there now."""
 
-    submitted: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    new_tokens: int = 0
-    steps: int = 0
-    row_steps: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    step_seconds: float = 0.0
+    running: int = 0
+    """Requests that are being decoded, those whose prompts are being scored included."""
+    waiting: int = 0
+    cache_tokens: int = 0
+    """Slots of the cache that running requests have taken."""
+    max_tokens: int = 0
+    kept_tokens: int = 0
+    """Slots that are kept of requests that have ended, for those that begin alike."""
+
+
+@attrs.define
+class Counters(Counts):
+    """The counts of an engine, which its thread keeps up to date."""
+
     observers: list[Observer] = attrs.field(factory=list)
 
     def now(self) -> dict[str, Any]:
-        """All counters."""
+        """All counts."""
         return attrs.asdict(self, filter=attrs.filters.exclude("observers"))
 
     def began(self, member: Member) -> None:

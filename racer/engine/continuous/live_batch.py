@@ -19,7 +19,7 @@ from racer.engine.continuous.member import Member
 from racer.engine.continuous.pipeline import Row, joined
 from racer.engine.decoder import BatchDecoder
 from racer.engine.executor import DynamicExecutor
-from racer.engine.opening import FIRST_SCRATCH
+from racer.engine.opening import FIRST_SCRATCH, open_batch
 from racer.engine.spec import BatchSpec
 from racer.step.request import Request, signed_seeds
 from racer.step.stats import DecodeStats
@@ -61,6 +61,13 @@ class LiveBatch:
         return self._maybe
 
     @property
+    def _cache(self) -> TreeCache:
+        """Of the rows that are there."""
+        assert self._state is not None
+        assert isinstance(self._state.cache, TreeCache)
+        return self._state.cache
+
+    @property
     def slots(self) -> int:
         """Places in the cache that rows have taken."""
         return sum(len(member.request.tokens) for member in self.members)
@@ -80,7 +87,7 @@ class LiveBatch:
         :param piece: tokens of a piece.
         :raises UnsupportedGeneration: the model takes no trees in so long a call.
         """
-        decoder, spec = self._decoder, attrs.evolve(self._joined_spec([member]), support=member.rules.support)
+        decoder, spec = self._decoder, self._joined_spec([member])
         verifier, name = decoder.strategies.verifier_for(spec.do_sample)
         member.stats = DecodeStats(drafter=decoder.strategies.drafter_name, verifier=name)
         runner = self._runner_for(member)
@@ -88,7 +95,7 @@ class LiveBatch:
         member.opened = True
         support = self._support
         assert support is not None
-        state = decoder.open(runner, spec, verifier, member.stats, "off", support.vocab_size)
+        state = open_batch(runner, spec, verifier, member.stats, "off", support.vocab_size)
         member.state = state
         if cached:
             assert isinstance(state.cache, TreeCache)
@@ -112,9 +119,8 @@ class LiveBatch:
         if self._state is None:
             self._state = state
         else:
-            assert isinstance(self._state.cache, TreeCache)
             assert isinstance(state.cache, TreeCache)
-            self._state.cache.join(state.cache, seats, FIRST_SCRATCH)
+            self._cache.join(state.cache, seats, FIRST_SCRATCH)
         self.members.append(member)
         self._seat()
 
@@ -145,18 +151,17 @@ class LiveBatch:
         if not self.members:
             self._state = None
             return
-        assert self._state is not None
-        assert isinstance(self._state.cache, TreeCache)
-        self._state.cache.keep(order)
+        self._cache.keep(order)
         self._seat()
 
-    def states_of(self, member: Member) -> tuple[list[int], list[Tensor]]:
-        """The tokens of a row whose keys and values are there, and a copy of these."""
-        assert self._state is not None
-        assert isinstance(self._state.cache, TreeCache)
+    def cached_tokens(self, member: Member) -> list[int]:
+        """The tokens of a row whose keys and values are there."""
+        return member.request.tokens[: self._cache.lengths[self.members.index(member)]]
+
+    def states_of(self, member: Member) -> list[Tensor]:
+        """A copy of their keys and values."""
         place = self.members.index(member)
-        tokens = member.request.tokens[: self._state.cache.lengths[place]]
-        return tokens, self._state.cache.row(place, len(tokens))
+        return self._cache.row(place, self._cache.lengths[place])
 
     def drop(self) -> list[Member]:
         """Give up all rows: a step has failed, and nobody knows how far it got."""
@@ -198,8 +203,7 @@ class LiveBatch:
         state.own_stats = tuple(member.stats for member in members)
         state.last_position = max(member.slots for member in members) - 1
         assert isinstance(state.runner, ModelRunner)
-        assert isinstance(state.cache, TreeCache)
-        state.executor = DynamicExecutor(state.runner, state.cache, state.watch, state.last_position, spec.keeps_logits)
+        state.executor = DynamicExecutor(state.runner, self._cache, state.watch, state.last_position, spec.keeps_logits)
 
     def _joined_spec(self, members: Sequence[Member]) -> BatchSpec:
         """How the texts of all rows are chosen and ended: each by its own rules."""

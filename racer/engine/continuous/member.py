@@ -135,15 +135,15 @@ class Member:
             self.stream.fail(self.failure)
             return
         finish = "cancelled" if not self.request.done else "stop" if self.stopped else "length"
-        self.stream.end(self.completion(self.request.emitted, finish, self.stats))
+        self.stream.end(self._completion(finish))
 
-    def completion(self, tokens: list[int], finish: str, stats: DecodeStats) -> Completion:
+    def _completion(self, finish: str) -> Completion:
         """How it ended, from what is known of its times."""
         clock = self.clock
         return Completion(
-            tokens=tuple(tokens),
+            tokens=tuple(self.request.emitted),
             finish=finish,
-            stats=stats,
+            stats=self.stats,
             prompt_tokens=len(self.request.prompt),
             cached_tokens=self.cached,
             queued_seconds=clock.since(clock.began),

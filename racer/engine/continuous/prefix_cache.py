@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import attrs
 import numpy as np
@@ -51,20 +51,21 @@ class PrefixCache:
         return common, [part[:, :, :common] for part in best.states]
 
     def takes(self, length: int) -> bool:
-        """Whether a text of so many tokens would be kept; those that have to make room for it go."""
-        if not LEAST <= length <= self._most:
-            return False
-        while self.tokens + length > self._most:
-            self._kept.pop(0)
-        return True
+        """Whether a text of so many tokens is kept at all."""
+        return LEAST <= length <= self._most
 
-    def keep(self, tenant: Hashable, tokens: Sequence[int], states: list[Tensor]) -> None:
-        """Keep a text that it takes. Those that it goes on from are contained in it, and go."""
+    def keep(self, tenant: Hashable, tokens: Sequence[int], states: Callable[[], list[Tensor]]) -> None:
+        """Keep a text that it takes. Those that it goes on from are contained in it, and go.
+
+        :param states: makes the copy, once there is room for it.
+        """
         ids = np.array(tokens, np.int64)
         self._kept = [
             kept for kept in self._kept if kept.tenant != tenant or _common(kept.tokens, ids) < len(kept.tokens)
         ]
-        self._kept.append(_Kept(tenant, ids, states))
+        while self.tokens + len(ids) > self._most:
+            self._kept.pop(0)
+        self._kept.append(_Kept(tenant, ids, states()))
 
     def clear(self) -> None:
         """Forget all."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 from racer.engine.continuous.admission import Room
 from racer.engine.continuous.figures import Counters, EngineFigures, Observer
@@ -79,11 +80,10 @@ class Scheduler:
     def figures(self) -> EngineFigures:
         """What was done, and what is there now."""
         with self.news:
-            busy = self._begun
             return EngineFigures(
-                running=len(self._live.members) + len(busy),
+                running=len(self._live.members) + len(self._begun),
                 waiting=len(self._waiting),
-                cache_tokens=self._live.slots + sum(len(member.request.tokens) for member in busy),
+                cache_tokens=self._live.slots + sum(len(member.request.tokens) for member in self._begun),
                 max_tokens=self._room.max_tokens,
                 kept_tokens=self._kept.tokens,
                 **self._counters.now(),
@@ -157,9 +157,8 @@ class Scheduler:
     def _begin_next(self) -> None:
         """Take the first of those who wait, if there is room."""
         with self.news:
-            if not self._waiting:
-                return
-            if not self._room.fits([other.slots for other in [*self._live.members, self._waiting[0]]]):
+            there = [*self._live.members, *list(self._waiting)[:1]]
+            if not self._waiting or not self._room.fits([member.slots for member in there]):
                 return
             member = self._waiting.popleft()
             member.clock.began = time.monotonic()
@@ -218,7 +217,7 @@ class Scheduler:
     def _end_joining(self) -> None:
         """A request has ended, or failed, before it could join: with its first token, say."""
         assert self._joining is not None
-        member, _ = self._joining
+        member = self._joining[0]
         if member.has_begun and not member.failure:
             self._has_begun(member)
         with self.news:
@@ -230,9 +229,9 @@ class Scheduler:
             report = self._live.step()
         except Exception as error:
             self._fail_all(error)
-            return
-        self._counters.stepped(report)
-        self._let_go()
+        else:
+            self._counters.stepped(report)
+            self._let_go()
 
     def _fail_all(self, error: Exception) -> None:
         for member in self._live.drop():
@@ -243,9 +242,10 @@ class Scheduler:
         """Let rows that have ended leave the batch; what they have in the cache may be of use to later ones."""
         gone = [member for member in self._live.members if member.ended]
         for member in gone:
-            if member.failure is None and self._kept.takes(len(member.request.tokens)):
+            tokens = self._live.cached_tokens(member)
+            if member.failure is None and self._kept.takes(len(tokens)):
                 with suppress(RuntimeError):  # no memory for a copy
-                    self._kept.keep(member.request.tenant, *self._live.states_of(member))
+                    self._kept.keep(member.request.tenant, tokens, partial(self._live.states_of, member))
         self._live.leave(gone)
         for member in gone:
             self._end(member)
