@@ -28,8 +28,8 @@ from racer.core.support import probe
 from racer.kernels.native.few_bits import LANES, UNIT
 from racer.step.draft_tree import DraftTree
 
-KINDS = {"dense": "linear", "packed": "linear", "attend": "attention", "norm": "norms", "rotate": "rotary"}
-KINDS |= {"store": "cache", "gate": "gates", "add": "sums"}
+KINDS = dict.fromkeys(("dense", "packed", "tiles"), "linear")
+KINDS |= {"attend": "attention", "norm": "norms", "rotate": "rotary", "store": "cache", "gate": "gates", "add": "sums"}
 """By the first word of the names of machine code."""
 OPERATIONS = ("linear", "attention", "norms", "rotary", "cache", "gates", "sums", "head")
 ROUNDS = 12

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from racer.core.few_rows import TIMED, FewRows, Looks, Weight, slow_in
+from racer.core.few_rows import TIMED, FewRows, Looks, many_rows
 from racer.core.packed_sizes import worth_packing
 from racer.core.packed_weights import PackedModel, packable
+from racer.core.products import Weight
 from racer.core.recording import recorder
 from racer.core.twin import Twin, share
 from racer.core.weight_contents import WeightCopy
@@ -85,5 +86,5 @@ def suits(rows: Tensor, count: int, dtype: torch.dtype) -> bool:
         and rows.dim() > 1
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and (worth_packing(count) or slow_in(dtype))
+        and (worth_packing(count) or many_rows(dtype))
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from racer.core.cache_layout import CacheLayout
-from racer.core.few_rows import slow_in
+from racer.core.few_rows import many_rows
 from racer.core.grouped_attention import grouped_configs
 from racer.core.kv_cache import TreeCache
 from racer.core.masks import MaskPlan
@@ -136,7 +136,7 @@ class ModelRunner:
 
     def _scored(self, inputs: dict[str, Any]) -> Any:
         """The output for a piece of prompt: the model's own pass, but for products that are slow here."""
-        if not slow_in(self.model.dtype) or inputs["input_ids"].numel() < WORTH:
+        if not many_rows(self.model.dtype) or inputs["input_ids"].numel() < WORTH:
             return call_model(self.model, **inputs)
         if self._of_prompts is None:
             self._of_prompts = StandIn(self.model, products_alone=True)

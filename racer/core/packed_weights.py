@@ -29,6 +29,7 @@ from racer.core.model_state import find_state, state_of
 from racer.core.twin import obstacle
 from racer.core.weight_contents import Contents, contents_of
 from racer.kernels.native.assembling import host_has
+from racer.kernels.native.tiles import tiles_here
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""
@@ -184,7 +185,11 @@ def _warn(model_name: str, reason: str) -> None:
 
 def _needless(model: Any) -> str:
     """Why packed weights would not be faster than what is done with weights as they lie; empty if they might be."""
-    slow = model.dtype == torch.bfloat16 and not host_has("avx512bf16") and not host_has("amx-bf16")
+    if model.dtype != torch.bfloat16:
+        return ""
+    if tiles_here():
+        return "the processor's tiles multiply weights as they lie"
+    slow = not host_has("avx512bf16") and not host_has("amx-bf16")
     return "the processor has no products of bf16, with whose lack oneDNN deals slowly" if slow else ""
 
 

@@ -26,6 +26,7 @@ from racer.engine.continuous.stream import Stream
 from racer.engine.continuous.worker import Worker
 from racer.engine.spec import BatchSpec
 from racer.engine.strategy_set import StrategySet
+from racer.engine.threads import let_go_of_team
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.alone import decoded_by_itself, decoded_plainly, plain_request
 from racer.hf.batch_spec import Asked
@@ -95,6 +96,7 @@ class Engine:
         room = Room(max_tokens, max_rows)
         self._scheduler = Scheduler(self._decoder, room, max_waiting, prefill_piece, PrefixCache(kept_tokens))
         self._worker = Worker(self._scheduler)
+        let_go_of_team()
         self._start()
         self._closer = weakref.finalize(self, self._worker.abandon)
 

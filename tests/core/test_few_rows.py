@@ -13,12 +13,14 @@ from torch.nn.utils import parametrize, prune
 
 from racer.core import fast_linear, few_rows, model_runner
 from racer.core.fast_linear import FastLinear, twin_of_layer
-from racer.core.few_rows import FewRows, Looks, Product, Weight, as_it_lies, by_packed, by_torch
+from racer.core.few_rows import FewRows, Looks
 from racer.core.few_rows import few_rows as ways_of
 from racer.core.model_runner import ModelRunner
 from racer.core.packed_weights import ROWS
+from racer.core.products import Product, Weight, as_it_lies, by_packed, by_torch, in_tiles, widened
 from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.tiles import tiles_here
 from racer.testing import toy_model
 from support.tiny_models import tiny
 from support.ways import take
@@ -46,7 +48,9 @@ def weight_of(layer: nn.Linear, *, packed: bool = False) -> Weight:
 @pytest.mark.parametrize("way", few_rows.WAYS, ids=lambda way: way.__name__)
 @torch.no_grad()
 def test_each_way_gives_the_product(way: Product, dtype: torch.dtype, bias: bool) -> None:
-    layer = nn.Linear(32, 40, bias=bias, dtype=dtype)
+    if way is in_tiles and not (dtype is torch.bfloat16 and tiles_here()):
+        pytest.skip("needs tiles, which are for bf16")
+    layer = nn.Linear(32, 48, bias=bias, dtype=dtype)
     weight = weight_of(layer, packed=way is by_packed)
     for rows in (torch.randn(7, 32), torch.randn(2, 3, 32), torch.randn(1, 32), torch.randn(32, 5).T):
         given = rows.to(dtype)
@@ -56,10 +60,12 @@ def test_each_way_gives_the_product(way: Product, dtype: torch.dtype, bias: bool
 
 
 @pytest.mark.parametrize("count", [64, 65, 128, 131, 300])
-@pytest.mark.parametrize("way", [as_it_lies, few_rows.widened], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [as_it_lies, widened, in_tiles], ids=lambda way: way.__name__)
 @torch.no_grad()
 def test_many_rows_have_the_same_product(way: Product, count: int) -> None:
-    layer, rows = nn.Linear(48, 40, dtype=torch.bfloat16), torch.randn(count, 48).bfloat16()
+    if way is in_tiles and not tiles_here():
+        pytest.skip("needs tiles")
+    layer, rows = nn.Linear(64, 48, dtype=torch.bfloat16), torch.randn(count, 64).bfloat16()
     wide = torch.nn.functional.linear(rows.float(), layer.weight.float(), layer.bias.float())
     torch.testing.assert_close(way(rows, weight_of(layer)).float(), wide, rtol=1e-2, atol=1e-2)
 
@@ -69,9 +75,9 @@ def test_many_rows_have_the_same_product(way: Product, count: int) -> None:
 def test_a_prompts_slow_products_go_another_way(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And by the model itself, if that fails."""
     model = copy.deepcopy(tiny("llama")).to(torch.bfloat16)
-    monkeypatch.setattr(model_runner, "slow_in", lambda dtype: dtype is torch.bfloat16)
-    monkeypatch.setattr(few_rows, "slow_in", lambda dtype: dtype is torch.bfloat16)
-    monkeypatch.setattr(fast_linear, "slow_in", lambda dtype: dtype is torch.bfloat16)
+    monkeypatch.setattr(model_runner, "many_rows", lambda dtype: dtype is torch.bfloat16)
+    monkeypatch.setattr(few_rows, "many_rows", lambda dtype: dtype is torch.bfloat16)
+    monkeypatch.setattr(fast_linear, "many_rows", lambda dtype: dtype is torch.bfloat16)
     counts: list[int] = []
     own = FewRows.product
 

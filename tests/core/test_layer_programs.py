@@ -35,6 +35,7 @@ from racer.core.layer_facts import Facts
 from racer.core.layer_programs import LayerPrograms
 from racer.core.model_runner import ModelRunner
 from racer.core.model_state import find_state, state_of
+from racer.core.products import as_it_lies
 from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.dense import dense_product
@@ -73,7 +74,7 @@ def machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
         dense_product(False)
     except NotHere as reason:
         pytest.skip(str(reason))
-    monkeypatch.setattr(few_rows, "WAYS", (few_rows.as_it_lies,))
+    monkeypatch.setattr(few_rows, "WAYS", (as_it_lies,))
 
 
 @pytest.fixture

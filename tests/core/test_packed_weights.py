@@ -17,9 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from racer import DecodeConfig, Decoder
 from racer.config import ConfigError
 from racer.core.fast_linear import twin_of_layer
-from racer.core.few_rows import FewRows, Looks, by_packed
+from racer.core.few_rows import FewRows, Looks
 from racer.core.model_state import _states, release
 from racer.core.packed_weights import WORTH, PackedModel, PackingWarning, pack, packed_model
+from racer.core.products import by_packed
 from racer.core.twin import twin_of
 from racer.engine.static.pool import fingerprint
 from racer.errors import UnsupportedModel
@@ -304,13 +305,15 @@ def test_other_choices_are_refused(wrong: Any) -> None:
 @pytest.mark.parametrize(("dtype", "most", "has", "packs"), [
     (torch.float32, None, (), True), (torch.float64, None, (), False), (torch.float32, 1000, (), False),
     (torch.bfloat16, None, ("avx512bf16",), True), (torch.bfloat16, None, ("amx-bf16",), True),
-    (torch.bfloat16, None, (), False),
+    (torch.bfloat16, None, ("amx-bf16", "tiles"), False), (torch.bfloat16, None, (), False),
+    (torch.float32, None, ("amx-bf16", "tiles"), True),
 ])  # fmt: skip
 def test_small_models_are_packed_without_being_asked(
     dtype: torch.dtype, most: int | None, has: tuple[str, ...], packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But not in bf16 where the processor has no products of it."""
+    """But not in bf16 where the processor has no products of it, or tiles that need no copy."""
     monkeypatch.setattr("racer.core.packed_weights.host_has", lambda feature: feature in has)
+    monkeypatch.setattr("racer.core.packed_weights.tiles_here", lambda: "tiles" in has)
     if most is not None:
         monkeypatch.setattr("racer.core.packed_weights.SMALL", most)
     model = a_model(dtype)
@@ -329,6 +332,7 @@ def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
     monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
     monkeypatch.setattr("racer.core.packed_weights.host_has", lambda _: True)
+    monkeypatch.setattr("racer.core.packed_weights.tiles_here", lambda: False)
     filled(model)
     assert packed_model(model) is not None
     assert not pack(model.float(), "auto"), "twice as large"

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import racer
 from racer import DecodeConfig, PlainDecodingWarning
-from racer.core.few_rows import as_it_lies, by_packed
 from racer.core.packed_weights import packed_model
+from racer.core.products import as_it_lies, by_packed
 from racer.testing import HostileDrafter
 from support.tiny_models import SMALL, VOCAB
 from support.ways import take

@@ -107,7 +107,7 @@ def test_nobodys_home_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SCRIPT = """
 import torch
-from racer.core.few_rows import Weight, as_it_lies
+from racer.core.products import Weight, as_it_lies
 torch.manual_seed(0)
 layer, rows = torch.nn.Linear(64, 50), torch.randn(9, 64)
 with torch.no_grad():
@@ -163,7 +163,8 @@ def test_other_libraries_of_threads_are_no_team(error: type[Exception], monkeypa
 @torch.no_grad()
 def test_layers_are_multiplied_by_torch_then(monkeypatch: pytest.MonkeyPatch) -> None:
     from racer.core.fast_linear import twin_of_layer
-    from racer.core.few_rows import FewRows, Looks, as_it_lies
+    from racer.core.few_rows import FewRows, Looks
+    from racer.core.products import as_it_lies
     from racer.kernels.native.dense import dense_product
 
     monkeypatch.setattr(assembling, "team", lambda: False)

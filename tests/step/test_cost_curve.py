@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from racer import DecodeConfig, Decoder
-from racer.core.few_rows import by_torch
+from racer.core.products import by_torch
 from racer.engine.decoder import step_cost
 from racer.step.cost_curve import LEGACY, MEASURED, SHORT, CostCurve
 from racer.testing import decode, toy_model

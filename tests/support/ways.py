@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from racer.core import fast_parts, small_parts
-from racer.core.few_rows import FewRows, Looks, Product, Weight, by_packed, by_torch
+from racer.core.few_rows import FewRows, Looks
+from racer.core.products import Product, Weight, by_packed, by_torch
 
 
 def take(monkeypatch: pytest.MonkeyPatch, way: Product) -> None:

@@ -26,6 +26,8 @@ from racer.step.stats import DecodeStats
 
 LAPS = 16
 """Steps after which times are read."""
+UNDISTURBED = 8
+"""So many times longer are the pieces of a prompt for which nobody waits: each costs a little more than its tokens."""
 
 
 @attrs.frozen
@@ -84,7 +86,7 @@ class LiveBatch:
         """Score a request's prompt, one piece for each step of the iteration; with the last one it has its first token.
 
         :param cached: states of its first :attr:`Member.cached` tokens.
-        :param piece: tokens of a piece.
+        :param piece: tokens of a piece while others are being decoded.
         :raises UnsupportedGeneration: the model takes no trees in so long a call.
         """
         decoder, spec = self._decoder, self._joined_spec([member])
@@ -102,7 +104,7 @@ class LiveBatch:
             state.cache.reserve(member.cached)
             state.cache.put_row(0, cached)
             state.cache.append(member.cached)
-        prompts = decoder.prefill(state, piece)
+        prompts = decoder.prefill(state, piece if self.members else UNDISTURBED * piece)
         for _ in prompts:
             member.stats.add(state.watch.lap())
             if prompts.first:

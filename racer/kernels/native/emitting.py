@@ -130,6 +130,21 @@ def gathered(emit: Emitter, vectors: list[Any]) -> Any:
     return build.shuffle_vector(result, result, ir.Constant(vector(INT, lanes), order))
 
 
+def transposed(emit: Emitter, lines: list[Any]) -> list[Any]:
+    """As many vectors as each has lanes, a power of two: the first has the first lanes of all, and so on."""
+    size = len(lines)
+    held, step = list(lines), size // 2
+    while step:
+        near = [size + lane - step if lane & step else lane for lane in range(size)]
+        far = [size + lane if lane & step else lane + step for lane in range(size)]
+        masks = [ir.Constant(vector(INT, size), mask) for mask in (near, far)]
+        for place in (place for place in range(size) if not place & step):
+            left, right = held[place], held[place + step]
+            held[place], held[place + step] = (emit.build.shuffle_vector(left, right, mask) for mask in masks)
+        step //= 2
+    return held
+
+
 def _named(name: str, kind: ir.Type) -> str:
     lanes, element = (f"v{kind.count}", kind.element) if isinstance(kind, ir.VectorType) else ("", kind)
     return f"{name}.{lanes}{'f32' if element == FLOAT else element}"

@@ -76,6 +76,20 @@ def test_one_who_stops_listening_leaves_nothing_behind() -> None:
         assert not stream._listeners
 
 
+def test_a_prompt_for_which_nobody_waits_goes_in_larger_pieces() -> None:
+    engine = SteppedEngine(TOY, prefill_piece=8)
+    first = engine.submit(prompt_of(1, 64), HOW | {"max_new_tokens": 100})
+    engine.turn()
+    assert engine.figures().new_tokens >= 1, "its prompt is through with the first turn"
+    second = engine.submit(prompt_of(2, 64), HOW)
+    turns = 0
+    while engine.figures().waiting or not second._chunks:
+        engine.turn()
+        turns += 1
+    assert turns == 8, "one piece for each step of the first"
+    assert not first.done
+
+
 def test_a_cancelled_row_is_gone_within_a_step() -> None:
     engine = SteppedEngine(TOY, max_rows=2)
     first, second = (engine.submit(prompt_of(n), HOW | {"max_new_tokens": 400}) for n in range(2))

@@ -111,7 +111,7 @@ def test_streams_that_are_held_hold_no_caches() -> None:
             broken.result(60)
         engine.submit(PROMPT, HOW).result(60)
     gc.collect()
-    assert _caches() == before
+    assert _caches() <= before
     assert len(streams) == 12
 
 
