@@ -64,9 +64,11 @@ def main(
 ) -> None:
     texts = [question.turns[0] for question in load_questions([source])]
     shares = len(numbers) * rounds
-    if len(texts) < shares * questions:
+    needed = shares * questions
+    if len(texts) < needed:
         raise click.ClickException(f"{shares} times {questions} questions are needed, and there are {len(texts)}")
-    order = iter([texts[share::shares][:questions] for share in range(shares)])  # of all groups, none asked twice
+    texts = [texts[place * len(texts) // needed] for place in range(needed)]  # of all groups, which lie side by side
+    order = iter([texts[share::shares] for share in range(shares)])
     folder = str(models.load(None, dtype=dtype).model.config._name_or_path)
     racer_serve = [sys.executable, "-m", "racer.cli", "serve", "--dtype", dtype, "--served-name", folder]
     commands = {DRAFTING: racer_serve, PLAIN: [*racer_serve, "--drafter", "none"]}

@@ -71,7 +71,7 @@ class Engine:
         max_tokens: int = 32768,
         max_rows: int = 16,
         max_waiting: int = 256,
-        prefill_piece: int = 128,
+        prefill_piece: int = 256,
         kept_tokens: int = 8192,
     ) -> None:
         for name, value, least in (
