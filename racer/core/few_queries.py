@@ -11,8 +11,11 @@ from torch import Tensor
 
 from racer.core.layer_program import NODES, SLOTS, Depends
 from racer.core.recording import DTYPES, Recorder, bits_of, recorder
-from racer.kernels.native.assembling import NotHere
+from racer.kernels.native.assembling import Function, NotHere
 from racer.kernels.native.attention import FACTS, attention
+from racer.kernels.native.tiled_attention import tiled_attention
+from racer.kernels.native.tiled_products import tiles_here
+from racer.kernels.native.tiles import STEP
 
 FEW = 32
 """Nodes up to which ours is faster by itself."""
@@ -41,7 +44,7 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         if type(part) is not Tensor or part.dtype != query.dtype or part.device.type != "cpu" or part.stride(3) != 1:
             return None
     try:
-        attend = attention(query.dtype == torch.bfloat16, size)
+        attend = _code(query)
     except NotHere:
         return None
     shape = (batch, nodes, heads, size)
@@ -56,6 +59,14 @@ def attended_by_few(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     if writer is not None:
         _note(writer, query, key, value, mask, out, scale)
     return out
+
+
+def _code(query: Tensor) -> Function:
+    """:raises NotHere: there is none."""
+    nodes, size = query.shape[2:]
+    if query.dtype is torch.bfloat16 and nodes > 1 and size % STEP == 0 and tiles_here():
+        return tiled_attention(size)
+    return attention(query.dtype is torch.bfloat16, size)
 
 
 def _note(
@@ -74,4 +85,4 @@ def _note(
     places = query, *slots, mask, out
     counts = 1, groups, heads // groups, Depends(NODES), Depends(SLOTS)
     ends = 0, Depends(SLOTS, bytes_), float(scaling), torch.get_num_threads()
-    writer.note(attention(query.dtype is torch.bfloat16, query.shape[3]), *places, *counts, *steps, *ends)
+    writer.note(_code(query), *places, *counts, *steps, *ends)

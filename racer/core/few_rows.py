@@ -37,7 +37,7 @@ from racer.core.products import (
 from racer.core.recording import DTYPES, recorder
 from racer.kernels.native.assembling import NotHere, host_has
 from racer.kernels.native.dense import LANES, dense_product
-from racer.kernels.native.tiles import tiles_here
+from racer.kernels.native.tiled_products import tiles_here
 
 HUGE = 1 << 24
 """Numbers in a weight from which on no copy of it is made, and ways are timed once: one such layer takes long."""

@@ -29,7 +29,7 @@ from racer.core.model_state import find_state, state_of
 from racer.core.twin import obstacle
 from racer.core.weight_contents import Contents, contents_of
 from racer.kernels.native.assembling import host_has
-from racer.kernels.native.tiles import tiles_here
+from racer.kernels.native.tiled_products import tiles_here
 
 ROWS = 24
 """What the layout is chosen for. It made no difference between 1, 24 and 512 in bf16; in float32, 1 is bad for more."""

@@ -14,7 +14,7 @@ from racer.core.layer_program import NODES, Depends
 from racer.core.recording import recorder
 from racer.kernels.native.assembling import Function, NotHere
 from racer.kernels.native.dense import LANES, dense_product
-from racer.kernels.native.tiles import SIDE, STEP, tile_product
+from racer.kernels.native.tiled_products import WHOLE, tile_product
 
 BLOCK = 64
 """Rows that a weight is read for at once, where it is multiplied as it lies: more do not stay in the caches."""
@@ -86,7 +86,7 @@ def as_it_lies(rows: Tensor, weight: Weight) -> Tensor:
 
 def in_tiles(rows: Tensor, weight: Weight) -> Tensor:
     """Of bf16. :raises NotHere: it is another dtype, there is no machine code for it, or the processor has no tiles."""
-    if weight.dtype is not torch.bfloat16 or weight.inputs % STEP or weight.outputs % SIDE:
+    if weight.dtype is not torch.bfloat16 or weight.inputs % WHOLE["inputs"] or weight.outputs % WHOLE["outputs"]:
         raise NotHere("a weight that is not whole tiles")
     return _by_code(tile_product(), rows, weight, sys.maxsize)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 SOFT = 1
-"""What OpenMP calls it to give resources back that can be had again (``omp_pause_soft``; OpenMP 5.0, section 3.2.44)."""
+"""OpenMP's name for giving resources back that can be had again (``omp_pause_soft``; OpenMP 5.0, section 3.2.44)."""
 
 
 def let_go_of_team() -> None:

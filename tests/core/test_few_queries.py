@@ -57,7 +57,8 @@ def close(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: floa
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @given(
     batch=st.integers(1, 3), groups=st.integers(1, 3), shared=st.integers(1, 5), nodes=st.integers(1, FEW),
-    slots=st.integers(1, 90), size=st.sampled_from([16, 64, 80]), seed=st.integers(0, 2**31),
+    slots=st.one_of(st.integers(1, 90), st.integers(1, 400)), size=st.sampled_from([16, 32, 64, 80, 96, 128, 256]),
+    seed=st.integers(0, 2**31),
     scaling=st.sampled_from([None, 0.3]),
 )  # fmt: skip
 def test_it_is_torchs(

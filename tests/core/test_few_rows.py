@@ -20,7 +20,7 @@ from racer.core.packed_weights import ROWS
 from racer.core.products import Product, Weight, as_it_lies, by_packed, by_torch, in_tiles, widened
 from racer.core.support import probe
 from racer.kernels.native.assembling import NotHere
-from racer.kernels.native.tiles import tiles_here
+from racer.kernels.native.tiled_products import tiles_here
 from racer.testing import toy_model
 from support.tiny_models import tiny
 from support.ways import take

@@ -54,18 +54,22 @@ def attention(bf16: bool, size: int) -> Function:
         together = 1 << (together.bit_length() - 1)  # sums are folded by halves
         tiles = {rows: _tile(module, bf16, size, rows) for rows in sorted({together, 1}, reverse=True)}
         worker = _worker(module, bf16, size, tiles)
-        emit = Emitter(module, name, [BYTES], shared=True)
-        build, facts = emit.build, emit.arguments[0]
-        scaling = emit.load(facts, 8 * FACTS.index("scaling"), FLOAT)
-        threads = emit.load(facts, 8 * FACTS.index("threads"), INT)
-        products: Any = long(2 * size)
-        for fact in ("batch", "groups", "shared", "nodes", "slots"):
-            products = build.mul(products, emit.load(facts, 8 * FACTS.index(fact), LONG))
-        run_by_all(emit, worker, (facts, scaling), threads, products)
-        build.ret_void()
+        run_attention(Emitter(module, name, [BYTES], shared=True), worker, size)
         return module
 
     return assembled(name, (ctypes.c_void_p,), write, by_list=True)
+
+
+def run_attention(emit: Emitter, worker: Any, size: int) -> None:
+    """The whole of a function that takes facts: it has the threads attend."""
+    build, facts = emit.build, emit.arguments[0]
+    scaling = emit.load(facts, 8 * FACTS.index("scaling"), FLOAT)
+    threads = emit.load(facts, 8 * FACTS.index("threads"), INT)
+    products: Any = long(2 * size)
+    for fact in ("batch", "groups", "shared", "nodes", "slots"):
+        products = build.mul(products, emit.load(facts, 8 * FACTS.index(fact), LONG))
+    run_by_all(emit, worker, (facts, scaling), threads, products)
+    build.ret_void()
 
 
 def _tile(module: ir.Module, bf16: bool, size: int, rows: int) -> Any:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from racer.kernels.native.assembling import host_has
-from racer.kernels.native.tiles import SIDE, STEP, tile_product, tiles_here
+from racer.kernels.native.tiled_products import tile_product, tiles_here
+from racer.kernels.native.tiles import SIDE, STEP
 
 pytestmark = pytest.mark.skipif(not tiles_here(), reason="needs a processor with AMX, Linux, and GNU's OpenMP")
 
