@@ -139,7 +139,7 @@ class ModelRunner:
         if not many_rows(self.model.dtype) or inputs["input_ids"].numel() < WORTH:
             return call_model(self.model, **inputs)
         if self._of_prompts is None:
-            self._of_prompts = StandIn(self.model, products_alone=True)
+            self._of_prompts = StandIn(self.model, recorded=False)
         return self._of_prompts.run(inputs)
 
     def _prepared_prompt(self, call: PreparedCall, cache: TreeCache, chunk: int, keep: int) -> PromptPiece:

@@ -192,8 +192,9 @@ class Watch(TorchDispatchMode):
         code = addition(left.dtype is torch.bfloat16)
         out = writer.empty(tuple(left.shape), left.dtype)
         count = left.numel()
-        code(left.data_ptr(), right.data_ptr(), out.data_ptr(), count)
-        writer.note(code, left, right, out, Depends(NODES, count // writer.nodes))
+        threads = torch.get_num_threads()
+        code(left.data_ptr(), right.data_ptr(), out.data_ptr(), count, threads)
+        writer.note(code, left, right, out, Depends(NODES, count // writer.nodes), threads)
         return out
 
 

@@ -18,9 +18,7 @@ from racer.kernels.native.assembling import NotHere
 from racer.kernels.native.small import GELU_TANH, LANES, SILU, gate, root_mean_square, rotation
 
 MOST = 1 << 18
-"""Numbers up to which one thread is enough."""
-GATED = 1 << 13
-"""The same where each takes an exponential."""
+"""Numbers up to which one thread is enough to turn them."""
 
 
 def is_plain(numbers: Any) -> bool:
@@ -42,7 +40,7 @@ def normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
         turned_ = normed(module, rows.transpose(1, 2), shifted, name)
         return None if turned_ is None else turned_.transpose(1, 2)
     width = rows.shape[-1]
-    if width % LANES or weight.shape != (width,) or rows.numel() > MOST:
+    if width % LANES or weight.shape != (width,):
         return None
     added = getattr(module, name)
     if type(added) not in (float, int) or not (rows.is_contiguous() and weight.is_contiguous()):
@@ -53,10 +51,11 @@ def normed(module: Any, rows: Any, shifted: bool, name: str) -> Tensor | None:
         return None
     count, writer = rows.numel() // width, recorder()
     out = torch.empty_like(rows) if writer is None else writer.empty(tuple(rows.shape), rows.dtype)
-    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, added)
+    threads = torch.get_num_threads()
+    norm(rows.data_ptr(), weight.data_ptr(), out.data_ptr(), count, width, added, threads)
     if writer is not None:
         writer.weight(module._parameters, "weight")
-        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(added))
+        writer.note(norm, rows, weight, out, Depends(NODES, count // writer.nodes), width, float(added), threads)
     return out
 
 
@@ -90,16 +89,17 @@ def passed(gates: Any, rows: Any, kind: str) -> Tensor | None:
         return None
     count = gates.numel()
     writer = recorder()
-    if count % LANES or (count > GATED and writer is None) or not (gates.is_contiguous() and rows.is_contiguous()):
+    if count % LANES or not (gates.is_contiguous() and rows.is_contiguous()):
         return None
     try:
         let = gate(gates.dtype == torch.bfloat16, kind)
     except NotHere:
         return None
     out = torch.empty_like(gates) if writer is None else writer.empty(tuple(gates.shape), gates.dtype)
-    let(gates.data_ptr(), rows.data_ptr(), out.data_ptr(), count)
+    threads = torch.get_num_threads()
+    let(gates.data_ptr(), rows.data_ptr(), out.data_ptr(), count, threads)
     if writer is not None:
-        writer.note(let, gates, rows, out, Depends(NODES, count // writer.nodes))
+        writer.note(let, gates, rows, out, Depends(NODES, count // writer.nodes), threads)
     return out
 
 

@@ -46,8 +46,8 @@ class StandIn:
     """What its modules see in the place of their configuration."""
     short_passes: bool = False
     """Whether linear attention takes short passes in one piece (:mod:`racer.core.short_passes`)."""
-    products_alone: bool = False
-    """Whether nothing but products of weights goes another way: for passes of many rows, as prompts have."""
+    recorded: bool = True
+    """Whether layers are recorded: not for passes of many rows, as prompts have."""
     looks: Looks = attrs.field(init=False, factory=Looks)
     """How many weights it has looked at so far; a pass in which it looks at some takes longer."""
     twin: Any = attrs.field(init=False)
@@ -63,10 +63,11 @@ class StandIn:
         ways = few_rows(self.model)
         leaf = partial(twin_of_layer, ways, self.packed, self.looks) if ways is not None else None
         makers: list[Any] = [short_forward] if self.short_passes else []
-        whole = ways is not None and not self.products_alone
-        makers += [fast_forward, programmed_forward] if whole else []
+        recorded = ways is not None and self.recorded
+        makers += [fast_forward] if ways is not None else []
+        makers += [programmed_forward] if recorded else []
         self._kept = state_of(self.model).part(KeptPrograms)
-        self._programs = self._kept.take(self.model, self._kind) if whole else None
+        self._programs = self._kept.take(self.model, self._kind) if recorded else None
         own = weakref.ref(self)
 
         def programs() -> LayerPrograms | None:

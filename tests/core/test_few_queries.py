@@ -15,7 +15,7 @@ from racer.core import few_queries
 from racer.core.few_queries import FEW, attended_by_few
 from racer.kernels.native.assembling import NotHere, team
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 2e-2}
 pytestmark = pytest.mark.skipif(not team(), reason="needs GNU's OpenMP")
 
 

@@ -131,13 +131,16 @@ def gathered(emit: Emitter, vectors: list[Any]) -> Any:
 
 
 def transposed(emit: Emitter, lines: list[Any]) -> list[Any]:
-    """As many vectors as each has lanes, a power of two: the first has the first lanes of all, and so on."""
-    size = len(lines)
+    """Of so many vectors, a power of two, the first has the first lanes of all, and so on.
+
+    Where vectors have more lanes than there are vectors, this is done in each part of so many lanes.
+    """
+    size, lanes = len(lines), lines[0].type.count
     held, step = list(lines), size // 2
     while step:
-        near = [size + lane - step if lane & step else lane for lane in range(size)]
-        far = [size + lane if lane & step else lane + step for lane in range(size)]
-        masks = [ir.Constant(vector(INT, size), mask) for mask in (near, far)]
+        near = [lanes + lane - step if lane & step else lane for lane in range(lanes)]
+        far = [lanes + lane if lane & step else lane + step for lane in range(lanes)]
+        masks = [ir.Constant(vector(INT, lanes), mask) for mask in (near, far)]
         for place in (place for place in range(size) if not place & step):
             left, right = held[place], held[place + step]
             held[place], held[place + step] = (emit.build.shuffle_vector(left, right, mask) for mask in masks)
@@ -183,12 +186,16 @@ class Numbers:
     def narrowed(self, numbers: Any) -> Any:
         """To the nearest bf16, to the even one between two; what is no number stays none."""
         build, lanes = self.emit.build, self.lanes
+        return build.trunc(build.lshr(self.near(numbers), splat(INT, lanes, 16)), vector(SHORT, lanes))
+
+    def near(self, numbers: Any) -> Any:
+        """Bits whose upper halves are those."""
+        build, lanes = self.emit.build, self.lanes
         bits = build.bitcast(numbers, vector(INT, lanes))
         odd = build.and_(build.lshr(bits, splat(INT, lanes, 16)), splat(INT, lanes, 1))
         near = build.add(build.add(bits, splat(INT, lanes, 0x7FFF)), odd)
         none = build.fcmp_unordered("uno", numbers, numbers)
-        bits = build.select(none, build.or_(bits, splat(INT, lanes, 0x400000)), near)
-        return build.trunc(build.lshr(bits, splat(INT, lanes, 16)), vector(SHORT, lanes))
+        return build.select(none, build.or_(bits, splat(INT, lanes, 0x400000)), near)
 
     def rounded(self, numbers: Any) -> Any:
         """As if they had been written and read."""

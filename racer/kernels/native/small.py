@@ -6,7 +6,7 @@ They round where transformers' operations round, so that they give the same numb
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,33 +14,60 @@ from llvmlite import ir
 
 from racer.kernels.native.assembling import Function, assembled
 from racer.kernels.native.emitting import BYTES, FLOAT, INT, LONG, Emitter, Numbers, exponential, long, splat, vector
+from racer.kernels.native.team import job_of, pieces, run_by_all
 
 LANES = 16
-ADDRESS, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SOME_ROWS, SOME_NUMBERS = 16, 1 << 13
+"""Of which a thread takes so many at once."""
+ADDRESS, COUNT, NUMBER, THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int32
 
 
 def _dtype(bf16: bool) -> str:
     return "bf16" if bf16 else "f32"
 
 
+def _in_pieces(
+    module: ir.Module, name: str, kinds: Sequence[ir.Type], size: int, work: int, body: Callable[..., None]
+) -> None:
+    """``name(*arguments, threads)``: ``body(emit, arguments, first, last)`` for pieces of a total.
+
+    :param kinds: of the arguments, of which the first ``LONG`` is the total.
+    :param size: of a piece.
+    :param work: what one of the total takes, in products of two numbers.
+    """
+    total = list(kinds).index(LONG)
+    worker = Emitter(module, "worker", [BYTES])
+    arguments, taken = job_of(worker, kinds)
+    with pieces(worker, taken, arguments[total], size) as (first, last):
+        body(worker, arguments, first, last)
+    worker.build.ret_void()
+    emit = Emitter(module, name, [*kinds, INT], shared=True)
+    *arguments, threads = emit.arguments
+    each: Any = long(work)
+    for argument, kind in zip(arguments, kinds, strict=True):
+        if kind == LONG:
+            each = emit.build.mul(each, argument)
+    run_by_all(emit, worker.function, arguments, threads, each)
+    emit.build.ret_void()
+
+
 @cache
 def root_mean_square(bf16: bool, shifted: bool) -> Function:
-    """``norm(rows, weight, result, count, width, eps)``: rows divided by the root of their mean square, times a weight.
+    """``norm(rows, weight, result, count, width, eps, threads)``.
+
+    Each row is divided by the root of its mean square, and multiplied by the weight.
 
     :param shifted: one is added to the weight, and nothing is rounded before the product (Gemma's way).
     """
     name = f"norm_{_dtype(bf16)}_{int(shifted)}"
 
-    def write() -> ir.Module:
-        module = ir.Module()
-        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG, LONG, FLOAT], shared=True)
+    def body(emit: Emitter, arguments: Sequence[Any], first: Any, last: Any) -> None:
         build, numbers = emit.build, Numbers(emit, bf16)
-        rows, weight, out, count, width, eps = emit.arguments
-        with emit.loop(count) as row:
+        rows, weight, out, _, width, eps = arguments
+        with emit.loop(last, start=first) as row:
             start = build.mul(build.mul(row, width), long(numbers.size))
             own, to = build.gep(rows, [start]), build.gep(out, [start])
             squares = emit.variable(splat(FLOAT, LANES, 0.0))
-            build.store(splat(FLOAT, LANES, 0.0), squares)
             with emit.loop(width, step=LANES) as at:
                 some = numbers.read(own, build.mul(at, long(numbers.size)))
                 build.store(emit.fma(some, some, build.load(squares)), squares)
@@ -56,10 +83,13 @@ def root_mean_square(bf16: bool, shifted: bool) -> Function:
                 else:
                     some = numbers.rounded(some)
                 numbers.write(build.fmul(some, scale), to, offset)
-        build.ret_void()
+
+    def write() -> ir.Module:
+        module = ir.Module()
+        _in_pieces(module, name, (BYTES, BYTES, BYTES, LONG, LONG, FLOAT), SOME_ROWS, 16, body)
         return module
 
-    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT, COUNT, NUMBER), write)
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT, COUNT, NUMBER, THREADS), write)
 
 
 @cache
@@ -102,26 +132,27 @@ def rotation(bf16: bool) -> Function:
 SILU, GELU_TANH = "silu", "gelu_tanh"
 
 
-def _pairs(name: str, bf16: bool, combine: Callable[[Emitter, Numbers, Any, Any], Any]) -> Function:
-    """``name(left, right, result, count)``, number by number."""
+def _pairs(name: str, bf16: bool, work: int, combine: Callable[[Emitter, Numbers, Any, Any], Any]) -> Function:
+    """``name(left, right, result, count, threads)``, number by number."""
+
+    def body(emit: Emitter, arguments: Sequence[Any], first: Any, last: Any) -> None:
+        numbers = Numbers(emit, bf16)
+        left, right, out, _ = arguments
+        with emit.loop(last, start=first, step=LANES) as at:
+            offset = emit.build.mul(at, long(numbers.size))
+            numbers.write(combine(emit, numbers, numbers.read(left, offset), numbers.read(right, offset)), out, offset)
 
     def write() -> ir.Module:
         module = ir.Module()
-        emit = Emitter(module, name, [BYTES, BYTES, BYTES, LONG], shared=True)
-        numbers = Numbers(emit, bf16)
-        left, right, out, count = emit.arguments
-        with emit.loop(count, step=LANES) as at:
-            offset = emit.build.mul(at, long(numbers.size))
-            numbers.write(combine(emit, numbers, numbers.read(left, offset), numbers.read(right, offset)), out, offset)
-        emit.build.ret_void()
+        _in_pieces(module, name, (BYTES, BYTES, BYTES, LONG), SOME_NUMBERS, work, body)
         return module
 
-    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT), write)
+    return assembled(name, (ADDRESS, ADDRESS, ADDRESS, COUNT, THREADS), write)
 
 
 @cache
 def gate(bf16: bool, kind: str) -> Function:
-    """``gate(gates, rows, result, count)``: rows times what the gates let through.
+    """``gate(gates, rows, result, count, threads)``: rows times what the gates let through.
 
     :param kind: :data:`SILU` or :data:`GELU_TANH` (Hendrycks and Gimpel, arXiv 1606.08415, by its tanh).
     """
@@ -136,13 +167,13 @@ def gate(bf16: bool, kind: str) -> Function:
         passed = numbers.rounded(build.fdiv(gates, build.fadd(splat(FLOAT, LANES, 1.0), closed)))
         return build.fmul(passed, rows)
 
-    return _pairs(f"gate_{_dtype(bf16)}_{kind}", bf16, let)
+    return _pairs(f"gate_{_dtype(bf16)}_{kind}", bf16, 32, let)
 
 
 @cache
 def addition(bf16: bool) -> Function:
-    """``add(left, right, result, count)``."""
-    return _pairs(f"add_{_dtype(bf16)}", bf16, lambda emit, _, left, right: emit.build.fadd(left, right))
+    """``add(left, right, result, count, threads)``."""
+    return _pairs(f"add_{_dtype(bf16)}", bf16, 12, lambda emit, _, left, right: emit.build.fadd(left, right))
 
 
 @cache

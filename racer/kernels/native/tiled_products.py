@@ -32,6 +32,7 @@ from racer.kernels.native.tiles import (
     LINE,
     SIDE,
     STEP,
+    TILE,
     aligned,
     all_tiles,
     empty,
@@ -98,7 +99,7 @@ def _sorting(module: ir.Module) -> Any:
 def _block(module: ir.Module, high: int, wide: int) -> Any:
     """``block(x, w, bias, out, width, inputs, rows)``: tiles of outputs by tiles of rows, of which so many are left."""
     emit = Emitter(module, f"block{high}x{wide}", [BYTES] * 4 + [LONG] * 3)
-    build, numbers = emit.build, Numbers(emit, True, SIDE)
+    build = emit.build
     x, w, bias, out, width, inputs, rows = emit.arguments
     line, all_lines = build.mul(inputs, long(2)), build.mul(inputs, long(2 * SIDE))
     sums = [[2 * i + j for j in range(wide)] for i in range(high)]
@@ -113,24 +114,38 @@ def _block(module: ir.Module, high: int, wide: int) -> Any:
             fill(emit, weights[i], build.gep(w, [build.add(offset, build.mul(all_lines, long(i)))]), line)
             for j in range(wide):
                 multiply(emit, sums[i][j], weights[i], given[j])
-    room = build.alloca(ir.ArrayType(vector(INT, SIDE), SIDE))
+    room = build.alloca(ir.ArrayType(vector(INT, SIDE), SIDE + 1))
     room.align = LINE
     room = build.bitcast(room, BYTES)
+    added = build.gep(room, [long(TILE)])
     some = build.icmp_unsigned("!=", build.ptrtoint(bias, LONG), long(0))
     for i in range(high):
-        added = emit.variable(splat(FLOAT, SIDE, 0.0))
+        emit.store(splat(FLOAT, SIDE, 0.0), added, 0)
         with build.if_then(some):
-            build.store(numbers.read(bias, 2 * SIDE * i), added)
+            emit.store(Numbers(emit, True, SIDE).read(bias, 2 * SIDE * i), added, 0)
         for j in range(wide):
             empty(emit, sums[i][j], room, LINE)
-            found = transposed(emit, [emit.load(room, LINE * k, vector(FLOAT, SIDE)) for k in range(SIDE)])
-            for k, own in enumerate(found):
+            for k, own in enumerate(_rows_of(emit, room, added)):
                 row = long(SIDE * j + k)
                 with build.if_then(build.icmp_signed("<", row, rows)):
-                    place = build.mul(build.add(build.mul(row, width), long(SIDE * i)), long(2))
-                    numbers.write(build.fadd(own, build.load(added)), out, place)
+                    emit.store(own, out, build.mul(build.add(build.mul(row, width), long(SIDE * i)), long(2)))
     build.ret_void()
     return emit.function
+
+
+def _rows_of(emit: Emitter, room: Any, added: Any) -> list[Any]:
+    """Each row's 16 outputs in bf16, of a tile that has outputs in its lines; two lines become one before the turn."""
+    build, numbers, half = emit.build, Numbers(emit, True, SIDE), SIDE // 2
+    pairs = []
+    for pair in range(half):
+        lines = (emit.load(room, LINE * line, vector(FLOAT, SIDE)) for line in (2 * pair, 2 * pair + 1))
+        biases = (emit.spread(emit.load(added, 4 * line, FLOAT), SIDE) for line in (2 * pair, 2 * pair + 1))
+        low, high = (numbers.near(build.fadd(line, bias)) for line, bias in zip(lines, biases, strict=True))
+        low = build.lshr(low, splat(INT, SIDE, 16))
+        pairs.append(build.or_(low, build.and_(high, splat(INT, SIDE, 0xFFFF0000))))
+    turned = transposed(emit, pairs)
+    parts = [ir.Constant(vector(INT, half), [half * part + lane for lane in range(half)]) for part in range(2)]
+    return [build.shuffle_vector(line, line, part) for part in parts for line in turned]
 
 
 def _worker(module: ir.Module, blocks: dict[tuple[int, int], Any]) -> Any:
