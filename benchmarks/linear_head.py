@@ -39,8 +39,6 @@ from racer.core.model_runner import ForwardPlan, ModelRunner
 from racer.loading import models
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, end
-from racer.strategies.context.estimator import VECTOR_SIZE
-from racer.strategies.context.learning import update_estimator
 
 Floats = NDArray[np.float32]
 RIDGE = 10.0
@@ -318,22 +316,7 @@ class HeadedRow(Row):
 
     def _observe(self, path: Any, then: int, ids: Any, probs: Any) -> None:
         self.kept_path = list(path)
-        entry = self.drafter._open[self.request.id]
-        grown, drafted = entry.tree, entry.drafted
         super()._observe(path, then, ids, probs)
-        own, scored = self.own, len(self.nodes)
-        if own and not (len(own) == scored and own == list(range(scored))):
-            # of a tree that was changed, the estimator learns nothing by itself
-            inside = [own[column] for column in path if column < len(own)]
-            if len(inside) < len(path):
-                then = int(self.tree.tokens[0, path[len(inside)]])
-            accepted = np.zeros(drafted, np.bool_)
-            accepted[inside] = True
-            for node in range(1, drafted):
-                if grown.parent[node] == inside[-1] and grown.tokens[node] == then:
-                    accepted[node] = True
-            estimator, total = self.drafter.memory.estimator, np.empty(VECTOR_SIZE, np.float32)
-            update_estimator(estimator, grown, drafted, accepted, inside[-1], then, total)
 
     def begin(self, shared: Text, prompt: list[int]) -> None:
         """The prompt's own places."""

@@ -185,6 +185,8 @@ class Needs:
     about what a node of a tree costs in the model's head: a fifth of a small model's arithmetic."""
     host: bool = True
     """Observes numpy arrays (they travel in the step's one copy); False: reads the device tensors."""
+    optional: bool = False
+    """Whether it drafts without them too, where nobody can show them (:class:`racer.drafting.Session`)."""
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -192,4 +194,5 @@ class Needs:
             probs=self.probs or other.probs,
             prompt=max(self.prompt, other.prompt),
             host=self.host or other.host,
+            optional=self.optional and other.optional,
         )

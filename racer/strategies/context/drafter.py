@@ -115,7 +115,7 @@ class Racer(Drafter):
         context_kernels()
         enabled = np.ones(FEATURES, np.bool_)
         enabled[list(silent)] = False
-        self.needs = Needs(top_k=top_k, probs=True, prompt=prompt)
+        self.needs = Needs(top_k=top_k, probs=True, prompt=prompt, optional=True)
         self.memory = Memory(
             TopKTable.of(slots, top_k),
             RunningMeans.of(slots // 2, top_k),

@@ -43,7 +43,7 @@ class LearnScratch(NamedTuple):
     contexts: NDArray[np.int32]
     """``[N, MAX_CONTEXT]`` the tokens up to each node, the latest first."""
     depth: NDArray[np.int32]
-    """``[N]``"""
+    """``[N]``; before it is known, where accepted nodes stand in the drafted tree."""
     accepted: NDArray[np.bool_]
     """``[N]``"""
     score: Probs
@@ -82,8 +82,7 @@ def learn(
     """Update the estimator by right and wrong candidates, and the tables by what the model predicted at every node.
 
     :param new: what the row's text has not got yet; the text ends with the root.
-    :param tree: the tree as it was drafted, ``drafted`` nodes (0: there is none). If a plugin has changed it, nothing
-        is counted.
+    :param tree: the tree as it was drafted, ``drafted`` nodes (0: there is none); another one may have been scored.
     :param at: the row of the batch, of whose tree ``nodes`` were scored and ``length`` accepted.
     :param scratch: of ``nodes`` nodes or more; overwritten.
     :return: whether the path is one of this tree; else nothing is learned.
@@ -102,10 +101,10 @@ def learn(
         scratch.score[node] = tree.score[node] if known else np.float32(1)
     for node in path:
         scratch.accepted[node] = True
-    if known:
-        last: Number = path[length - 1]
-        accepted, next_token = scratch.accepted[:nodes], scored.next_token[at]
-        update_estimator(memory.estimator, tree, drafted, accepted, last, next_token, scratch.total)
+    drafted_path = _drafted_path(tree, drafted, tokens, path, scratch.depth)
+    for place in range(drafted_path):
+        then: Number = tokens[path[place + 1]] if place + 1 < length else scored.next_token[at]
+        update_estimator(memory.estimator, tree, drafted, scratch.depth[place], then, scratch.total)
     _update_tables(memory, row, tokens, parent, length, scored.ids[at, :nodes], scored.probs[at, :nodes], scratch)
     return True
 
@@ -132,31 +131,38 @@ def _is_head(tree: GrownTree, drafted: int, tokens: Nodes, parent: Nodes) -> boo
 
 
 @compiled
+def _drafted_path(
+    tree: GrownTree, drafted: int, tokens: Nodes, path: NDArray[np.int64], columns: NDArray[np.int32]
+) -> int:
+    """Where the accepted nodes stand in the tree as it was drafted, and how many of them do; they may have been scored
+    in another one, as a chain that was cut from it."""
+    if drafted < 1 or tokens[path[0]] != tree.tokens[0]:
+        return 0
+    columns[0], found = 0, 1
+    for node in range(1, drafted):
+        parent: Number = columns[found - 1]
+        if found < len(path) and tree.parent[node] == parent and tree.tokens[node] == tokens[path[found]]:
+            columns[found] = node
+            found += 1
+    return found
+
+
+@compiled
 def update_estimator(
-    estimator: Estimator,
-    tree: GrownTree,
-    drafted: int,
-    accepted: NDArray[np.bool_],
-    last: int,
-    next_token: int,
-    total: Floats,
+    estimator: Estimator, tree: GrownTree, drafted: int, parent: int, next_token: int, total: Floats
 ) -> None:
-    """Learn from right and wrong candidates among the children of accepted nodes; of the others nothing is known.
+    """Learn from right and wrong candidates among the children of an accepted node; of others nothing is known.
 
-    Nodes that a budget cut off count too: what followed their parents is known all the same. Else only the candidates
-    of the highest estimates would ever be counted, and all others overrated.
+    Nodes that were not scored count too: what followed their parents is known all the same. Else only the candidates of
+    the highest estimates would ever be counted, and all others overrated.
 
-    :param tree: the tree as it was grown, ``drafted`` nodes, of which the first ones were scored.
-    :param accepted: ``[scored]``
-    :param last: the last accepted node, after which ``next_token`` came.
+    :param tree: the tree as it was grown, ``drafted`` nodes.
+    :param parent: an accepted one, after which ``next_token`` came.
     :param total: ``[VECTOR_SIZE]`` is overwritten.
     """
-    scored = len(accepted)
-    for node in range(1, drafted):
-        parent = tree.parent[node]
-        if parent < scored and accepted[parent]:
-            right = accepted[node] if node < scored else parent == last and tree.tokens[node] == next_token
-            learn_outcome(estimator, tree.cells[node], right, total)
+    for node in range(parent + 1, drafted):
+        if tree.parent[node] == parent:
+            learn_outcome(estimator, tree.cells[node], tree.tokens[node] == next_token, total)
 
 
 @compiled

@@ -22,7 +22,7 @@ from racer.strategies.context.estimator import VECTOR_SIZE, Estimator
 from racer.strategies.context.features import CELLS
 from racer.strategies.context.fitted import fitted_estimator, unfitted_estimator
 from racer.strategies.context.growth import GrownTree
-from racer.strategies.context.learning import update_estimator
+from racer.strategies.context.learning import _drafted_path, update_estimator
 from racer.strategies.context.prefetch import CACHE_LINE
 from racer.testing import check_drafter, decode, decode_plainly, toy_model
 
@@ -138,12 +138,21 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_cut_tree_teaches_what_the_whole_one_does() -> None:
-    rng, whole, cut = np.random.default_rng(0), fitted_estimator(), fitted_estimator()
-    tree = GrownTree.of(6)
+    rng, tree = np.random.default_rng(0), GrownTree.of(6)
     tree.tokens[:], tree.parent[:] = [9, 1, 2, 3, 4, 5], [-1, 0, 0, 0, 1, 1]
     tree.cells[:] = rng.integers(0, CELLS, tree.cells.shape)
     total = np.empty(VECTOR_SIZE, np.float32)
-    update_estimator(whole, tree, 6, np.array([True, False, False, True, False, False]), 3, 7, total)
-    update_estimator(cut, tree, 6, np.array([True, False]), 0, 3, total)  # node 3 was not scored, but it came
-    assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
+
+    def learned(scored: list[int], path: list[int], then: int) -> Estimator:
+        estimator, columns, tokens = fitted_estimator(), np.empty(6, np.int32), np.array(scored)
+        for place in range(_drafted_path(tree, 6, tokens, np.array(path), columns)):
+            after = scored[path[place + 1]] if place + 1 < len(path) else then
+            update_estimator(estimator, tree, 6, columns[place], after, total)
+        return estimator
+
+    whole = learned([9, 1, 2, 3, 4, 5], [0, 3], 7)
     assert not np.array_equal(whole.vectors, fitted_estimator().vectors)
+    for cut in (learned([9, 1], [0], 3), learned([9, 3], [0, 1], 7), learned([9, 3, 8], [0, 1, 2], 7)):
+        assert all(np.array_equal(one, other) for one, other in zip(whole, cut, strict=True))
+    other = learned([7, 1], [0], 3)
+    assert np.array_equal(other.vectors, fitted_estimator().vectors), "it was drafted behind another token"
