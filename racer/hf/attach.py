@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-import types
 from typing import Any
 
 from racer.config import DecodeConfig
@@ -38,16 +38,7 @@ def attach(model: Any, config: DecodeConfig | None = None) -> Any:
         raise UnsupportedModel(support.reason)
     state_of(base).part(StrategySets).of(config or DecodeConfig())
 
-    def racer_generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call.of(self, args, kwargs)
-        if call.setting("is_assistant"):  # a part of another model's decoding, which nobody need hear of
-            return call.plain()
-        return generate(self, *args, config=config, **kwargs)
-
-    racer_generate.__name__ = "generate"  # pickle looks bound methods up by their name
-    racer_generate.__doc__ = type(face).generate.__doc__
-    racer_generate.__signature__ = inspect.signature(type(face).generate)  # type: ignore[attr-defined]
-    face.generate = types.MethodType(racer_generate, face)
+    face.generate = _Attached(face, config)
     state_of(face).part(_Attachment)
     return model
 
@@ -61,6 +52,34 @@ def detach(model: Any) -> Any:
     if is_attached(own.get("generate")):
         del own["generate"]
     return model
+
+
+class _Attached:
+    """``model.generate`` of an attached model. Unlike a bound method of Python's, it outlives pickling of its model."""
+
+    def __init__(self, face: Any, config: DecodeConfig | None) -> None:
+        own = type(face).generate  # nothing of the model itself: one that is being unpickled is empty yet
+        signature = inspect.signature(own)
+        self.__self__, self.__func__, self._config = face, _racer_generate, config
+        self.__name__, self.__doc__ = "generate", own.__doc__
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, self._config, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Attached, (self.__self__, self._config)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Attached:
+        return _Attached(copy.deepcopy(self.__self__, memo), self._config)
+
+
+def _racer_generate(face: Any, config: DecodeConfig | None, *args: Any, **kwargs: Any) -> Any:
+    state_of(face).part(_Attachment)  # of a copy it is not known yet
+    call = Call.of(face, args, kwargs)
+    if call.setting("is_assistant"):  # a part of another model's decoding, which nobody need hear of
+        return call.plain()
+    return generate(face, *args, config=config, **kwargs)
 
 
 class _Attachment(StatePart):

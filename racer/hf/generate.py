@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from transformers import GenerationConfig
@@ -33,6 +33,12 @@ class Decoder(BatchDecoder):
         self.face = uncompiled(model)
         """Whose ``generate`` is called."""
         super().__init__(base_of(self.face), config, strategies=strategies)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Decoder is neither pickled nor copied, as plugins and what a device holds are not: pickle its model and "
+            "its configuration, and make another one; an attached model (racer.attach) pickles and stays attached"
+        )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """``model.generate(...)``, decoded by this decoder; see :func:`racer.generate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -117,13 +118,34 @@ def test_training_after_attach() -> None:
         assert torch.equal(model.generate(IDS, **HOW), plain)
 
 
-def test_copies_and_pickles_of_attached_models() -> None:
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+    "pickled twice": lambda model: pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model)))),
+    "copied": copy.deepcopy,
+    "a copy's pickle": lambda model: pickle.loads(pickle.dumps(copy.deepcopy(model))),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_copies_and_pickles_of_attached_models_stay_attached(copied: Callable[[Any], Any]) -> None:
     model = racer.attach(llama(), CONFIG)
     plain = model.generate(IDS, **HOW)
-    assert torch.equal(pickle.loads(pickle.dumps(model)).generate(IDS, **HOW), plain)
-    out = copy.deepcopy(model).generate(IDS, **HOW, return_dict_in_generate=True)
+    twin = copied(model)
+    assert twin.generate.__self__ is twin, "it decodes itself, not the one that it was made of"
+    assert inspect.signature(twin.generate) == inspect.signature(llama().generate)
+    out = twin.generate(IDS, **HOW, return_dict_in_generate=True)
     assert torch.equal(out.sequences, plain)
     assert out.racer_stats.steps
+    racer.release(twin)
+    assert "generate" not in vars(twin)
+    assert "generate" in vars(model)
+
+
+def test_a_decoder_says_that_it_does_not_pickle() -> None:
+    decoder = racer.Decoder(llama(), CONFIG)
+    for copied in COPIES.values():
+        with pytest.raises(TypeError, match="pickle its model and its configuration"):
+            copied(decoder)
 
 
 def test_no_prompt_and_prompts_without_tokens() -> None:

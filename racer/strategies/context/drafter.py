@@ -132,6 +132,12 @@ class Racer(Drafter):
     def _kernels(self) -> ContextKernels:
         return context_kernels()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file of it holds: a table's ``reals`` are its ``words``, and need not be there twice."""
+        memory, none = self.memory, np.empty((0, 0), np.float32)
+        memory = memory._replace(top_k=memory.top_k._replace(reals=none), means=memory.means._replace(reals=none))
+        return self.__dict__ | {"memory": memory}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy: a table's ``reals`` are its ``words`` again."""
         memory = state["memory"]

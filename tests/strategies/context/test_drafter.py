@@ -122,6 +122,12 @@ def test_a_copy_goes_its_own_way(copied: Callable[[Racer], Racer]) -> None:
     assert np.array_equal(twin.memory.means.reals, drafter.memory.means.reals, equal_nan=True)
 
 
+def test_it_pickles_to_what_it_says_that_it_takes() -> None:
+    slots, history, top_k = 2**16, 2**19, 15
+    stated = 11 * slots // 2 * (8 + 8 * top_k) + 16 * history
+    assert len(pickle.dumps(Racer())) < 1.03 * stated
+
+
 def test_an_estimator_is_copied_whatever_its_order() -> None:
     strange = {name: np.asfortranarray(part) for name, part in fitted_estimator()._asdict().items()}
     drafter = Racer(**TINY, estimator=Estimator(**strange))
