@@ -26,10 +26,30 @@ assert torch.ones(4_000_000).sum() == 4_000_000, "and there are new ones"
 """
 
 
+ENGINE = """
+import os, torch, racer
+from racer.kernels.native.assembling import team
+from racer.testing.toy import toy_model
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(3)
+before = threads()
+torch.ones(4_000_000).exp()
+working = threads()
+engine = racer.Engine(toy_model())
+print(team(), working - before, threads() - before)
+engine.close()
+"""
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux' list of threads")
-def test_a_thread_that_lets_go_of_its_team_keeps_none() -> None:
-    done = subprocess.run([sys.executable, "-c", TEAM], capture_output=True, text=True, check=True)
-    has_team, more, left = done.stdout.split()
+@pytest.mark.parametrize(("code", "left"), [(TEAM, 0), (ENGINE, 1)], ids=["by itself", "by making an engine"])
+def test_a_thread_that_lets_go_of_its_team_keeps_none(code: str, left: int) -> None:
+    """An engine has a thread of its own, but no team before it works."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    has_team, *found = done.stdout.split()
     if has_team == "False":
         pytest.skip("torch runs no threads of GNU's OpenMP here")
-    assert (int(more), int(left)) == (2, 0)
+    assert list(map(int, found)) == [2, left]
