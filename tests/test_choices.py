@@ -147,7 +147,9 @@ def test_the_default_drafter_takes_its_parameters_and_has_them_once() -> None:
     offer = plugins.resolve("drafter", "racer")
     assert offer.factory is Racer
     assert offer.parameters() == dict(inspect.signature(Racer).parameters)
-    assert offer.make(top_k=4, slots=64, history=64, prompt=2).needs == racer.Needs(top_k=4, probs=True, prompt=2)
+    assert offer.make(top_k=4, slots=64, history=64, prompt=2).needs == racer.Needs(
+        top_k=4, probs=True, prompt=2, optional=True
+    )
 
 
 def test_naming_the_default_drafter_does_not_import_it() -> None:

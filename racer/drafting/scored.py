@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from racer.drafting.told import Told
+from racer.step.draft_tree import DraftTree
+from racer.step.verdict import Verdict
 
 Text = TypeVar("Text")
 
@@ -99,3 +103,27 @@ def _best(told: Told, size: int, listed: int) -> tuple[NDArray[np.int64], NDArra
 
 def _unknown(size: int, listed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return np.full((size, listed), -1, np.int64), np.zeros((size, listed), np.float32)
+
+
+def together(scored: Sequence[Scored[Any]]) -> tuple[DraftTree, Verdict]:
+    """All texts' trees, and what was accepted of them."""
+    batch, width = len(scored), max(len(one.tokens) for one in scored)
+    tokens, parent, path = (np.zeros((batch, width), np.int64) for _ in range(3))
+    listed = scored[0].top_ids.shape[1]
+    top_ids, top_probs = np.full((batch, width, listed), -1, np.int64), np.zeros((batch, width, listed), np.float32)
+    for row, one in enumerate(scored):
+        size = len(one.tokens)
+        tokens[row, :size], parent[row, :size], path[row, : len(one.path)] = one.tokens, one.parents, one.path
+        top_ids[row, :size], top_probs[row, :size] = one.top_ids, one.top_probs
+    tree = DraftTree(
+        torch.from_numpy(tokens), torch.from_numpy(parent), torch.tensor([len(one.tokens) for one in scored])
+    )
+    verdict = Verdict(
+        path=torch.from_numpy(path),
+        length=torch.tensor([len(one.path) for one in scored]),
+        next_token=torch.tensor([one.next_token for one in scored]),
+        top_ids=torch.from_numpy(top_ids),
+        top_probs=torch.from_numpy(top_probs),
+    )
+    verdict.to_host(tree, torch.zeros(batch, dtype=torch.int64))
+    return tree, verdict

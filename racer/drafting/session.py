@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from racer.config import Choice
 from racer.discovery import plugins
 from racer.drafting.pace import Pace
-from racer.drafting.scored import Scored, scored_of
+from racer.drafting.scored import Scored, scored_of, together
 from racer.drafting.told import Draft, Figures, Told
 from racer.errors import ConfigError
 from racer.guard import Guard
 from racer.step.best_path import best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, add_tokens
-from racer.step.verdict import Verdict
 from racer.step.view import StepView
 from racer.strategies.adapt import as_drafter
 from racer.strategies.base import Drafter
@@ -173,7 +172,7 @@ class Session:
         view = self._view(requests)
         for one in scored:
             add_tokens(one.text.request, one.emitted)
-        tree, verdict = _together(scored)
+        tree, verdict = together(scored)
         self._guard.observe(view, tree, verdict)
 
     def _draft(self, texts: Sequence[_Text]) -> list[Draft]:
@@ -226,30 +225,6 @@ def _right(draft: Draft, emitted: Sequence[int]) -> int:
             return count
         at = int(near[0])
     return len(emitted)
-
-
-def _together(scored: Sequence[Scored[_Text]]) -> tuple[DraftTree, Verdict]:
-    """All texts' trees, and what was accepted of them."""
-    batch, width = len(scored), max(len(one.tokens) for one in scored)
-    tokens, parent, path = (np.zeros((batch, width), np.int64) for _ in range(3))
-    listed = scored[0].top_ids.shape[1]
-    top_ids, top_probs = np.full((batch, width, listed), -1, np.int64), np.zeros((batch, width, listed), np.float32)
-    for row, one in enumerate(scored):
-        size = len(one.tokens)
-        tokens[row, :size], parent[row, :size], path[row, : len(one.path)] = one.tokens, one.parents, one.path
-        top_ids[row, :size], top_probs[row, :size] = one.top_ids, one.top_probs
-    tree = DraftTree(
-        torch.from_numpy(tokens), torch.from_numpy(parent), torch.tensor([len(one.tokens) for one in scored])
-    )
-    verdict = Verdict(
-        path=torch.from_numpy(path),
-        length=torch.tensor([len(one.path) for one in scored]),
-        next_token=torch.tensor([one.next_token for one in scored]),
-        top_ids=torch.from_numpy(top_ids),
-        top_probs=torch.from_numpy(top_probs),
-    )
-    verdict.to_host(tree, torch.zeros(batch, dtype=torch.int64))
-    return tree, verdict
 
 
 def _apart(tree: DraftTree) -> list[Draft]:
