@@ -18,15 +18,13 @@ from racer.drafting.scored import Scored, scored_of, together
 from racer.drafting.told import Draft, Figures, Told
 from racer.errors import ConfigError
 from racer.guard import Guard
-from racer.step.best_path import best_path
+from racer.step.best_path import CHAIN_FROM, best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, add_tokens
 from racer.step.view import StepView
 from racer.strategies.adapt import as_drafter
 from racer.strategies.base import Drafter
 
-CHAIN_FROM = 32
-"""Nodes of the tree, at least, whose best path becomes a chain."""
 NOTHING = Draft(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from racer.guard import check_form
 from racer.hookspecs import hookimpl
-from racer.step.best_path import best_path
+from racer.step.best_path import CHAIN_FROM, best_path
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
@@ -17,9 +17,6 @@ from racer.verifiers.base import Verifier
 
 if TYPE_CHECKING:
     from racer.engine.strategy_set import StrategySet
-
-CHAIN_FROM = 32
-"""Nodes of the tree, at least, whose best path becomes a chain."""
 
 
 class ConfiguredStrategies:

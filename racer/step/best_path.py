@@ -9,6 +9,9 @@ import torch
 
 from racer.step.draft_tree import DraftTree
 
+CHAIN_FROM = 32
+"""Nodes of the tree, at least, whose best path becomes a chain."""
+
 
 def best_path(tree: DraftTree, width: int) -> DraftTree:
     """The root's path to the leaf that promises most accepted nodes, as a chain of ``width`` columns at most.

@@ -15,7 +15,7 @@ from racer.core import few_queries
 from racer.core.few_queries import FEW, attended_by_few
 from racer.kernels.native.assembling import NotHere, team
 
-TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 pytestmark = pytest.mark.skipif(not team(), reason="needs GNU's OpenMP")
 
 
@@ -65,6 +65,8 @@ def test_it_is_torchs(
     dtype: torch.dtype, batch: int, groups: int, shared: int, nodes: int, slots: int, size: int, seed: int,
     scaling: float | None,
 ) -> None:  # fmt: skip
+    if scaling is not None:
+        scaling = min(scaling, 2.7 * size**-0.5)  # scores of large heads would be as large as rounding shows in
     close(*parts(batch, shared * groups, groups, nodes, slots, size, dtype, seed), scaling)
 
 
