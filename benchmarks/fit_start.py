@@ -1,8 +1,9 @@
-"""Fits where the learning of ``racer`` starts, on the package's own questions and the embedded model.
+"""Fits where the learning of ``racer`` starts, on the package's own questions and models of several families.
 
-    python benchmarks/fit_start.py                       # about 20 minutes on 2 cores; writes the package's start
-    python benchmarks/fit_start.py --limit 4 --epochs 1 --output fitted.npz
-    python benchmarks/fit_start.py --model embedded --model QWEN.gguf --output two.npz     # of several models together
+    python benchmarks/fetch_models.py models
+    python benchmarks/fit_start.py --model embedded --model models/gemma-3-270m-q4_k_m.gguf \\
+        --model models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf   # writes the package's start: half an hour on 2 cores
+    python benchmarks/fit_start.py --limit 4 --epochs 1 --output fitted.npz     # of the embedded model alone
 
 All questions are decoded twice, with state kept and with fresh tables for every question, so that both situations are
 known. Every candidate of every node on the text is a sample, also those that never got into a tree: a start that had
@@ -172,13 +173,15 @@ def calibration_table(log_odds: NDArray[np.float32], right: NDArray[np.bool_]) -
 @click.option("--model", "names", multiple=True, default=("embedded",), show_default=True, help="A folder or a file.")
 @click.option("--limit", default=None, type=int, help="Questions.  [default: all]")
 @click.option("--epochs", default=8, show_default=True)
-@click.option("--max-new-tokens", "new", default=128, show_default=True)
+@click.option("--max-new-tokens", "new", default=96, show_default=True)
 @click.option("--output", default=FITTED, type=click.Path(path_type=Path), show_default="the package's own file")
 def main(names: tuple[str, ...], limit: int | None, epochs: int, new: int, output: Path) -> None:
     questions = list(load_questions(["builtin"]))
     if limit is not None:  # of all groups, not of the first ones
         questions = questions[:: max(1, len(questions) // limit)][:limit]
-    found = [record(models.load(None if name == "embedded" else name), questions, new) for name in names]
+    found = [
+        record(models.load(None if name == "embedded" else name, weights="bf16"), questions, new) for name in names
+    ]
     cells, right = (np.concatenate(part) for part in zip(*found, strict=True))
     print(f"{len(right):,} candidates, {int(right.sum()):,} of them right", flush=True)
     wide = torch.from_numpy(cells.astype(np.int64))

