@@ -82,6 +82,7 @@ def _answers(found: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_lm_evaluation_harness(model: Any, tokenizer: Any, task: Path) -> None:
     lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     from lm_eval.models.huggingface import HFLM
@@ -107,6 +108,7 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ray_data(cluster: Any, folder: Path, model: Any, tokenizer: Any) -> None:
     want = {}
@@ -120,6 +122,7 @@ def test_ray_data(cluster: Any, folder: Path, model: Any, tokenizer: Any) -> Non
         assert found == want, actors
 
 
+@pytest.mark.slow
 def test_transformers_serve(folder: Path, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     section = PAGE.read_text(encoding="utf-8").split("\n## `transformers serve`\n")[1]
@@ -131,7 +134,7 @@ def test_transformers_serve(folder: Path, model: Any, tokenizer: Any, tmp_path: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with (tmp_path / "log").open("w+") as log:
-        command = [sys.executable, str(script), "serve", "--force-model", str(folder), "--port", str(port)]
+        command = [sys.executable, str(script), "serve", str(folder), "--port", str(port)]
         command += ["--dtype", "float32", "--device", "cpu"]
         server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
