@@ -18,7 +18,7 @@ from racer.drafting.scored import Scored, scored_of, together
 from racer.drafting.told import Draft, Figures, Told
 from racer.errors import ConfigError
 from racer.guard import Guard
-from racer.step.best_path import CHAIN_FROM, best_path
+from racer.step.best_path import best_path, width_before
 from racer.step.draft_tree import DraftTree
 from racer.step.request import Request, add_tokens
 from racer.step.view import StepView
@@ -177,8 +177,8 @@ class Session:
         if not texts:
             return []
         nodes = self._most + 1
-        asked = nodes if self._trees else max(nodes, CHAIN_FROM)
-        tree = self._guard.draft(self._view([text.request for text in texts]), asked)
+        view = self._view([text.request for text in texts])
+        tree = self._guard.draft(view, width_before(view, self._guard.drafter.chains, nodes))
         least = self._pace.least_score(len(texts)) if self._least_score is None else self._least_score
         if tree is not None:
             tree = tree.to(torch.device("cpu"))

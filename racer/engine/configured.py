@@ -9,7 +9,7 @@ from torch import Tensor
 
 from racer.guard import check_form
 from racer.hookspecs import hookimpl
-from racer.step.best_path import CHAIN_FROM, best_path
+from racer.step.best_path import best_path, width_before
 from racer.step.draft_tree import DraftTree
 from racer.step.verdict import Verdict
 from racer.step.view import StepView
@@ -41,7 +41,7 @@ class ConfiguredStrategies:
     @hookimpl(trylast=True)
     def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
         strategies = self._set
-        asked = max(budget, CHAIN_FROM) if view.chain else budget
+        asked = width_before(view, strategies.drafter.chains, budget)
         tree: DraftTree | None = strategies.guard.attempt(strategies.drafter.draft, view, asked)
         if tree is None:
             return None

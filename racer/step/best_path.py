@@ -8,9 +8,18 @@ import attrs
 import torch
 
 from racer.step.draft_tree import DraftTree
+from racer.step.view import StepView
 
 CHAIN_FROM = 32
 """Nodes of the tree, at least, whose best path becomes a chain."""
+
+
+def width_before(view: StepView, chains: bool, width: int) -> int:
+    """Nodes to ask a drafter for, of which ``width`` are wanted.
+
+    :param chains: whether it drafts a chain where one is asked for.
+    """
+    return max(width, CHAIN_FROM) if view.chain and not chains else width
 
 
 def best_path(tree: DraftTree, width: int) -> DraftTree:

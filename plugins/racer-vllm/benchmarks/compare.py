@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from racer.bench.questions import BUILTIN, load_questions
+from racer.bench.questions import BUILTIN, draw, load_questions
 from racer.loading import models
 from racer.loading.embedded import embedded_folder
 
@@ -46,7 +46,7 @@ COUNTED = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
 @click.option("--model", default=None, help="A folder.  [default: the embedded model]")
 @click.option("--dtype", default="float32", show_default=True)
 @click.option("--questions", "sources", multiple=True, default=(BUILTIN,), show_default=True, help="Question files.")
-@click.option("--limit", default=16, show_default=True, help="Questions, evenly from all.")
+@click.option("--limit", default=2, show_default=True, help="Questions of each group, drawn as `racer bench` does.")
 @click.option("--max-new-tokens", "new", default=80, show_default=True)
 @click.option("--draft-tokens", "most", default=7, show_default=True)
 @click.option("--at", "numbers", type=int, multiple=True, default=(4, 8), show_default=True, help="Texts at once.")
@@ -72,7 +72,7 @@ def main(
     task = {
         "model": model or str(embedded_folder(models.convert)),
         "dtype": dtype,
-        "questions": evenly([question.turns[0] for question in load_questions(list(sources))], limit),
+        "questions": [question.turns[0] for question in draw(load_questions(list(sources)), limit, seed=0)],
         "new": new,
         "most": most,
     }
@@ -96,11 +96,6 @@ def main(
 def one(task: str) -> None:
     """Run one method; its figures are the last line."""
     click.echo(json.dumps(measure(json.loads(task))))
-
-
-def evenly(texts: Sequence[str], limit: int) -> list[str]:
-    """So many of them, from the first to the last."""
-    return [texts[index * len(texts) // limit] for index in range(min(limit, len(texts)))]
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_texts_that_have_ended_are_closed(monkeypatch: pytest.MonkeyPatch) -> No
     while runner.waiting or runner.rows:
         runner.step()
         most = max(most, len(runner.proposer._session))
-    assert most <= 6 * 17  # those of six rows, and of sixteen steps
+    assert most <= 6 * 9  # those of six rows, and of eight steps
     runner.add(_prompt(99, 3), 40)
     runner.run()
     assert len(runner.proposer._session) <= 2

@@ -46,7 +46,7 @@ def context_kernels() -> ContextKernels:
     memory = Memory(TopKTable.of(2, 1), RunningMeans.of(2, 1), History.of(16), unfitted_estimator(), enabled)
     row, tree, text = Row(History.of(16), History.of(16), Recent.of(1)), GrownTree.of(2), np.zeros(2, np.int32)
     batch = np.zeros((4, 1, 2), np.int64)
-    growing = memory, row, text, 2, 2, 0.0, tree, GrowScratch.of(2, 1), batch, batch.view(np.float64), 0
+    growing = memory, row, text, 2, False, 2, 0.0, tree, GrowScratch.of(2, 1), batch, batch.view(np.float64), 0
     drafted = grow(*growing)
     nodes, ids, probs = np.zeros((1, 1), np.int64), np.zeros((1, 1, 1), np.int64), np.ones((1, 1, 1), np.float32)
     scored = Scored(nodes, nodes, nodes, nodes[0], ids, probs)

@@ -94,6 +94,7 @@ class Racer(Drafter):
 
     name = "racer"
     saves = True
+    chains = True
 
     def __init__(
         self,
@@ -166,8 +167,9 @@ class Racer(Drafter):
                 entry = self._open[request.id]
                 tree, new = entry.tree_for(budget), entry.unread(request, len(request.tokens))
                 counts[row] = entry.drafted = self._kernels.grow(
-                    self.memory, entry.row, new, budget, view.vocab_size, MIN_SCORE, tree, scratch, batch, reals, row
-                )
+                    self.memory, entry.row, new, budget, view.chain, view.vocab_size, MIN_SCORE, tree, scratch,
+                    batch, reals, row,
+                )  # fmt: skip
         if (width := max(counts)) < budget:
             batch = batch[:, :, :width]
         tokens, parent, source, bits = torch.from_numpy(batch).unbind()

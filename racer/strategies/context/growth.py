@@ -82,6 +82,7 @@ def grow(
     row: Row,
     new: NDArray[np.int32],
     budget: int,
+    chain: bool,
     vocab_size: int,
     least: Number,
     tree: GrownTree,
@@ -93,10 +94,12 @@ def grow(
     """The tree of most expected accepted tokens for its size, among all trees over the candidates.
 
     A node's score is its parent's times its own estimated probability, so it never rises along a path; then taking the
-    best of the frontier, again and again, gives the best tree of every size at once.
+    best of the frontier, again and again, gives the best tree of every size at once. For a chain no more than the best
+    child of each node is kept.
 
     :param new: what the row's text has not got yet; the text ends with the root.
     :param budget: nodes, the root included.
+    :param chain: no node has two children.
     :param least: no node is scored below it.
     :param tree: receives the tree; of ``budget`` nodes or more, as is ``scratch``.
     :param scratch: what it holds is overwritten.
@@ -110,7 +113,7 @@ def grow(
     _start(row, tree, scratch)
     node, size = 0, 1
     while size < budget:
-        _expand(memory, row, budget - size, vocab_size, least, node, tree, scratch)
+        _expand(memory, row, 1 if chain else budget - size, vocab_size, least, node, tree, scratch)
         if scratch.frontier.size[0] == 0:
             break
         node = size

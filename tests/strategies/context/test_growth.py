@@ -48,12 +48,12 @@ def read(memory: Memory, row: Row, text: list[int], noise: np.random.Generator) 
     append_text(row, rest)
 
 
-def grown(memory: Memory, row: Row, budget: int, least: float) -> GrownTree:
+def grown(memory: Memory, row: Row, budget: int, least: float, chain: bool = False) -> GrownTree:
     """The tree below the end of the row's text."""
     growth, desk = GrownTree.of(budget + 1), GrowScratch.of(budget + 2, K)
     batch = np.zeros((4, 3, budget), np.int64)
     reals = batch.view(np.float64)
-    count = grow(memory, row, np.empty(0, np.int32), budget, VOCAB, least, growth, desk, batch, reals, 1)
+    count = grow(memory, row, np.empty(0, np.int32), budget, chain, VOCAB, least, growth, desk, batch, reals, 1)
     assert np.array_equal(batch[0, 1, 1:count], growth.tokens[1:count])
     assert np.array_equal(batch[1, 1, 1:count], growth.parent[1:count])
     assert np.array_equal(reals[3, 1, 1:count], growth.score[1:count])
@@ -80,6 +80,24 @@ def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], 
         if all(every.parent[node] in (0, *nodes) for node in nodes)
     )
     assert np.isclose(tree.score.sum(), best, rtol=1e-5)
+
+
+@given(text=texts, earlier=texts, seed=st.integers(0, 2**32), budget=st.integers(1, 8))
+def test_a_chain_takes_the_best_child_of_each_node(text: list[int], earlier: list[int], seed: int, budget: int) -> None:
+    memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
+    read(memory, a_row(), earlier, noise)
+    past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
+    read(memory, row, text, noise)
+    chain, every = grown(memory, row, budget, 1e-5, chain=True), grown(memory, row, 200, 1e-5)
+    assert (chain.parent == np.arange(-1, len(chain.parent) - 1)).all()
+    at = 0
+    for node in range(1, budget):
+        children = [child for child in range(1, len(every.tokens)) if every.parent[child] == at]
+        if not children:
+            break
+        assert node < len(chain.tokens)
+        assert chain.score[node] == every.score[children].max()
+        at = next(child for child in children if every.tokens[child] == chain.tokens[node])
 
 
 @given(text=texts, seed=st.integers(0, 2**32), budget=st.integers(1, 40), least=st.sampled_from([1e-5, 0.01, 0.2]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from racer.drafting import Draft
 
-PATIENCE = 16
+PATIENCE = 8
 """Steps that a text may be away before it has ended. With pipeline parallelism batches take turns; a text that was
 preempted for longer is opened anew with all its tokens, and goes on."""
 
