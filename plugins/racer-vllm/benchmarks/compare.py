@@ -132,6 +132,7 @@ def _apart(task: dict[str, Any]) -> dict[str, Any]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",  # n-gram drafting spins in a second one while another process wants that processor
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's CPU seconds are this process's
