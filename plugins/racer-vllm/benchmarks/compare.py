@@ -4,7 +4,8 @@
     python plugins/racer-vllm/benchmarks/compare.py --questions spec_bench/question.jsonl --at 4 --rounds 3
 
 Greedy, without compilation or CUDA graphs, one thread, so that CPU seconds are time that was worked. `plain` is vLLM
-without drafts; the others' texts are compared with its. Drafters begin with nothing and learn from question to
+without drafts; the others' texts are compared with its. `racer-tokens` sees no cues, and `racer-full` drafts all tokens
+that it may, whatever they cost. Drafters begin with nothing and learn from question to
 question. Tokens a text and step count all steps in which a text got tokens; those a drafted step are what vLLM logs as
 "mean acceptance length".
 """
@@ -34,8 +35,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "suffix": {"method": "suffix"},
     "racer": {"method": "custom_class", "model": "racer_vllm.Proposer"},
     "racer-tokens": {"method": "custom_class", "model": "racer_vllm.Proposer"},
+    "racer-full": {"method": "custom_class", "model": "racer_vllm.Proposer"},
 }
-ENVIRONMENT = {"racer-tokens": {"RACER_VLLM_CUES": "off"}}
+ENVIRONMENT = {"racer-tokens": {"RACER_VLLM_CUES": "off"}, "racer-full": {"RACER_VLLM_LEAST_SCORE": "0"}}
 WARM_UP = "Tell me, in one sentence, what a lighthouse is for."
 COLUMNS = ("at once", "method", "equal texts", "tokens a text and step", "a drafted step", "drafted")
 COLUMNS += ("tokens per CPU second", "against plain")
