@@ -12,6 +12,8 @@ LENIENCE = 3.0
 """Guesses are scored down to so small a part of what pays. Around what pays best little changes: vLLM's tokens a CPU
 second are the same with bounds of 0.03, 0.05 and 0.1 where 0.2 is what pays, which by itself gave no more; and what is
 scored is learned from."""
+PAUSE = 5.0
+"""A step takes at most so many times what is known of its size."""
 MEMORY = 0.95
 """Weight of what is known when a step comes in."""
 
@@ -30,6 +32,8 @@ class Pace:
 
     def heard(self, scored: int, emitted: int, milliseconds: float) -> None:
         """A step of so many scored tokens, all texts together, gave so many new ones in this time."""
+        if self._curve.sizes >= 2:  # a program that was stopped for a while is not slow
+            milliseconds = min(milliseconds, PAUSE * self._curve(scored))
         self._curve.learn(scored, milliseconds)
         self._milliseconds = MEMORY * self._milliseconds + milliseconds
         self._emitted = MEMORY * self._emitted + emitted

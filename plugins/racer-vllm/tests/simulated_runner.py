@@ -75,6 +75,8 @@ class Runner:
     waiting: list[Job] = attrs.field(factory=list)
     rows: list[Job] = attrs.field(factory=list)
     steps: int = 0
+    missed: int = 0
+    """Steps in which the proposer was not asked."""
 
     def __attrs_post_init__(self) -> None:
         self.proposer.load_model(self.model)
@@ -130,6 +132,12 @@ class Runner:
         self.rows = [job for job in self.rows if len(job.text) < job.end]
 
     def _propose(self, sampled: list[list[int]]) -> None:
+        most = self.proposer._most
+        if any(len(job.text) + most > LONGEST for job in self.rows):  # as vLLM, which scores zeros then
+            self.missed += 1
+            for job in self.rows:
+                job.draft = [0] * max(0, min(most, LONGEST - len(job.text) - 1))
+            return
         tokens = np.zeros((SEATS, LONGEST + 10), np.int32)
         lengths = np.zeros(SEATS, np.int32)
         for row, job in enumerate(self.rows):

@@ -120,6 +120,38 @@ def test_a_text_that_moves_stays_the_same_one() -> None:
     assert len(runner.proposer._session) == known == 5
 
 
+def test_near_the_longest_text_steps_are_missed_and_texts_stay_known() -> None:
+    """vLLM asks for nothing while any row is too near it."""
+    runner = _runner(cuts=False, most=9)
+    long, other = runner.add(_prompt(1, 30), LONGEST - 30), runner.add(_prompt(2, 5), 150)
+    known = 0
+    while runner.waiting or runner.rows:
+        runner.step()
+        known = max(known, len(runner.proposer._session))
+    assert runner.missed
+    assert known == 2
+    assert long.text[:LONGEST] == Model().plain(_prompt(1, 30), LONGEST - 30)[:LONGEST]
+    assert other.text[:155] == Model().plain(_prompt(2, 5), 150)
+    assert runner.proposer._faults == 0
+
+
+def test_log_probabilities_of_prompts_are_no_cues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a prompt of as many tokens as the step has rows come after the step's own."""
+    runner, seen = _runner(cuts=False, surprises=False), _seen(monkeypatch)
+    runner.add(_prompt(4, 5), 60)
+    compute = runner.model.compute_logits
+    take = runner.proposer._cues.take  # type: ignore[union-attr]
+
+    def asked_again(rows: int) -> Any:
+        compute([[0, 0]] * rows)
+        return take(rows)
+
+    monkeypatch.setattr(runner.proposer._cues, "take", asked_again)
+    runner.run()
+    assert seen[-1].top_ids is not None
+    assert all(told.top_ids[0][0] == told.emitted[0] for told in seen if told.tokens is not None)
+
+
 def test_drafts_do_not_lead_beyond_the_longest_text() -> None:
     runner = _runner(most=9)
     job = runner.add(_prompt(1, 4), LONGEST - 5)
@@ -140,6 +172,25 @@ def test_a_fault_costs_drafts_and_no_request(monkeypatch: pytest.MonkeyPatch, ca
         runner.run()
     assert job.text[:85] == Model().plain(_prompt(3, 5), 80)
     assert sum("RACER failed" in record.getMessage() for record in caplog.records) == 3
+    assert runner.proposer._cues is not None
+    assert not runner.proposer._cues.on
+    assert "nothing is drafted any more" in caplog.text
+
+
+def test_a_drafter_that_cannot_be_made_anew_costs_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = _runner()
+    job = runner.add(_prompt(3, 5), 40)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(Session, "step", broken)
+    monkeypatch.setattr("racer_vllm.proposer.Session", broken)
+    with caplog.at_level(logging.WARNING, "vllm.racer"):
+        runner.run()
+    assert job.text[:45] == Model().plain(_prompt(3, 5), 40)
     assert "nothing is drafted any more" in caplog.text
 
 
@@ -150,7 +201,10 @@ def test_a_fault_of_cues_costs_no_request(monkeypatch: pytest.MonkeyPatch, caplo
     with caplog.at_level(logging.WARNING, "vllm.racer"):
         runner.run()
     assert job.text[:35] == Model().plain(_prompt(3, 5), 30)
+    assert caplog.text.count("could not look at logits") == 1
     assert "ZeroDivisionError" in caplog.text
+    assert runner.proposer._faults == 0
+    assert runner.proposer.figures.drafted
 
 
 def test_prompts_of_tokens_that_are_none_are_not_drafted_for() -> None:

@@ -56,7 +56,7 @@ class Proposer:
     def load_model(self, model: Any) -> None:
         """vLLM has loaded the model whose texts these are."""
         if self._cues is not None:
-            self._cues.watch(model, self._failed)
+            self._cues.watch(model, self._cues_failed)
 
     def propose(
         self,
@@ -80,7 +80,6 @@ class Proposer:
             self._report()
         except Exception as error:
             self._failed(error)
-            self._begin()  # what is known of texts may not be what they are any more
             return nothing
         return drafts
 
@@ -101,9 +100,22 @@ class Proposer:
         """The texts that they were made for."""
 
     def _failed(self, error: Exception) -> None:
+        """Begin anew, as what is known of texts may not be what they are any more; or stop."""
         self._faults += 1
-        then = "; nothing is drafted any more" if self._faults >= FAULTS else ""
-        log.warning("RACER failed, which costs a draft%s", then, exc_info=error)
+        if self._faults < FAULTS:
+            log.warning("RACER failed, which costs drafts", exc_info=error)
+            try:
+                self._begin()
+            except Exception as another:
+                self._faults, error = FAULTS, another
+            else:
+                return
+        if self._cues is not None:
+            self._cues.stop()
+        log.warning("RACER failed; nothing is drafted any more", exc_info=error)
+
+    def _cues_failed(self, error: Exception) -> None:
+        log.warning("RACER could not look at logits, and drafts without them", exc_info=error)
 
     def _propose(
         self, sampled: Sequence[Sequence[int]], lengths: NDArray[np.int32], tokens: NDArray[np.int32]
@@ -111,11 +123,11 @@ class Proposer:
         began = time.perf_counter()
         self._texts.step += 1
         rows = [self._row(row, emitted, tokens[row, : lengths[row]]) for row, emitted in enumerate(sampled)]
-        told = self._told(rows)
+        told, sure = self._told(rows)
         there = [row for row in rows if row.text is not None]
         for text in self._texts.ended():
             self._session.close(text.key)
-        drafts = self._session.step(told, milliseconds=self._milliseconds(rows, began))
+        drafts = self._session.step(told, milliseconds=self._milliseconds(rows, began) if sure else None)
         proposed: list[list[int]] = [[] for _ in rows]
         for one, draft in zip(there, drafts, strict=True):
             assert one.text is not None
@@ -133,28 +145,33 @@ class Proposer:
             return _Row(index, (), None)
         before, new = tokens[: -len(emitted)], tokens[-len(emitted) :]
         text = self._texts.find(index, before)
+        if text is not None and text.length < len(before):
+            self._texts.catch_up(text, before)
+            self._session.open(text.key, before.tolist())
         pending = text.draft if text is not None and text.seen == self._texts.step - 1 else None
         if text is None:
             if not len(before) or before.min() < 0 or before.max() >= self._vocab_size:
                 return _Row(index, (), None)  # a prompt of embeddings, or of tokens that only the model knows
             text = self._texts.begin(index, before)
-            self._session.open(text.key, before.tolist())
+            self._session.open(text.key, before.tolist(), limit=self._longest - len(before))
         self._texts.go_on(text, index, new)
         return _Row(index, new.tolist(), text, int(before[-1]), pending)
 
-    def _told(self, rows: Sequence[_Row]) -> list[Told]:
-        """With what the model thought of drafts, where it is clear which logits were whose.
+    def _told(self, rows: Sequence[_Row]) -> tuple[list[Told], bool]:
+        """With what the model thought of drafts, where it is clear which logits were whose; and whether, as far as can
+        be seen, all drafts were scored.
 
         All rows, in their order, have a row of logits for each scored token. vLLM may cut drafts, and does not say so:
         there are fewer logits then, and this step is told without them.
         """
-        best = None if self._cues is None else self._cues.take(sum(row.scored for row in rows))
+        cues = self._cues if self._cues is not None and self._cues.on else None
+        best = None if cues is None else cues.take(sum(row.scored for row in rows))
         told, at = [], 0
         for row in rows:
             if row.text is not None:
                 told.append(row.told(None if best is None else best.part(at, at + row.scored)))
             at += row.scored
-        return told
+        return told, cues is None or best is not None
 
     def _milliseconds(self, rows: Sequence[_Row], began: float) -> float | None:
         """What the engine's step has taken, if it was one over drafts alone, and nothing else went between."""

@@ -33,6 +33,10 @@ class Text:
         """Whether these are all its tokens."""
         return self.length == len(tokens) and np.array_equal(self._tokens[: self.length], tokens)
 
+    def begins(self, tokens: NDArray[np.int32]) -> bool:
+        """Whether these begin with all its tokens."""
+        return self.length < len(tokens) and np.array_equal(self._tokens[: self.length], tokens[: self.length])
+
     def add(self, tokens: NDArray[np.int32]) -> None:
         """``tokens [M]`` come after it."""
         new = self.length + len(tokens)
@@ -46,7 +50,8 @@ class Texts:
     """The texts that an engine decodes, told apart by their tokens.
 
     A row's text is the one whose tokens the row begins with, all of them and nothing more: that of the same row
-    if it is, as rows move seldom, else any. Two texts with the same tokens cannot be told apart, and need not be.
+    if it is, as rows move seldom, else any; else the longest one that the row goes on from.
+    Two texts with the same tokens cannot be told apart, and need not be.
     """
 
     def __init__(self) -> None:
@@ -68,7 +73,16 @@ class Texts:
         for text in ([here] if here else []) + self._by_length.get(len(before), []):
             if text.seen < self.step and text.is_now(before):
                 return text
-        return None
+        # near the end of the longest text vLLM takes steps of which it does not tell
+        known = [text for text in self if text.seen < self.step and text.begins(before)]
+        return max(known, key=lambda text: text.length, default=None)
+
+    def catch_up(self, text: Text, before: NDArray[np.int32]) -> None:
+        """A text has gone on without us, to ``before [L]``."""
+        self._drop(text)
+        text.add(before[text.length :])
+        text.draft = None
+        self._by_length.setdefault(text.length, []).append(text)
 
     def begin(self, row: int, before: NDArray[np.int32]) -> Text:
         """A text that is new."""
