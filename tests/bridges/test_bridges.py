@@ -30,13 +30,18 @@ pytestmark = [
 ]
 
 
-def code_under(title: str) -> dict[str, Any]:
-    """What a section's first block of code defines."""
+def block_under(title: str) -> str:
+    """A section's first block of code."""
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
     found = re.search(r"```python\n(.*?)```", section, flags=re.S)
     assert found
+    return found[1]
+
+
+def code_under(title: str) -> dict[str, Any]:
+    """What that defines."""
     space: dict[str, Any] = {"__name__": "page"}
-    exec(found[1], space)
+    exec(block_under(title), space)
     return space
 
 
@@ -95,7 +100,9 @@ def test_lm_evaluation_harness(model: Any, tokenizer: Any, task: Path) -> None:
     assert len({str(answer) for answer in want["racer_write"]}) > 4
     evaluate = code_under("lm-evaluation-harness")["evaluate"]
     for batch_size in (1, 4):
-        assert _answers(evaluate(model, tokenizer, tasks, batch_size, **settings))["racer_write"] == want["racer_write"]
+        found = _answers(evaluate(model, tokenizer, tasks, batch_size, **settings))
+        assert found["racer_write"] == want["racer_write"]
+        assert found == want or batch_size > 1, "log-likelihoods are rounded otherwise in batches"
 
 
 @pytest.fixture
@@ -125,11 +132,9 @@ def test_ray_data(cluster: Any, folder: Path, model: Any, tokenizer: Any) -> Non
 @pytest.mark.slow
 def test_transformers_serve(folder: Path, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
-    section = PAGE.read_text(encoding="utf-8").split("\n## `transformers serve`\n")[1]
-    found = re.search(r"```python\n(.*?)```", section, flags=re.S)
-    assert found
+    code = block_under("`transformers serve`")
     script = tmp_path / "serve_attached.py"
-    script.write_text(found[1].replace("return racer.attach", "print('attached', flush=True)\n    return racer.attach"))
+    script.write_text(code.replace("return racer.attach", "print('attached', flush=True)\n    return racer.attach"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -5,20 +5,20 @@
 
 Greedy, without compilation or CUDA graphs, one thread, so that CPU seconds are time that was worked. `plain` is vLLM
 without drafts; the others' texts are compared with its. `racer-tokens` sees no cues, and `racer-full` drafts all tokens
-that it may, whatever they cost. Drafters begin with nothing and learn from question to
-question. Tokens a text and step count all steps in which a text got tokens; those a drafted step are what vLLM logs as
-"mean acceptance length".
+that it may, whatever they cost. Drafters begin with nothing and learn from question to question. Tokens a text and step
+count all steps in which a text got tokens; those a drafted step are what vLLM logs as "mean acceptance length".
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,12 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     sampling = SamplingParams(temperature=0.0, max_tokens=task["new"])
     chats = [[{"role": "user", "content": text}] for text in task["questions"]]
     llm.chat([[{"role": "user", "content": WARM_UP}]], sampling, use_tqdm=False)  # compiles, and draws memory
-    before, began, wall = _counts(llm), time.process_time(), time.perf_counter()
+    before, began = _counts(llm), time.process_time()
     outputs = llm.chat(chats, sampling, use_tqdm=False)
-    seconds, wall = time.process_time() - began, time.perf_counter() - wall
+    seconds = time.process_time() - began
     counts = {name: after - before[name] for name, after in _counts(llm).items()}
     texts = [list(output.outputs[0].token_ids) for output in outputs]
-    return {"cpu_seconds": seconds, "seconds": wall, "texts": texts, **counts}
+    return {"cpu_seconds": seconds, "texts": texts, **counts}
 
 
 def _counts(llm: Any) -> dict[str, int]:
@@ -162,24 +162,18 @@ def _row(
     return {
         "at": number,
         "method": method,
-        "equal": None if plain is None else sum(map(_same, first["texts"], plain[0]["texts"])),
+        "equal": None if plain is None else sum(map(operator.eq, first["texts"], plain[0]["texts"])),
         "texts": len(first["texts"]),
         "tokens": tokens,
         "per_step": tokens / (tokens - accepted),
         "per_drafted_step": 1 + accepted / drafts if drafts else None,
         "drafted": first["num_draft_tokens"],
         "tokens_per_cpu_second": rate,
-        "against_plain": None if plain is None else rate * statistics.median(_spent(plain)) / tokens,
+        "against_plain": None
+        if plain is None
+        else rate * statistics.median(run["cpu_seconds"] for run in plain) / tokens,
         "rates": rates,
     }
-
-
-def _same(one: list[int], other: list[int]) -> bool:
-    return one == other
-
-
-def _spent(runs: Sequence[dict[str, Any]]) -> Iterator[float]:
-    return (run["cpu_seconds"] for run in runs)
 
 
 def _show(results: Sequence[dict[str, Any]]) -> None:

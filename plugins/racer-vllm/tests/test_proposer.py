@@ -6,6 +6,7 @@ import logging
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,7 +94,7 @@ def test_where_drafts_were_cut_no_cues_are_shown(monkeypatch: pytest.MonkeyPatch
     assert len(seen[-1].emitted)
 
 
-def test_texts_that_have_ended_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_have_ended_are_closed() -> None:
     runner = _runner()
     for round_ in range(30):
         runner.add(_prompt(round_, 6), 20)
@@ -152,12 +153,13 @@ def test_log_probabilities_of_prompts_are_no_cues(monkeypatch: pytest.MonkeyPatc
     assert all(told.top_ids[0][0] == told.emitted[0] for told in seen if told.tokens is not None)
 
 
-def test_drafts_do_not_lead_beyond_the_longest_text() -> None:
-    runner = _runner(most=9)
-    job = runner.add(_prompt(1, 4), LONGEST - 5)
-    while runner.waiting or runner.rows:
-        runner.step()
-        assert len(job.text) + len(job.draft) < LONGEST or not runner.rows
+@pytest.mark.parametrize(("left", "most"), [(20, 9), (4, 3), (1, 0)])
+def test_drafts_do_not_lead_beyond_the_longest_text(monkeypatch: pytest.MonkeyPatch, left: int, most: int) -> None:
+    monkeypatch.setenv("RACER_VLLM_LEAST_SCORE", "0")
+    proposer, text = Proposer(vllm_config(9)), ([1, 2, 3] * LONGEST)[: LONGEST - left]
+    tokens, length = np.array([text], np.int32), np.array([len(text)], np.int32)
+    (draft,) = proposer.propose([text[-1:]], length, tokens)
+    assert len(draft) == most, "it repeats itself, so as much as there is room for"
 
 
 def test_a_fault_costs_drafts_and_no_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,16 +62,22 @@ def grown(memory: Memory, row: Row, budget: int, least: float, chain: bool = Fal
     return GrownTree(*(part[:count] for part in growth))
 
 
+def after(earlier: list[int], text: list[int], seed: int) -> tuple[Memory, Row]:
+    """What is known when a text has followed an earlier one, and the text's row."""
+    memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
+    read(memory, a_row(), earlier, noise)
+    past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
+    read(memory, row, text, noise)
+    return memory, row
+
+
 texts = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=30)
 
 
 @settings(max_examples=80)
 @given(text=texts, earlier=texts, seed=st.integers(0, 2**32), budget=st.integers(2, 6))
 def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], seed: int, budget: int) -> None:
-    memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
-    read(memory, a_row(), earlier, noise)
-    past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
-    read(memory, row, text, noise)
+    memory, row = after(earlier, text, seed)
     every = grown(memory, row, 14, 1e-5)  # all that may stand in a small tree, and more
     tree = grown(memory, row, budget, 1e-5)
     best = max(
@@ -84,10 +90,7 @@ def test_no_tree_of_its_size_promises_more(text: list[int], earlier: list[int], 
 
 @given(text=texts, earlier=texts, seed=st.integers(0, 2**32), budget=st.integers(1, 8))
 def test_a_chain_takes_the_best_child_of_each_node(text: list[int], earlier: list[int], seed: int, budget: int) -> None:
-    memory, row, noise = a_memory(), a_row(), np.random.default_rng(seed)
-    read(memory, a_row(), earlier, noise)
-    past.append(memory.past, np.array([*earlier, -1], np.int32), GRAM)
-    read(memory, row, text, noise)
+    memory, row = after(earlier, text, seed)
     chain, every = grown(memory, row, budget, 1e-5, chain=True), grown(memory, row, 200, 1e-5)
     assert (chain.parent == np.arange(-1, len(chain.parent) - 1)).all()
     at = 0

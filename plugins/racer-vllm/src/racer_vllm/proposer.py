@@ -41,12 +41,11 @@ class Proposer:
         self._most: int = vllm_config.speculative_config.num_speculative_tokens
         self._longest: int = vllm_config.model_config.max_model_len
         self._vocab_size: int = vllm_config.model_config.get_vocab_size()
-        self._most_rows = vllm_config.scheduler_config.max_num_seqs * (self._most + 1)
         self._faults = 0
         self._reported = time.monotonic()
         self._begin()
-        needs = self._session.needs
-        self._cues = Cues(needs.top_k, self._most_rows) if needs.top_k else None
+        needs, most_rows = self._session.needs, vllm_config.scheduler_config.max_num_seqs * (self._most + 1)
+        self._cues = Cues(needs.top_k, most_rows) if needs.top_k else None
 
     @property
     def figures(self) -> Figures:
