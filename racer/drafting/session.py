@@ -178,7 +178,7 @@ class Session:
             return []
         nodes = self._most + 1
         view = self._view([text.request for text in texts])
-        tree = self._guard.draft(view, width_before(view, self._guard.drafter.chains, nodes))
+        tree = self._guard.draft(view, width_before(view, self._guard.drafter.drafts_chains, nodes))
         least = self._pace.least_score(len(texts)) if self._least_score is None else self._least_score
         if tree is not None:
             tree = tree.to(torch.device("cpu"))

@@ -41,7 +41,7 @@ class ConfiguredStrategies:
     @hookimpl(trylast=True)
     def racer_draft(self, view: StepView, budget: int) -> DraftTree | None:
         strategies = self._set
-        asked = width_before(view, strategies.drafter.chains, budget)
+        asked = width_before(view, strategies.drafter.drafts_chains, budget)
         tree: DraftTree | None = strategies.guard.attempt(strategies.drafter.draft, view, asked)
         if tree is None:
             return None

@@ -37,7 +37,7 @@ class DuckDrafter(Drafter):
                 raise PluginError(f"{name} of drafter {who} is {getattr(duck, name)!r}, expected a method")
         self.name = self._typed("label", str, "") or self._typed("name", str, "") or who
         self.needs = self._typed("needs", Needs, Needs())
-        self.chains = self._typed("chains", bool, False)
+        self.drafts_chains = self._typed("drafts_chains", bool, False)
         self.saves = self._typed("saves", bool, hasattr(duck, "save") and hasattr(duck, "load"))
 
     def _typed(self, name: str, kind: type[Any], default: Any) -> Any:

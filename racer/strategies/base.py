@@ -25,7 +25,7 @@ class Drafter:
     """Whether it ever guesses anything."""
     needs: Needs = Needs()
     """What it wants to observe of the scored nodes."""
-    chains: bool = False
+    drafts_chains: bool = False
     """Whether it drafts a chain where ``view.chain`` asks for one; else the best path of its tree is taken."""
     saves: bool = False
     """Whether it has :meth:`save` and :meth:`load`, so that ``racer generate --state`` may use it."""

@@ -14,6 +14,7 @@ from racer.config import Choice
 from racer.drafting import Session, Told
 from racer.errors import ConfigError, UnknownStrategy
 from racer.guard import PluginWarning
+from racer.step.best_path import CHAIN_FROM
 from racer.step.view import StepView
 from racer.strategies.base import Drafter
 from support.chain_engine import VOCAB, ChainEngine, plain
@@ -143,6 +144,26 @@ def test_a_drafter_that_fails_drafts_nothing_and_is_told_of_once() -> None:
     assert not len(draft)
     (draft,) = session.step([Told("a", [4])])
     assert not len(draft)
+
+
+class Listing(Drafter):
+    """Has a setting whose name is nothing that the core asks for, and remembers how many nodes it was asked for."""
+
+    name = "listing"
+
+    def __init__(self, chains: int = 2) -> None:
+        self.chains, self.asked = chains, 0
+
+    def draft(self, view: StepView, budget: int) -> None:
+        self.asked = budget
+
+
+def test_a_setting_called_chains_is_no_promise_to_draft_chains() -> None:
+    drafter = Listing()
+    session = Session(drafter, vocab_size=VOCAB, most=5)
+    session.open("a", [1, 2])
+    session.step([Told("a", [3])])
+    assert drafter.asked == CHAIN_FROM
 
 
 @pytest.mark.parametrize(

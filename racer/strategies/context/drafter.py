@@ -94,7 +94,7 @@ class Racer(Drafter):
 
     name = "racer"
     saves = True
-    chains = True
+    drafts_chains = True
 
     def __init__(
         self,
