@@ -9,8 +9,8 @@ import attrs
 import click
 
 from racer.cli import options as checked
+from racer.cli.engine_options import EngineOptions
 from racer.cli.system_prompt import system_option
-from racer.config import Choice
 from racer.loading import sources
 
 SOME_FAILED = 1
@@ -18,14 +18,11 @@ SOME_FAILED = 1
 
 
 @attrs.frozen(kw_only=True)
-class BatchOptions:
+class BatchOptions(EngineOptions):
     """What ``racer batch`` was asked for."""
 
     source: Path
     output: Path
-    model: str | None
-    drafter: str | Choice
-    budget: int | str
     max_new_tokens: int
     temperature: float | None
     top_p: float | None
@@ -34,11 +31,6 @@ class BatchOptions:
     max_tokens: int
     system: str | None
     raw: bool
-    dtype: str | None
-    weights: str | None
-    device: str
-    compile: str
-    pack: bool | str
 
     def __attrs_post_init__(self) -> None:
         if not self.source.is_file():

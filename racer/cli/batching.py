@@ -18,7 +18,6 @@ from racer.batch.index import Index
 from racer.batch.output import Output, opened
 from racer.cli import render
 from racer.config import DecodeConfig
-from racer.discovery import plugins
 from racer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,37 +46,31 @@ def run(options: BatchOptions) -> Result:
     :raises RacerError: the model cannot be loaded, or the engine failed.
     :raises OSError: a file cannot be read or written.
     """
-    plugins.make("drafter", options.drafter)  # a wrong name is told before anything slow
-    if isinstance(options.budget, str):
-        plugins.resolve("budget", options.budget)
+    config = options.config()
     defaults = Defaults(**{field.name: getattr(options, field.name) for field in attrs.fields(Defaults)})
     with closing(Index(lines.read(options.source))) as index:
         if not index.total:
             raise ConfigError(f"{options.source} has no lines")
         with opened(options.output, index, defaults.digest) as output:
-            return _go_on(options, defaults, index, output)
+            return _go_on(options, config, defaults, index, output)
 
 
-def _go_on(options: BatchOptions, defaults: Defaults, index: Index, output: Output) -> Result:
+def _go_on(options: BatchOptions, config: DecodeConfig, defaults: Defaults, index: Index, output: Output) -> Result:
     if output.found.torn:
         render.note(f"the last line of {options.output} had been cut off while it was written: it is done again")
     if index.done:
         render.note(f"{index.done} of {index.total} lines are in {options.output} already")
     if index.done < index.total:
-        return _answer(options, defaults, index, output)
+        return _answer(options, config, defaults, index, output)
     return Result(output.found.answered, output.found.failed)
 
 
-def _answer(options: BatchOptions, defaults: Defaults, index: Index, output: Output) -> Result:
+def _answer(options: BatchOptions, config: DecodeConfig, defaults: Defaults, index: Index, output: Output) -> Result:
     import racer
     from racer.batch.runner import Runner
     from racer.loading import models
 
-    with render.progress_bar() as progress:
-        loaded = models.load(
-            options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
-        )
-    config = DecodeConfig(drafter=options.drafter, budget=options.budget, compile=options.compile, pack=options.pack)
+    loaded = options.load()
     window = WAITING * options.rows
     with (
         models.quiet(),

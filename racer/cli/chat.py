@@ -9,29 +9,21 @@ import attrs
 import click
 
 from racer.cli import options as checked
+from racer.cli.engine_options import EngineOptions
 from racer.cli.system_prompt import system_option
-from racer.config import Choice
 from racer.loading import extras, sources
 
 
 @attrs.frozen(kw_only=True)
-class ChatOptions:
+class ChatOptions(EngineOptions):
     """What ``racer chat`` was asked for."""
 
-    model: str | None
     system: str | None
-    drafter: str | Choice
-    budget: int | str
     max_new_tokens: int
     max_tokens: int
     temperature: float | None
     top_p: float | None
     seed: int | None
-    dtype: str | None
-    weights: str | None
-    device: str
-    compile: str
-    pack: bool | str
 
     def __attrs_post_init__(self) -> None:
         for name in ("top_p", "seed"):

@@ -15,8 +15,6 @@ from racer.chat.chat import Chat, Reader
 from racer.chat.conversation import Conversation
 from racer.chat.readers import Lines, Terminal, history_file
 from racer.cli import render
-from racer.config import DecodeConfig
-from racer.discovery import plugins
 from racer.loading import models
 from racer.loading.loaded_model import LoadedModel, sampling_arguments
 
@@ -32,14 +30,8 @@ def run(options: ChatOptions, *, terminal: bool) -> None:
     """
     if sys.stdin is None:
         raise click.UsageError("standard input is closed: there is nobody to chat with")
-    plugins.make("drafter", options.drafter)  # a wrong name is told before anything slow
-    if isinstance(options.budget, str):
-        plugins.resolve("budget", options.budget)
-    with render.progress_bar() as progress:
-        loaded = models.load(
-            options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
-        )
-    config = DecodeConfig(drafter=options.drafter, budget=options.budget, compile=options.compile, pack=options.pack)
+    config = options.config()
+    loaded = options.load()
     context = _context(loaded, options.max_tokens)
     with (
         models.quiet(),

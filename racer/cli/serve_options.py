@@ -10,7 +10,7 @@ import attrs
 import click
 
 from racer.cli import options as checked
-from racer.config import Choice
+from racer.cli.engine_options import EngineOptions
 
 KEYS = "RACER_API_KEYS"
 HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
@@ -60,17 +60,9 @@ def printable(ctx: click.Context, param: click.Parameter, typed: str | None) -> 
 
 
 @attrs.frozen(kw_only=True)
-class ServeOptions:
+class ServeOptions(EngineOptions):
     """The options of ``racer serve``."""
 
-    model: str | None
-    dtype: str | None
-    weights: str | None
-    device: str
-    compile: str
-    pack: bool | str
-    drafter: str | Choice
-    budget: int | str
     host: str
     port: int
     served_name: str | None

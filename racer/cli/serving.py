@@ -10,7 +10,6 @@ import click
 from racer.cli import render
 from racer.cli.serve_options import ServeOptions
 from racer.config import DecodeConfig
-from racer.discovery import plugins
 from racer.hf.engine import Engine
 from racer.loading import models
 from racer.loading.loaded_model import LoadedModel
@@ -27,12 +26,9 @@ def run(options: ServeOptions) -> None:
 
     :raises RacerError: the address, the model or the drafter cannot be had.
     """
-    config = _config(options)
+    config = options.config()
     with bind(options.host, options.port) as place:
-        with render.progress_bar() as progress:
-            loaded = models.load(
-                options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
-            )
+        loaded = options.load()
         settings = _settings(options, loaded, place)
         if not is_loopback(place) and not options.api_key:
             render.note(f"whoever reaches {options.host} may ask: --api-key or RACER_API_KEYS would keep strangers out")
@@ -44,18 +40,6 @@ def run(options: ServeOptions) -> None:
                 click.echo(f"racer: serving {settings.served_name} at {address_of(place)}")
 
             Server(app, options.log_level, ready).run(sockets=[place])
-
-
-def _config(options: ServeOptions) -> DecodeConfig:
-    """How to decode, looked up before a model is loaded.
-
-    :raises UnknownStrategy: nobody registered a drafter or budget of that name.
-    :raises ConfigError: the drafter does not take such a parameter, or such a value.
-    """
-    plugins.make("drafter", options.drafter)
-    if isinstance(options.budget, str):
-        plugins.resolve("budget", options.budget)
-    return DecodeConfig(drafter=options.drafter, budget=options.budget, compile=options.compile, pack=options.pack)
 
 
 def _engine(options: ServeOptions, loaded: LoadedModel, config: DecodeConfig) -> Engine:

@@ -35,7 +35,7 @@ from racer.core.products import (
     widened,
 )
 from racer.core.recording import DTYPES, recorder
-from racer.kernels.native.assembling import NotHere, host_has
+from racer.kernels.native.assembling import NotHere, multiplies_bf16
 from racer.kernels.native.dense import LANES, dense_product
 from racer.kernels.native.tiled_products import tiles_here
 
@@ -147,7 +147,7 @@ def _may_be(way: Product, case: Case) -> bool:
 
 def _lacks(dtype: torch.dtype) -> bool:
     """Whether the processor has no products of this dtype."""
-    return dtype is torch.bfloat16 and not host_has("avx512bf16") and not host_has("amx-bf16")
+    return dtype is torch.bfloat16 and not multiplies_bf16()
 
 
 @cache

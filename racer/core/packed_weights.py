@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from racer.core.model_state import find_state, state_of
 from racer.core.twin import obstacle
 from racer.core.weight_contents import Contents, contents_of
-from racer.kernels.native.assembling import host_has
+from racer.kernels.native.assembling import multiplies_bf16
 from racer.kernels.native.tiled_products import tiles_here
 
 ROWS = 24
@@ -189,8 +189,7 @@ def _needless(model: Any) -> str:
         return ""
     if tiles_here():
         return "the processor's tiles multiply weights as they lie"
-    slow = not host_has("avx512bf16") and not host_has("amx-bf16")
-    return "the processor has no products of bf16, with whose lack oneDNN deals slowly" if slow else ""
+    return "" if multiplies_bf16() else "the processor has no products of bf16, with whose lack oneDNN deals slowly"
 
 
 def _obstacle(model: Any, most: int) -> str:

@@ -312,7 +312,7 @@ def test_small_models_are_packed_without_being_asked(
     dtype: torch.dtype, most: int | None, has: tuple[str, ...], packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But not in bf16 where the processor has no products of it, or tiles that need no copy."""
-    monkeypatch.setattr("racer.core.packed_weights.host_has", lambda feature: feature in has)
+    monkeypatch.setattr("racer.kernels.native.assembling.host_has", lambda feature: feature in has)
     monkeypatch.setattr("racer.core.packed_weights.tiles_here", lambda: "tiles" in has)
     if most is not None:
         monkeypatch.setattr("racer.core.packed_weights.SMALL", most)
@@ -331,7 +331,7 @@ def test_a_model_that_has_changed_is_judged_anew(monkeypatch: pytest.MonkeyPatch
     model = a_model(torch.bfloat16)
     size = sum(module.weight.nbytes for module in model.modules() if isinstance(module, nn.Linear))
     monkeypatch.setattr("racer.core.packed_weights.SMALL", size)
-    monkeypatch.setattr("racer.core.packed_weights.host_has", lambda _: True)
+    monkeypatch.setattr("racer.core.packed_weights.multiplies_bf16", lambda: True)
     monkeypatch.setattr("racer.core.packed_weights.tiles_here", lambda: False)
     filled(model)
     assert packed_model(model) is not None

@@ -46,6 +46,11 @@ def host_has(*features: str) -> bool:
     return all(found.get(feature, False) for feature in features)
 
 
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor has products of bf16."""
+    return host_has("avx512bf16") or host_has("amx-bf16")
+
+
 @cache
 def _features() -> Any:
     try:
