@@ -12,7 +12,7 @@ from racer.bench.run.prompts import Talk
 from racer.bench.settings import Settings
 from racer.bench.trials import Measured
 from racer.hf.processors import ProcessorPipeline
-from racer.kernels.gumbel import gumbel
+from racer.kernels.gumbel import gumbel_at
 from racer.loading.loaded_model import LoadedModel, first_difference, top2_gap
 
 
@@ -49,5 +49,4 @@ def choice_scores(loaded: LoadedModel, settings: Settings, talk: Talk, common: l
         return scores
     warpers = [TemperatureLogitsWarper(settings.temperature), TopPLogitsWarper(settings.top_p)]
     scores = ProcessorPipeline(warpers, 1).batch(scores[None])[0]
-    seeds, positions = (torch.tensor([number], device=scores.device) for number in (seed, len(ids)))
-    return scores + gumbel(seeds, positions, len(scores))[0]
+    return scores + gumbel_at(seed, len(ids), torch.arange(len(scores), device=scores.device))
