@@ -50,13 +50,10 @@ def test_the_gap_is_taken_of_what_the_choice_was_made_by(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_rows_seed_may_have_all_64_bits(loaded: LoadedModel, tmp_path: Path, seed: int) -> None:
-    run = bench(loaded, tmp_path, "racer", questions=QUESTIONS[1:2], temperature=0.9, top_p=0.9)
-    run.run()
-    plain = run.journal.trials[0, 0, "none"].measured
-    assert plain is not None
-    talk = [{"role": "user", "content": SENTENCES[3]}]
-    scores = choice_scores(loaded, run.settings, talk, plain.tokens[0][:2], row_seed(seed, 0))
-    ids = torch.tensor([[*loaded.encode(talk)["input_ids"][0].tolist(), *plain.tokens[0][:2]]])
+    settings = bench(loaded, tmp_path, "racer", temperature=0.9, top_p=0.9).settings
+    talk, common = [{"role": "user", "content": SENTENCES[3]}], [5, 6]
+    scores = choice_scores(loaded, settings, talk, common, row_seed(seed, 0))
+    ids = torch.tensor([loaded.encode(talk)["input_ids"][0].tolist() + common])
     decoder = Decoder(loaded.model, DecodeConfig(drafter="none", seed=seed))
     told = decoder.generate(ids, do_sample=True, temperature=0.9, top_p=0.9, top_k=0, max_new_tokens=1)
     assert int(scores.argmax()) == int(told[0, -1])
