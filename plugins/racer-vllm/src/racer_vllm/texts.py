@@ -82,14 +82,14 @@ class Texts:
         self._drop(text)
         text.add(before[text.length :])
         text.draft = None
-        self._by_length.setdefault(text.length, []).append(text)
+        self._keep(text)
 
     def begin(self, row: int, before: NDArray[np.int32]) -> Text:
         """A text that is new."""
         self._keys += 1
         text = Text(self._keys, self.step - 1, row)
         text.add(before)
-        self._by_length.setdefault(text.length, []).append(text)
+        self._keep(text)
         return text
 
     def go_on(self, text: Text, row: int, tokens: NDArray[np.int32]) -> None:
@@ -98,7 +98,7 @@ class Texts:
         text.add(tokens)
         text.row, text.seen = row, self.step
         self._rows[row] = text
-        self._by_length.setdefault(text.length, []).append(text)
+        self._keep(text)
 
     def ended(self) -> list[Text]:
         """Those that have been away for too long; they are forgotten."""
@@ -106,6 +106,9 @@ class Texts:
         for text in gone:
             self._drop(text)
         return gone
+
+    def _keep(self, text: Text) -> None:
+        self._by_length.setdefault(text.length, []).append(text)
 
     def _drop(self, text: Text) -> None:
         texts = self._by_length[text.length]
