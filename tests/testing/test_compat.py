@@ -9,8 +9,12 @@ import transformers
 from click.testing import CliRunner
 from transformers import LlamaForCausalLM
 
+import racer
+from racer.core.tiny_models import tiny_model
 from racer.testing.compat import Finding, check
 from racer.testing.compat.__main__ import main, names
+from racer.testing.compat.check import ALONE_AND_BOTH, SEED, scores_at
+from racer.testing.compat.prompts import Prompts
 from racer.testing.compat.report import page
 from support.versions import recent
 
@@ -48,6 +52,24 @@ def test_a_wrong_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         property(lambda tree: tree.tokens[:, :, None].eq(tree.tokens[:, :, None]).expand(-1, -1, tree.width)),
     )
     assert check(LlamaForCausalLM).way == "WRONG"
+
+
+@pytest.mark.parametrize("rows", ALONE_AND_BOTH)
+def test_how_close_a_sampled_call_was_is_told_with_its_noise(rows: slice) -> None:
+    """Each token of a sampled text leads by it; by its logits alone it does not."""
+    model = tiny_model(LlamaForCausalLM)
+    prompts = Prompts.of(model)
+    config = racer.DecodeConfig(drafter="none", seed=SEED)
+    texts = racer.generate(model, **prompts.given(rows), max_new_tokens=8, do_sample=True, top_k=0, config=config)
+    for row in range(len(texts)):
+        drawn = texts[row, -8:].tolist()
+        places = range(texts.shape[1] - 8, texts.shape[1])
+        best = {
+            seed: [int(scores_at(model, prompts, rows, texts, row, place, seed)[0].argmax()) for place in places]
+            for seed in (SEED, None)
+        }
+        assert best[SEED] == drawn
+        assert best[None] != drawn
 
 
 def test_the_page_counts() -> None:

@@ -40,11 +40,11 @@ def _has_encoder(name: str) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
-def apart(name: str, seconds: float) -> Finding:
+def apart(name: str, seconds: float, seed: int = 0) -> Finding:
     """A class's finding, made by a process of its own: one that hangs or dies stops nobody."""
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(name, sender))
+    process = context.Process(target=_send, args=(name, seed, sender))
     process.start()
     sender.close()
     try:
@@ -60,17 +60,17 @@ def apart(name: str, seconds: float) -> Finding:
         process.join()
 
 
-def _send(name: str, sender: Any) -> None:
+def _send(name: str, seed: int, sender: Any) -> None:
     torch.set_num_threads(1)
-    sender.send(check(getattr(transformers, name)))
+    sender.send(check(getattr(transformers, name), seed))
 
 
-def sweep(chosen: Sequence[str], jobs: int, seconds: float) -> list[Finding]:
+def sweep(chosen: Sequence[str], jobs: int, seconds: float, seed: int = 0) -> list[Finding]:
     """The findings of all these classes, so many at once."""
     with Progress(console=Console(stderr=True)) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task("classes", total=len(chosen))
         findings = []
-        for finding in pool.map(lambda name: apart(name, seconds), chosen):
+        for finding in pool.map(lambda name: apart(name, seconds, seed), chosen):
             progress.console.print(f"{finding.name}: {finding.way} {finding.reason[:100]}", markup=False)
             progress.advance(task)
             findings.append(finding)
@@ -83,7 +83,10 @@ def sweep(chosen: Sequence[str], jobs: int, seconds: float) -> list[Finding]:
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Where the findings go, as JSON.")
 @click.option("--jobs", default=2, show_default=True, help="Classes that are tried at once.")
 @click.option("--seconds", default=120.0, show_default=True, help="For each class.")
-def main(only: tuple[str, ...], output: Path | None, as_json: Path | None, jobs: int, seconds: float) -> None:
+@click.option("--seed", default=0, show_default=True, help="Of the models' weights.")
+def main(
+    only: tuple[str, ...], output: Path | None, as_json: Path | None, jobs: int, seconds: float, seed: int
+) -> None:
     """Decode with a tiny model of every causal class of transformers, and compare.
 
     \b
@@ -94,7 +97,7 @@ def main(only: tuple[str, ...], output: Path | None, as_json: Path | None, jobs:
     chosen = [name for name in names() if not only or name.startswith(only)]
     if not chosen:
         raise click.UsageError(f"no class of transformers {transformers.__version__} begins with {', '.join(only)}")
-    findings = sweep(chosen, jobs, seconds)
+    findings = sweep(chosen, jobs, seconds, seed)
     if as_json is not None:
         as_json.write_text(json.dumps([attrs.asdict(finding) for finding in findings], indent=1), encoding="utf-8")
     if output is not None:

@@ -12,7 +12,8 @@ from torch import Tensor
 import racer
 from racer.core.support import probe
 from racer.core.tiny_models import VOCAB, tiny_model
-from racer.step.request import Request
+from racer.kernels.gumbel import gumbel_at
+from racer.step.request import Request, row_seed
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
 from racer.testing.compat.prompts import PROMPT, Prompts
@@ -23,6 +24,8 @@ ALONE_AND_BOTH = (slice(1, 2), slice(0, 2))
 """Rows that are decoded together: the one without padding alone, and both."""
 CLOSE = 1e-3
 """Logits that are nearer to each other than this share of their deviation may be told apart by rounding."""
+SEED = 5
+"""Of sampled calls."""
 
 
 @attrs.frozen
@@ -51,11 +54,14 @@ class _Chain(Drafter):
         tree.add_chain([*right, len(request.tokens) % VOCAB])
 
 
-def check(kind: type[Any]) -> Finding:
-    """Build a tiny model of class ``kind``, decode with it in several ways, and compare."""
+def check(kind: type[Any], seed: int = 0) -> Finding:
+    """Build a tiny model of class ``kind``, decode with it in several ways, and compare.
+
+    :param seed: of its weights.
+    """
     name = kind.__name__
     try:
-        model = tiny_model(kind)
+        model = tiny_model(kind, seed)
     except Exception as failure:
         return Finding(name, "not buildable", _told(failure))
     try:
@@ -85,7 +91,7 @@ def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
     """In which way of decoding a text is another one; empty if in none."""
     known = {}
     for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
-        pads = list(prompts.pads)[rows]
+        pads = prompts.pads[rows]
         for ids, pad, text in zip(prompts.ids[rows].tolist(), pads, texts.tolist(), strict=True):
             known[len(texts), tuple(ids[pad:])] = text[pad:]
     for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
@@ -106,12 +112,12 @@ def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
                 if not torch.equal(got, texts) and not _near_tie(model, prompts, rows, texts, got):
                     return f"{len(texts)} rows, drafter {drafter.name}, pieces of {chunk}: {_where(texts, got)}"
         sampled = [
-            _ours(model, given, racer.DecodeConfig(drafter=drafter, budget=12, seed=5), do_sample=True)
+            _ours(model, given, racer.DecodeConfig(drafter=drafter, budget=12, seed=SEED), do_sample=True)
             for drafter in ("none", HostileDrafter(4, VOCAB), "racer-paper")
         ]
         if not all(torch.equal(text, sampled[0]) for text in sampled[1:]) and probe(model, PROMPT + NEW).way != "plain":
             other = next(text for text in sampled if not torch.equal(text, sampled[0]))
-            if not _near_tie(model, prompts, rows, sampled[0], other, CLOSE * 10):
+            if not _near_tie(model, prompts, rows, sampled[0], other, SEED):
                 return f"{len(texts)} rows, sampled: {_where(sampled[0], other)}"
     return ""
 
@@ -123,7 +129,7 @@ def _ours(model: Any, given: dict[str, Any], config: racer.DecodeConfig, *, do_s
     return text
 
 
-def _near_tie(model: Any, prompts: Prompts, rows: slice, plain: Tensor, ours: Tensor, close: float = CLOSE) -> bool:
+def _near_tie(model: Any, prompts: Prompts, rows: slice, plain: Tensor, ours: Tensor, seed: int | None = None) -> bool:
     """Whether both tokens at the first place where rows part are as good as each other to the model."""
     if plain.shape != ours.shape:
         return False
@@ -133,13 +139,29 @@ def _near_tie(model: Any, prompts: Prompts, rows: slice, plain: Tensor, ours: Te
             continue
         if places[0] < prompts.ids.shape[1]:
             return False
-        given = prompts.given(rows, plain[:, : places[0]])
-        how: Any = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        logits = model.generate(**given, **how).logits[0][row].double()
-        gap = float((logits[plain[row, places[0]]] - logits[ours[row, places[0]]]).abs() / logits.std().clamp(min=1e-9))
-        if gap > close:
+        scores, deviation = scores_at(model, prompts, rows, plain, row, places[0], seed)
+        gap = float((scores[plain[row, places[0]]] - scores[ours[row, places[0]]]).abs())
+        if gap > CLOSE * deviation:
             return False
     return True
+
+
+def scores_at(
+    model: Any, prompts: Prompts, rows: slice, texts: Tensor, row: int, place: int, seed: int | None
+) -> tuple[Tensor, float]:
+    """``[V]`` what a row's token at ``place`` is the argmax of, and the deviation of its logits.
+
+    :param texts: ``[B, T]`` of these rows, padding included.
+    :param seed: of the call whose noise a sampled text's tokens draw; None: a greedy one.
+    """
+    given = prompts.given(rows, texts[:, :place])
+    how: Any = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    logits = model.generate(**given, **how).logits[0][row].double()
+    deviation = float(logits.std().clamp(min=1e-9))
+    if seed is None:
+        return logits, deviation
+    position = place - prompts.pads[rows][row]
+    return logits + gumbel_at(row_seed(seed, row), position, torch.arange(len(logits))), deviation
 
 
 def _where(plain: Tensor, ours: Tensor) -> str:
