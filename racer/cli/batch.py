@@ -9,7 +9,7 @@ import attrs
 import click
 
 from racer.cli import options as checked
-from racer.cli.engine_options import EngineOptions
+from racer.cli.model_options import EngineOptions
 from racer.cli.system_prompt import system_option
 from racer.loading import sources
 

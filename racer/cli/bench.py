@@ -9,6 +9,7 @@ import attrs
 import click
 
 from racer.cli import options as checked
+from racer.cli.model_options import ModelOptions
 from racer.errors import ConfigError
 from racer.loading import sources
 
@@ -23,10 +24,9 @@ def _names(ctx: click.Context, param: click.Parameter, typed: str | None) -> tup
 
 
 @attrs.frozen(kw_only=True)
-class BenchOptions:
+class BenchOptions(ModelOptions):
     """What ``racer bench`` was asked for."""
 
-    model: str | None
     questions: tuple[str, ...]
     methods: tuple[str, ...] | None
     peers: tuple[str, ...] | None
@@ -36,11 +36,6 @@ class BenchOptions:
     seed: int
     temperature: float
     top_p: float
-    dtype: str | None
-    weights: str | None
-    device: str
-    compile: str
-    pack: bool | str
     batch_size: int
     cold: bool
     score: bool

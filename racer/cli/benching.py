@@ -53,10 +53,7 @@ def run(options: BenchOptions, questions: Sequence[Question], peers: Sequence[Pe
         peers=[peer.name for peer in peers],
     )
     folder = Folder.at(options.output)
-    with render.progress_bar() as progress:
-        loaded = models.load(
-            options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
-        )
+    loaded = options.load()
     with models.quiet():
         setup = describe(loaded, methods, questions, settings, peers=peers, budget=options.budget, limit=options.limit)
         if options.resume and not folder.begun:

@@ -100,10 +100,7 @@ def _run(options: Options) -> None:
     from racer.cli.streaming import Streamer
 
     plan = Plan.of(options)
-    with render.progress_bar() as progress:
-        loaded = models.load(
-            options.model, dtype=options.dtype, device=options.device, weights=options.weights, progress=progress
-        )
+    loaded = options.load()
     with models.quiet():
         session = Session(options, plan, loaded)
         if session.limit < options.max_new_tokens:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import click
 
+from racer.cli.model_options import ModelOptions
 from racer.config import COMPILE, Choice, DecodeConfig
 from racer.errors import ConfigError
 from racer.loading.loaded_model import sampling_arguments
@@ -179,11 +180,10 @@ def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @attrs.frozen(kw_only=True)
-class Options:
+class Options(ModelOptions):
     """The options of one ``racer generate``."""
 
     prompt: str
-    model: str | None
     drafter: str | Choice
     verifier: str
     budget: int | str
@@ -193,11 +193,6 @@ class Options:
     top_k: int | None
     min_p: float | None
     seed: int | None
-    dtype: str | None
-    weights: str | None
-    device: str
-    compile: str
-    pack: bool | str
     raw: bool
     compare: bool
     state: Path | None

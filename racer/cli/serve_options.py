@@ -10,7 +10,7 @@ import attrs
 import click
 
 from racer.cli import options as checked
-from racer.cli.engine_options import EngineOptions
+from racer.cli.model_options import EngineOptions
 
 KEYS = "RACER_API_KEYS"
 HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
