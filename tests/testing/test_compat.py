@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from click.testing import CliRunner
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Qwen3MoeForCausalLM
 
 import racer
 from racer.core.tiny_models import tiny_model
 from racer.testing.compat import Finding, check
 from racer.testing.compat.__main__ import main, names
-from racer.testing.compat.check import ALONE_AND_BOTH, SEED, scores_at
+from racer.testing.compat.check import ALONE_AND_BOTH, SEED
+from racer.testing.compat.near_tie import CLOSE, near_tie, scores_at
 from racer.testing.compat.prompts import Prompts
 from racer.testing.compat.report import page
 from support.versions import recent
@@ -70,6 +72,25 @@ def test_how_close_a_sampled_call_was_is_told_with_its_noise(rows: slice) -> Non
         }
         assert best[SEED] == drawn
         assert best[None] != drawn
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_experts_that_are_as_good_as_each_other_are_a_near_tie(tied: bool) -> None:
+    """Which of them is taken is rounding's affair, and the tokens that follow from each are far apart."""
+    model = tiny_model(Qwen3MoeForCausalLM)
+    prompts, rows = Prompts.of(model), ALONE_AND_BOTH[0]
+    if tied:
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.gate.weight.copy_(layer.mlp.gate.weight[:1].expand_as(layer.mlp.gate.weight))
+    text = model.generate(**prompts.given(rows), max_new_tokens=1, do_sample=False)
+    scores, deviation = scores_at(model, prompts, rows, text, 0, text.shape[1] - 1, None)
+    best = scores.sort(descending=True)
+    apart = best.values[:-1] - best.values[1:]
+    close = int(apart.where(apart > 2 * CLOSE * deviation, torch.inf).argmin())
+    one, other = text.clone(), text.clone()
+    one[0, -1], other[0, -1] = best.indices[close], best.indices[close + 1]
+    assert near_tie(model, prompts, rows, one, other) == tied
 
 
 def test_the_page_counts() -> None:

@@ -12,18 +12,16 @@ from torch import Tensor
 import racer
 from racer.core.support import probe
 from racer.core.tiny_models import VOCAB, tiny_model
-from racer.kernels.gumbel import gumbel_at
-from racer.step.request import Request, row_seed
+from racer.step.request import Request
 from racer.step.tree_builder import TreeBuilder
 from racer.strategies.base import Drafter
+from racer.testing.compat.near_tie import near_tie
 from racer.testing.compat.prompts import PROMPT, Prompts
 from racer.testing.trees import HostileDrafter, ReplayDrafter
 
 NEW = 16
 ALONE_AND_BOTH = (slice(1, 2), slice(0, 2))
 """Rows that are decoded together: the one without padding alone, and both."""
-CLOSE = 1e-3
-"""Logits that are nearer to each other than this share of their deviation may be told apart by rounding."""
 SEED = 5
 """Of sampled calls."""
 
@@ -91,7 +89,7 @@ def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
     """In which way of decoding a text is another one; empty if in none."""
     known = {}
     for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
-        pads = prompts.pads[rows]
+        pads = list(prompts.pads)[rows]
         for ids, pad, text in zip(prompts.ids[rows].tolist(), pads, texts.tolist(), strict=True):
             known[len(texts), tuple(ids[pad:])] = text[pad:]
     for rows, texts in zip(ALONE_AND_BOTH, plain, strict=True):
@@ -109,7 +107,7 @@ def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
             for chunk in (4, 512):
                 config = racer.DecodeConfig(drafter=drafter, budget=12, prefill_chunk=chunk)
                 got = _ours(model, given, config, do_sample=False)
-                if not torch.equal(got, texts) and not _near_tie(model, prompts, rows, texts, got):
+                if not torch.equal(got, texts) and not near_tie(model, prompts, rows, texts, got):
                     return f"{len(texts)} rows, drafter {drafter.name}, pieces of {chunk}: {_where(texts, got)}"
         sampled = [
             _ours(model, given, racer.DecodeConfig(drafter=drafter, budget=12, seed=SEED), do_sample=True)
@@ -117,7 +115,7 @@ def _differing(model: Any, prompts: Prompts, plain: list[Tensor]) -> str:
         ]
         if not all(torch.equal(text, sampled[0]) for text in sampled[1:]) and probe(model, PROMPT + NEW).way != "plain":
             other = next(text for text in sampled if not torch.equal(text, sampled[0]))
-            if not _near_tie(model, prompts, rows, sampled[0], other, SEED):
+            if not near_tie(model, prompts, rows, sampled[0], other, SEED):
                 return f"{len(texts)} rows, sampled: {_where(sampled[0], other)}"
     return ""
 
@@ -127,41 +125,6 @@ def _ours(model: Any, given: dict[str, Any], config: racer.DecodeConfig, *, do_s
         warnings.simplefilter("ignore", racer.PlainDecodingWarning)
         text: Tensor = racer.generate(model, **given, max_new_tokens=NEW, do_sample=do_sample, config=config)
     return text
-
-
-def _near_tie(model: Any, prompts: Prompts, rows: slice, plain: Tensor, ours: Tensor, seed: int | None = None) -> bool:
-    """Whether both tokens at the first place where rows part are as good as each other to the model."""
-    if plain.shape != ours.shape:
-        return False
-    for row in range(len(plain)):
-        places = (plain[row] != ours[row]).nonzero().flatten().tolist()
-        if not places:
-            continue
-        if places[0] < prompts.ids.shape[1]:
-            return False
-        scores, deviation = scores_at(model, prompts, rows, plain, row, places[0], seed)
-        gap = float((scores[plain[row, places[0]]] - scores[ours[row, places[0]]]).abs())
-        if gap > CLOSE * deviation:
-            return False
-    return True
-
-
-def scores_at(
-    model: Any, prompts: Prompts, rows: slice, texts: Tensor, row: int, place: int, seed: int | None
-) -> tuple[Tensor, float]:
-    """``[V]`` what a row's token at ``place`` is the argmax of, and the deviation of its logits.
-
-    :param texts: ``[B, T]`` of these rows, padding included.
-    :param seed: of the call whose noise a sampled text's tokens draw; None: a greedy one.
-    """
-    given = prompts.given(rows, texts[:, :place])
-    how: Any = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    logits = model.generate(**given, **how).logits[0][row].double()
-    deviation = float(logits.std().clamp(min=1e-9))
-    if seed is None:
-        return logits, deviation
-    position = place - prompts.pads[rows][row]
-    return logits + gumbel_at(row_seed(seed, row), position, torch.arange(len(logits))), deviation
 
 
 def _where(plain: Tensor, ours: Tensor) -> str:
