@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -29,27 +29,35 @@ NOT_THE_MODELS = ("logits_processor", "stopping_criteria")
 """What the loop is given beside the model's arguments."""
 
 
-def chain_faults(model: Any, vocab_size: int, prompt: int = PROMPT) -> tuple[ChainPlan | None, str, str]:
+def chain_faults(
+    model: Any, vocab_size: int, prompt: int = PROMPT, sound: Callable[[], bool] = lambda: False
+) -> tuple[ChainPlan | None, str, str]:
     """How a model takes chains (None: not), what is wrong with rows without padding, and what with padded ones.
 
     :param prompt: tokens of the prompts.
+    :param sound: whether the model's class takes chains where nothing is rounded; asked in doubt.
     """
+
+    def own() -> float:
+        return _own_error(model, ids, prompt) if sound() else 0.0
+
     names = inspect.signature(model.prepare_inputs_for_generation).parameters
     if "next_sequence_length" not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
         return None, "it prepares its inputs for one token at a time", ""
     plan = ChainPlan(CACHE, "logits_to_keep" in inspect.signature(model.forward).parameters)
+    ids = _texts(model, vocab_size, prompt)
     try:
-        plan, error = _alone(model, plan, _texts(model, vocab_size, prompt))
+        plan, error = _alone(model, plan, ids)
     except Exception as failure:  # any failure of a trial run means: not by chains
         return None, f"a trial chain failed with {type(failure).__name__}: {failure}", ""
-    if reason := fault_of(model, error, what="chain"):
+    if reason := fault_of(model, error, what="chain", own=own):
         return None, reason, ""
     ids = _texts(model, vocab_size, prompt, pads=plan.alone is None)
     try:
         first, second = _error(model, plan, ids, [0, PADDING], prompt)
     except Exception as failure:
         return plan, "", f"a trial chain failed with {type(failure).__name__}: {failure}"
-    return plan, "", fault_of(model, max(first, second), what="chain")
+    return plan, "", fault_of(model, max(first, second), what="chain", own=own)
 
 
 def _texts(model: Any, vocab_size: int, prompt: int, *, pads: bool = True) -> Tensor:
@@ -82,6 +90,15 @@ def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
         return plan, error
     without = ids.masked_fill(ids == pad, pad - 1 if pad else 1)
     return attrs.evolve(plan, alone=pad), _error(model, plan, without[:1], [0], prompt)[0]
+
+
+def _own_error(model: Any, ids: Tensor, prompt: int) -> float:
+    """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
+    try:
+        whole, theirs = (own_logits(model, ids[:, :n], [0, PADDING], ids[:, n:]).logits for n in (ids.shape[1], prompt))
+    except Exception:  # whatever the model raises
+        return 0.0
+    return logit_error(whole[:, -1], theirs[:, -1])
 
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:

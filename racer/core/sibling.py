@@ -1,12 +1,15 @@
 """A tiny float32 model of a model's class, which shows what rounding or weights of its own may hide.
 
 Some classes of transformers start anew, or leave out a convolution, where several tokens come after a state. In a small
-dtype, or where a state says little of the text, a trial of the model itself takes that for rounding.
+dtype, or where a state says little of the text, a trial of the model itself takes that for rounding. Where, the other
+way, rounding makes a trial of the model itself fail, a small one shows whether its class takes trees.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -27,6 +30,7 @@ class Sibling:
     """Whether it counts positions by the pad tokens of a pass (:attr:`racer.core.chain_runner.ChainPlan.alone`)."""
 
 
+_take_trees: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _found: WeakKeyDictionary[type, Sibling] = WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -37,6 +41,17 @@ def sibling_of(kind: type) -> Sibling:
         if kind not in _found:
             _found[kind] = _examined(kind)
         return _found[kind]
+
+
+def small_one_takes_trees(kind: type, takes: Callable[[Any], bool]) -> bool:
+    """Whether a small model of class ``kind`` does: ``takes`` tells, once. No, if none can be made."""
+    if kind not in _take_trees:
+        try:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                _take_trees[kind] = takes(tiny_model(kind))
+        except Exception:  # whatever the class raises
+            _take_trees[kind] = False
+    return _take_trees[kind]
 
 
 def _examined(kind: type) -> Sibling:

@@ -23,21 +23,21 @@ from racer.core.chain_trial import chain_faults, pad_of
 from racer.core.grouped_attention import EAGER, PLAIN, reads_names
 from racer.core.hooks import foreign_hook
 from racer.core.kept_weights import shape_of
+from racer.core.logit_error import SMALL
 from racer.core.masks import MaskPlan
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan, ModelRunner
 from racer.core.model_state import state_of
 from racer.core.obstacles import no_loop, obstacle, stretched, unprepared
 from racer.core.rope import RopeBorder
-from racer.core.sibling import sibling_of
+from racer.core.sibling import sibling_of, small_one_takes_trees
 from racer.core.subject import subject_of
+from racer.core.tiny_models import WINDOW
 from racer.core.trial import PROMPT, Trial
 from racer.core.untouched import untouched
 from racer.core.windows import MARGIN, beyond, windows_of
 
 LONGEST_PROMPT = 1024
 """Chains are tried on prompts of up to so many tokens, and not used beyond windows that are longer."""
-SMALL = (torch.float16, torch.bfloat16)
-"""Types whose rounding hides much in a trial."""
 MAX_KEPT = 8
 """States of a model, and windows within them, that are remembered; the least recently used one makes room."""
 
@@ -153,7 +153,7 @@ def _examine_chain(model: Any, trees: Support, windows: list[int], tried: int | 
     if len(near) < len(windows):  # beyond the next one chains are not tried, and not used
         tried = windows[len(near)]
     prompt = near[-1] + MARGIN if near else PROMPT
-    chain, reason, padded = chain_faults(model, vocab_size, prompt)
+    chain, reason, padded = chain_faults(model, vocab_size, prompt, lambda: not sibling_of(type(model)).fault)
     if chain is not None and (chain.states or model.dtype in SMALL):
         sibling = sibling_of(type(model))
         reason = sibling.fault if chain.states else ""
@@ -214,7 +214,7 @@ def _switched(trial: Trial, plan: ForwardPlan, vocab_size: int) -> Support:
 
 
 def _tried(trial: Trial, runner: ModelRunner, vocab_size: int) -> Support:
-    reason, padded, positions = trial.faults(runner)
+    reason, padded, positions = trial.faults(runner, _soundness(trial.model))
     config = trial.model.config.get_text_config()
     border = RopeBorder.of(config)
     if border is not None:  # no node may stand beyond it: its pass would be another
@@ -230,10 +230,22 @@ def _examine_beyond(model: Any, first: Support, tried: int | None) -> Support:
         trees = attrs.evolve(first, reason=first.tree_reason, chain=None)
         return _examine_chain(model, trees, windows, tried) if windows else first
     plan = attrs.evolve(first.plan, tried=tried)
-    reason, padded = beyond(ModelRunner(model, plan), first.vocab_size, windows) if windows else ("", "")
+    reason = padded = ""
+    if windows:
+        reason, padded = beyond(ModelRunner(model, plan), first.vocab_size, windows, _soundness(model))
     if reason:
         return _examine_chain(model, attrs.evolve(first, plan=None, reason=reason), windows, tried)
     return attrs.evolve(first, plan=plan, padding_reason=first.padding_reason or padded)
+
+
+def _soundness(model: Any) -> Callable[[], bool]:
+    """Tells whether a small model of its class takes trees, beyond windows and beside padding too."""
+
+    def takes(small: Any) -> bool:
+        support = probe(small, 8 * WINDOW)
+        return support.plan is not None and not support.padding_reason
+
+    return lambda: small_one_takes_trees(type(model), takes)
 
 
 def _vocab_size(model: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -56,9 +56,12 @@ class Trial:
         theirs = _their_run(model, prompts, tokens[:, ::2])
         return cls(model, prompts, tokens, theirs.logits, CacheLayout.of(theirs.cache), theirs.planes)
 
-    def faults(self, runner: ModelRunner) -> tuple[str, str, int | None]:
+    def faults(self, runner: ModelRunner, sound: Callable[[], bool]) -> tuple[str, str, int | None]:
         """What is wrong with rows without padding, what with padded ones (empty: nothing), and how many positions the
-        model has (None: no table of them was seen)."""
+        model has (None: no table of them was seen).
+
+        :param sound: whether the model's class takes trees where nothing is rounded; asked in doubt.
+        """
         watch = PositionWatch(self._positions())
         try:
             alone = max(logit_error(ours[:1], theirs[:1]) for ours, theirs in self._alone(runner))
@@ -66,7 +69,20 @@ class Trial:
         except Exception as failure:  # any failure of a trial run means: not with trees
             return (failed := f"a trial tree failed with {type(failure).__name__}: {failure}"), failed, None
         first, second = (max(logit_error(ours[row], theirs[row]) for ours, theirs in pairs) for row in (0, 1))
-        return fault_of(self.model, max(alone, first)), fault_of(self.model, second), watch.size
+
+        def own() -> float:
+            return self._own_error() if sound() else 0.0
+
+        return fault_of(self.model, max(alone, first), own=own), fault_of(self.model, second, own=own), watch.size
+
+    def _own_error(self) -> float:
+        """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
+        path = self.tokens[:, ::2]
+        try:
+            whole = _their_run(self.model, torch.cat([self.prompts, path], dim=1), path[:, :0])
+        except Exception:  # whatever the model raises
+            return 0.0
+        return logit_error(whole.logits[:, -1], self.theirs[:, -1])
 
     def heeds_positions(self) -> bool:
         """Whether positions make a difference: a forward that takes anything may drop them. Where it does, what a small
@@ -116,7 +132,7 @@ def _their_run(model: Any, prompts: Tensor, forced: Tensor) -> OwnRun:
     position = torch.arange(ids.shape[1], device=ids.device) - torch.tensor(PADDING, device=ids.device)[:, None]
     mask, position = (position >= 0).long(), position.clamp(min=0)
     output = model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, **{old: cache})
-    return OwnRun(output.logits[:, PROMPT - 1 :], cache)
+    return OwnRun(output.logits[:, prompts.shape[1] - 1 :], cache)
 
 
 def trial_tree(tokens: Tensor, parents: tuple[int, ...] = PARENTS) -> DraftTree:

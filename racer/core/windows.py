@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -24,6 +24,8 @@ _COUNTS = re.compile(r"expert|layer|head|pattern|group|logits|num_|(?:^|_)n_|int
 """Names that speak of lengths, and words in them that speak of something else."""
 SHORTEST = 4
 """Shorter ones are outgrown by every trial."""
+PADDING = 3
+"""Masked slots of a padded row."""
 MARGIN = 8
 """Slots of a trial beyond a window: more than a tree's nodes or the trial's padding."""
 
@@ -45,10 +47,12 @@ def _numbers(part: Any, named: bool = False) -> Iterator[int]:
         yield part
 
 
-def beyond(runner: ModelRunner, vocab_size: int, windows: list[int]) -> tuple[str, str]:
+def beyond(runner: ModelRunner, vocab_size: int, windows: list[int], sound: Callable[[], bool]) -> tuple[str, str]:
     """What is wrong beyond these windows with a row without padding, and what with a padded one; empty: nothing.
 
     Each side takes the memory of one row as long as the longest of them.
+
+    :param sound: whether the model's class takes trees where nothing is rounded; asked in doubt.
     """
     table, room = runner.plan.positions, len(PARENTS) + 1
     length = max(windows) + MARGIN
@@ -62,8 +66,8 @@ def beyond(runner: ModelRunner, vocab_size: int, windows: list[int]) -> tuple[st
         length += (chunk - 1 - length) % chunk  # the root is the last of its chunk: the nodes after it see none before
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(vocab_size, (1, len(PARENTS)), generator=generator).to(runner.model.device)
-    trial = _LongTrial(runner, tokens, windows, length)
-    return trial.fault(0), trial.fault(3)
+    trial = _LongTrial(runner, tokens, windows, length, sound)
+    return trial.fault(0), trial.fault(PADDING)
 
 
 @attrs.frozen(eq=False)
@@ -79,6 +83,7 @@ class _LongTrial:
     windows: list[int]
     length: int
     """Slots that are filled."""
+    sound: Callable[[], bool]
 
     def fault(self, padding: int) -> str:
         """What is wrong with a row that has so many masked slots at its left."""
@@ -87,17 +92,36 @@ class _LongTrial:
             error = max(logit_error(ours, theirs) for ours, theirs in self._compared(padding))
         except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
             return f"a trial{where} failed with {type(failure).__name__}: {failure}"
-        return fault_of(self.runner.model, error, where, part=0.5)  # what is made up is rounded less
+        return fault_of(
+            self.runner.model, error, where, part=0.5, own=self._own_error
+        )  # what is made up is rounded less
 
     def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
-        model, path = self.runner.model, self.tokens[:, ::2]
-        prompt = self.tokens[:, :1].expand(-1, self.length + 1)
-        theirs = own_logits(model, prompt, [padding], path[:, 1:], fill=self._fill).logits
-        cache = self._our_cache(padding)
+        path, theirs, cache = self.tokens[:, ::2], self._theirs(padding), self._our_cache(padding)
         yield self.runner.forward(trial_tree(self.tokens), cache, 2**40)[:, ::2], theirs
         piece = next(self.runner.prefill(path, cache, chunk=path.shape[1], keep=path.shape[1]))
         yield piece.logits, theirs
+
+    def _theirs(self, padding: int, together: bool = False) -> Tensor:
+        """``[1, 3, V]`` transformers' logits of the path; ``together``, in one pass, its last token's alone."""
+        path = self.tokens[:, ::2]
+        prompt = torch.cat([path[:, :1].expand(-1, self.length), path], dim=1)
+        given = prompt.shape[1] if together else self.length + 1
+        run = own_logits(self.runner.model, prompt[:, :given], [padding], prompt[:, given:], fill=self._fill)
+        return run.logits
+
+    def _own_error(self) -> float:
+        """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
+        if not self.sound():
+            return 0.0
+        try:
+            return max(
+                logit_error(self._theirs(padding, together=True)[:, -1], self._theirs(padding)[:, -1])
+                for padding in (0, PADDING)
+            )
+        except Exception:  # whatever the model raises
+            return 0.0
 
     def _fill(self, cache: Any) -> None:
         for layer, keys, values in self._states():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from transformers import (
@@ -19,6 +20,9 @@ from transformers import (
 
 import racer
 from racer import DecodeConfig, Decoder
+from racer.core import own_loop, windows
+from racer.core import trial as trials
+from racer.core.masks import MaskPlan
 from racer.core.support import probe
 from racer.core.windows import windows_of
 from racer.errors import UnsupportedGeneration
@@ -86,6 +90,57 @@ def test_windows_that_can_be_masked_are_no_obstacle(name: str, dtype: torch.dtyp
     assert support.plan is not None, support.reason
     assert not support.padding_reason
     assert support.plan.tried is None
+
+
+def rounded_more(monkeypatch: pytest.MonkeyPatch, model: Any, share: float) -> None:
+    """transformers' logits of this model differ from call to call, as those of large ones in bf16 do."""
+    generator, own = torch.Generator().manual_seed(0), own_loop.own_logits
+
+    def noisy(called: Any, *arguments: Any, **named: Any) -> Any:
+        run = own(called, *arguments, **named)
+        if called is not model:
+            return run
+        noise = torch.randn(run.logits.shape, generator=generator) * run.logits.float().std(-1, keepdim=True)
+        return attrs.evolve(run, logits=run.logits + share * noise)
+
+    for trial in (windows, trials):
+        monkeypatch.setattr(trial, "own_logits", noisy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mistral-sliding", "gemma3", "qwen2-sliding"])
+@pytest.mark.parametrize("share", [0.14, 0.22])
+def test_what_transformers_own_logits_differ_by_is_no_fault_in_a_small_dtype(
+    name: str, share: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 3 270M in bf16 was decoded by chains from 512 tokens on."""
+    model = copy.deepcopy(tiny(name)).to(dtype)
+    rounded_more(monkeypatch, model, share)
+    support = probe(model, 100)
+    assert (support.plan is not None) == (dtype is torch.bfloat16), support.tree_reason
+    assert not support.padding_reason
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_window_that_is_off_by_one_is_a_fault_all_the_same(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, right = copy.deepcopy(tiny("gemma3")).to(torch.bfloat16), MaskPlan.of
+    rounded_more(monkeypatch, model, 0.14)
+
+    def off_by_one(config: Any) -> Any:
+        plan = right(config)
+        return attrs.evolve(plan, window=plan.window + more) if config is model.config else plan
+
+    monkeypatch.setattr(MaskPlan, "of", off_by_one)
+    assert probe(model, 100).plan is None
+
+
+@pytest.mark.parametrize("window", [64, 300])
+def test_nor_is_a_class_excused_that_masks_by_slot(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = neo(window, torch.bfloat16)
+    rounded_more(monkeypatch, model, 0.09)
+    support = probe(model, 400)
+    assert support.plan is None
+    assert f"beyond its window of {window}" in support.tree_reason
 
 
 @pytest.mark.parametrize("window", [30, 100])
