@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,6 @@ def fault_of(
         tolerance = max(tolerance, FEW_BITS)
     if error <= tolerance * part:
         return ""
-    if own is not None and dtype in SMALL and error <= tolerance * LOUD and error <= APART * own():
+    if own is not None and dtype in SMALL and error <= tolerance * LOUD and error <= APART * own() < math.inf:
         return ""
     return f"a trial {what}'s logits differ from generate's by {error:.2g} standard deviations{where}"

@@ -92,9 +92,8 @@ class _LongTrial:
             error = max(logit_error(ours, theirs) for ours, theirs in self._compared(padding))
         except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
             return f"a trial{where} failed with {type(failure).__name__}: {failure}"
-        return fault_of(
-            self.runner.model, error, where, part=0.5, own=self._own_error
-        )  # what is made up is rounded less
+        part = 0.5  # what is made up is rounded less, mostly
+        return fault_of(self.runner.model, error, where, part, own=self._own_error)
 
     def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""

@@ -22,6 +22,7 @@ import racer
 from racer import DecodeConfig, Decoder
 from racer.core import chain_trial, own_loop, windows
 from racer.core import trial as trials
+from racer.core.logit_error import fault_of
 from racer.core.masks import MaskPlan
 from racer.core.support import probe
 from racer.core.windows import windows_of
@@ -122,6 +123,17 @@ def test_what_transformers_own_logits_differ_by_is_no_fault_in_a_small_dtype(
     else:
         assert support.plan is not None, support.tree_reason
         assert not support.padding_reason
+
+
+@pytest.mark.parametrize(
+    ("error", "own", "forgiven"),
+    [(0.15, 0.0, True), (0.3, 0.08, True), (0.3, 0.07, False), (0.41, 1.0, False), (0.3, torch.inf, False)],
+)
+def test_what_is_forgiven_in_bf16(error: float, own: float, forgiven: bool) -> None:
+    """Logits that are no numbers prove nothing."""
+    model = copy.deepcopy(tiny("llama")).to(torch.bfloat16)
+    assert (fault_of(model, error, own=lambda: own) == "") == forgiven
+    assert fault_of(model.float(), error, own=lambda: own)
 
 
 @pytest.mark.parametrize("more", [-1, 1])
