@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from racer.core.chain_cache import ChainCache
 from racer.core.chain_runner import ChainPlan, ChainRunner
-from racer.core.logit_error import fault_of, logit_error
+from racer.core.logit_error import fault_of, logit_error, own_error
 from racer.core.own_loop import CACHE, generate_with, own_logits
 from racer.core.prompt_pieces import PreparedCall
 
@@ -37,10 +38,6 @@ def chain_faults(
     :param prompt: tokens of the prompts.
     :param sound: whether the model's class takes chains where nothing is rounded; asked in doubt.
     """
-
-    def own() -> float:
-        return _own_error(model, ids, prompt) if sound() else 0.0
-
     names = inspect.signature(model.prepare_inputs_for_generation).parameters
     if "next_sequence_length" not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
         return None, "it prepares its inputs for one token at a time", ""
@@ -50,13 +47,14 @@ def chain_faults(
         plan, error = _alone(model, plan, ids)
     except Exception as failure:  # any failure of a trial run means: not by chains
         return None, f"a trial chain failed with {type(failure).__name__}: {failure}", ""
-    if reason := fault_of(model, error, what="chain", own=own):
+    if reason := fault_of(model, error, what="chain", own=own_error(sound, partial(_their_ways, model, ids, prompt))):
         return None, reason, ""
     ids = _texts(model, vocab_size, prompt, pads=plan.alone is None)
     try:
         first, second = _error(model, plan, ids, [0, PADDING], prompt)
     except Exception as failure:
         return plan, "", f"a trial chain failed with {type(failure).__name__}: {failure}"
+    own = own_error(sound, partial(_their_ways, model, ids, prompt))
     return plan, "", fault_of(model, max(first, second), what="chain", own=own)
 
 
@@ -92,13 +90,10 @@ def _alone(model: Any, plan: ChainPlan, ids: Tensor) -> tuple[ChainPlan, float]:
     return attrs.evolve(plan, alone=pad), _error(model, plan, without[:1], [0], prompt)[0]
 
 
-def _own_error(model: Any, ids: Tensor, prompt: int) -> float:
-    """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
-    try:
-        whole, theirs = (own_logits(model, ids[:, :n], [0, PADDING], ids[:, n:]).logits for n in (ids.shape[1], prompt))
-    except Exception:  # whatever the model raises
-        return 0.0
-    return logit_error(whole[:, -1], theirs[:, -1])
+def _their_ways(model: Any, ids: Tensor, prompt: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """transformers' logits of the last tokens, all tokens in one pass and one by one."""
+    whole, theirs = (own_logits(model, ids[:, :n], [0, PADDING], ids[:, n:]).logits for n in (ids.shape[1], prompt))
+    yield whole[:, -1], theirs[:, -1]
 
 
 def _error(model: Any, plan: ChainPlan, ids: Tensor, padding: list[int], prompt: int) -> list[float]:

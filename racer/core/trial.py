@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from racer.core.cache_layout import CacheLayout
-from racer.core.logit_error import fault_of, logit_error
+from racer.core.logit_error import fault_of, logit_error, own_error
 from racer.core.model_runner import CACHE_ARGUMENTS, ModelRunner
 from racer.core.own_loop import OwnRun, own_logits
 from racer.core.position_table import PositionWatch
@@ -69,20 +69,14 @@ class Trial:
         except Exception as failure:  # any failure of a trial run means: not with trees
             return (failed := f"a trial tree failed with {type(failure).__name__}: {failure}"), failed, None
         first, second = (max(logit_error(ours[row], theirs[row]) for ours, theirs in pairs) for row in (0, 1))
-
-        def own() -> float:
-            return self._own_error() if sound() else 0.0
-
+        own = own_error(sound, self._their_ways)
         return fault_of(self.model, max(alone, first), own=own), fault_of(self.model, second, own=own), watch.size
 
-    def _own_error(self) -> float:
-        """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
+    def _their_ways(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """transformers' logits of the last tokens, all tokens in one pass and one by one."""
         path = self.tokens[:, ::2]
-        try:
-            whole = _their_run(self.model, torch.cat([self.prompts, path], dim=1), path[:, :0])
-        except Exception:  # whatever the model raises
-            return 0.0
-        return logit_error(whole.logits[:, -1], self.theirs[:, -1])
+        whole = _their_run(self.model, torch.cat([self.prompts, path], dim=1), path[:, :0])
+        yield whole.logits[:, -1], self.theirs[:, -1]
 
     def heeds_positions(self) -> bool:
         """Whether positions make a difference: a forward that takes anything may drop them. Where it does, what a small

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from racer.core.cache_layout import Block
 from racer.core.kv_cache import TreeCache
-from racer.core.logit_error import fault_of, logit_error
+from racer.core.logit_error import fault_of, logit_error, own_error
 from racer.core.model_runner import ModelRunner
 from racer.core.own_loop import own_logits
 from racer.core.trial import PARENTS, trial_tree
@@ -93,7 +93,7 @@ class _LongTrial:
         except Exception as failure:  # any failure of a trial run means: not with trees; it may have been too long
             return f"a trial{where} failed with {type(failure).__name__}: {failure}"
         part = 0.5  # what is made up is rounded less, mostly
-        return fault_of(self.runner.model, error, where, part, own=self._own_error)
+        return fault_of(self.runner.model, error, where, part, own=own_error(self.sound, self._their_ways))
 
     def _compared(self, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits ``[1, 3, V]`` of a path through a tree, or of it as a piece of prompt, beside transformers' own."""
@@ -110,17 +110,10 @@ class _LongTrial:
         run = own_logits(self.runner.model, prompt[:, :given], [padding], prompt[:, given:], fill=self._fill)
         return run.logits
 
-    def _own_error(self) -> float:
-        """How far transformers' logits are from its own of all tokens in one pass; 0 if that cannot be found out."""
-        if not self.sound():
-            return 0.0
-        try:
-            return max(
-                logit_error(self._theirs(padding, together=True)[:, -1], self._theirs(padding)[:, -1])
-                for padding in (0, PADDING)
-            )
-        except Exception:  # whatever the model raises
-            return 0.0
+    def _their_ways(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """transformers' logits of the path's last token, the path in one pass and one by one."""
+        for padding in (0, PADDING):
+            yield self._theirs(padding, together=True)[:, -1], self._theirs(padding)[:, -1]
 
     def _fill(self, cache: Any) -> None:
         for layer, keys, values in self._states():
