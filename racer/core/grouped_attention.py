@@ -26,6 +26,8 @@ from racer.core.twin import Configs, Twin, TwinClasses, share
 
 GROUPED, PLAIN, EAGER = "racer_grouped", "sdpa", "eager"
 """Names of attention implementations: ours, and those that take the mask of a tree themselves."""
+NOT_OURS = ("softcap", "s_aux", "sinks")
+"""What some models ask of their attention, and sdpa has not: in 16 bits its lack may look like rounding."""
 _ASKS = re.compile(r"_attn_implementation\"?\)?\s*(==|!=|in\b|not in\b)")  # also after getattr(config, "...")
 
 
@@ -44,7 +46,10 @@ def grouped(
     :param query: ``[B, H, N, D]``
     :param key, value: ``[B, H / groups, K, D]``
     :param attention_mask: ``[B, 1, N, K]``, additive or bool. Anything else is left to transformers.
+    :raises ValueError: scores are to be capped, or there are sinks, which only other implementations know.
     """
+    if unknown := [name for name in NOT_OURS if rest.get(name) is not None]:
+        raise ValueError(f"'sdpa' knows no {unknown[0]}")
     batch, heads, nodes, _ = query.shape
     groups = heads // key.shape[1]
     if attention_mask is not None and not dropout and rest.get("position_bias") is None:

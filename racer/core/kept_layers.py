@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from racer.core.kept_weights import KeptWeight
+from racer.core.kept_weights import KeptWeight, OfFixedTypes
 from racer.core.recording import recorder
 from racer.kernels.native.few_bits import LANES
 
@@ -16,7 +17,22 @@ CHUNK = 4096
 """Rows that are unpacked at once."""
 
 
-class KeptLinear(nn.Module):
+class _KeptLayer(OfFixedTypes):
+    """A layer whose weight is kept in few bits, and saved as a plain one."""
+
+    held: KeptWeight
+
+    @property
+    def weight(self) -> Tensor:
+        """``[out, in]`` or ``[tokens, size]``, unpacked anew each time."""
+        return self.held.dequantised()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+
+class KeptLinear(_KeptLayer):
     """``torch.nn.Linear`` whose weight is kept in few bits."""
 
     bias: Tensor | None
@@ -30,10 +46,10 @@ class KeptLinear(nn.Module):
         self.register_buffer("bias", full, persistent=False)
         self._facts: Any = None
 
-    @property
-    def weight(self) -> Tensor:
-        """``[out, in]``, unpacked anew each time."""
-        return self.held.dequantised()
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias[: self.out_features].clone()
 
     def forward(self, rows: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``, of the rows' dtype."""
@@ -62,7 +78,7 @@ class KeptLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class KeptEmbedding(nn.Module):
+class KeptEmbedding(_KeptLayer):
     """``torch.nn.Embedding`` whose weight is kept in few bits."""
 
     def __init__(self, held: KeptWeight, dtype: torch.dtype) -> None:
@@ -74,6 +90,12 @@ class KeptEmbedding(nn.Module):
     def weight(self) -> Tensor:
         """``[tokens, size]``, unpacked anew each time."""
         return self.held.dequantised().to(self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Rows come in the dtype that the model is given."""
+        super()._apply(fn, recurse)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
+        return self
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[...]`` to ``[..., size]``."""

@@ -8,6 +8,7 @@ activations are taken in 16 bits a number; sums are float32.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -69,7 +70,31 @@ def quantised(weight: Tensor, kept: Format) -> GroupedNumbers:
     return GroupedNumbers(kept, numbers.reshape(values.shape), scale, least)
 
 
-class KeptWeight(nn.Module):
+class OfFixedTypes(nn.Module):
+    """A module whose buffers machine code reads: they stay of their types when a model is given another, and here."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """What ``.to``, ``.half()``, ``.share_memory()`` and their like do to each module.
+
+        :raises RuntimeError: it is to be moved away from the CPU.
+        """
+        for name, buffer in self._buffers.items():
+            if buffer is None:
+                continue
+            like = fn(buffer.new_empty(0))
+            if like.device != buffer.device:
+                raise RuntimeError(
+                    f"weights in few bits are multiplied by the CPU, and cannot go to {like.device}: load the model "
+                    f"with weights='bf16', or with device={str(like.device)!r}"
+                )
+            if like.dtype == buffer.dtype:
+                self._buffers[name] = fn(buffer)
+        for child in self.children() if recurse else ():
+            child._apply(fn)  # type: ignore[no-untyped-call]
+        return self
+
+
+class KeptWeight(OfFixedTypes):
     """A weight ``[out, in]`` in few bits. Its buffers hold all of it; layers may share one."""
 
     numbers: Tensor

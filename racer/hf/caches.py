@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from racer.core.cache_layout import Block
 from racer.core.kv_cache import TreeCache
 from racer.core.model_runner import CACHE_ARGUMENTS, ForwardPlan
+from racer.core.subject import autocasts, contents_of
 from racer.engine.outside_cache import FinalStates
 from racer.errors import UnsupportedGeneration
 from racer.hf.postponed import READABLE, postpone
@@ -21,6 +23,10 @@ from racer.hf.unsupported import left_padding
 
 CACHE_FIELD = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 """What an output calls its cache: the former from transformers 5.24 on."""
+CHANGED = (
+    "the model is another than when it wrote this cache: behind rows that ended before others, states of pad "
+    "tokens are zeros (a mask should hide them)"
+)
 MARKED = "_is_user_defined" in GenerationMixin._prepare_cache_for_generation.__code__.co_names
 """Whether ``generate`` marks the caches that it was given."""
 
@@ -51,15 +57,25 @@ class GivenCache:
         cache.append(self.length)
 
     def store(self, states: FinalStates) -> None:
-        if states.complete or self.given or not self.cache.layers:
-            self._append(states, self.cache)
-        else:  # scoring pad tokens may cost more than the call did
-            runner = attrs.evolve(states.runner, packed=None)  # packed weights are good for this call alone
-            postpone(self.cache, lambda cache: self._append(attrs.evolve(states, runner=runner), cache))
+        model = states.runner.model
+        if states.complete or self.given or not self.cache.layers or autocasts(model):
+            self._append(states.complete_with(self.pad), states.length, self.cache)
+            return
+        # scoring pad tokens may cost more than the call did
+        later = attrs.evolve(states, runner=attrs.evolve(states.runner, packed=None))  # it is good for this call alone
+        contents = contents_of(model)
 
-    def _append(self, states: FinalStates, cache: Any) -> None:
-        """Let each layer of ``cache`` take the new slots in its own way."""
-        tree_cache, new = states.complete_with(self.pad), slice(self.length, states.length)
+        def fill(cache: Any) -> None:
+            same = contents_of(model) == contents
+            if not same:
+                warnings.warn(CHANGED, stacklevel=2)
+            self._append(later.complete_with(self.pad) if same else later.cache, later.length, cache)
+
+        postpone(self.cache, fill)
+
+    def _append(self, tree_cache: TreeCache, length: int, cache: Any) -> None:
+        """Let each layer of ``cache`` take the new slots, up to ``length``, in its own way."""
+        new = slice(self.length, length)
         for index in tree_cache.layout.stored:
             keys, values = (slots[:, :, new] for slots in tree_cache.layer(index))
             cache.update(keys, values, index)

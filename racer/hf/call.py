@@ -90,8 +90,10 @@ class Call:
         given = dict(self.arguments)
         tokenizer, strings = given.pop("tokenizer", None), self.setting("stop_strings")
         if strings:
-            criteria = StoppingCriteriaList(given.get("stopping_criteria") or ())
-            given["stopping_criteria"] = StoppingCriteriaList([*criteria, StopStringCriteria(tokenizer, strings)])
+            criteria = list(given.get("stopping_criteria") or ())
+            if not any(type(one) is StopStringCriteria for one in criteria):  # the caller's own counts in its place
+                criteria.append(StopStringCriteria(tokenizer, strings))
+            given["stopping_criteria"] = StoppingCriteriaList(criteria)
             given.pop("stop_strings", None)
             if getattr(given.get("generation_config"), "stop_strings", None):
                 given["generation_config"] = copy.deepcopy(given["generation_config"])

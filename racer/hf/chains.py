@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +35,15 @@ def refuse_for_chains(settings: GenerationConfig, arguments: dict[str, Any]) -> 
 
 def _has_states(layer: Any) -> bool:
     return any(dict(getattr(layer, "has_previous_state", None) or {}).values())
+
+
+def at_once(settings: GenerationConfig) -> GenerationConfig:
+    """Settings by which transformers scores a prompt in one pass: into a cache of trees no second one can follow."""
+    if settings.prefill_chunk_size is None:
+        return settings
+    whole = copy.copy(settings)
+    whole.prefill_chunk_size = None
+    return whole
 
 
 def prepared_call(

@@ -17,12 +17,12 @@ from racer.engine.spec import BatchSpec
 from racer.errors import UnsupportedGeneration, UnsupportedModel
 from racer.hf.batch_spec import Asked, batch_spec, pad_token, sequences_of
 from racer.hf.caches import CACHE_FIELD, GivenCache, given_cache, outside_cache
-from racer.hf.chains import prepared_call, refuse_for_chains
+from racer.hf.chains import at_once, prepared_call, refuse_for_chains
 from racer.hf.outputs import EncoderDecoderOutput, GenerateOutput, score_tuples
 from racer.hf.prepared import offset_of
 from racer.hf.settings import refuse_settings
 from racer.hf.streamer import HeldStreamer
-from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_positions
+from racer.hf.unsupported import more_than_text, refuse_arguments, refuse_device, refuse_positions
 from racer.step.stats import DecodeStats
 
 
@@ -103,6 +103,7 @@ class Loop:
         if (support := probe(model)).way == "plain":
             raise UnsupportedModel(f"{type(model).__name__} takes no trees: {support.reason}")
         refuse_arguments(input_ids, model_kwargs)
+        refuse_device(input_ids, model.device)
         has_encoder = bool(model.config.is_encoder_decoder)
         more = not has_encoder and bool(more_than_text(model_kwargs))
         pad = pad_token(settings)
@@ -122,7 +123,8 @@ class Loop:
                 refuse_for_chains(settings, model_kwargs)
             if more or found.plan is None:
                 offset = offset_of(model, input_ids, model_kwargs, found) if more else None
-                prepared = prepared_call(model, input_ids, settings, model_kwargs, pad, offset)
+                whole = settings if found.plan is None else at_once(settings)
+                prepared = prepared_call(model, input_ids, whole, model_kwargs, pad, offset)
             return found
 
         mask = model_kwargs.get("decoder_attention_mask" if has_encoder else "attention_mask")

@@ -20,8 +20,10 @@ from racer.errors import UnsupportedGeneration, first_line
 from racer.hf.caches import given_cache
 from racer.hf.unsupported import is_empty, left_padding
 
-KINDS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-"""Arguments that say of each token what it is; 0 is text, for which none is needed."""
+MEDIA = ("mm_token_type_ids", "moe_mm_token_type_ids")
+"""Arguments that say of each token which medium it is; 0 is text, for which none is needed."""
+TYPES = "token_type_ids"
+"""An argument that trees leave out: to BERT that is zeros, and GPT-2 adds what it has learned of 0 to every token."""
 KNOWN = {"input_ids", "attention_mask", "position_ids", *CACHE_ARGUMENTS, "use_cache", KEEP, "cache_position"}
 KNOWN |= {"return_dict", "output_attentions", "output_hidden_states"}
 KNOWN |= {"image_grid_thw", "video_grid_thw", "second_per_grid_ts"}  # of positions, which a step is given
@@ -50,8 +52,8 @@ def offset_of(model: Any, input_ids: Tensor, arguments: dict[str, Any], support:
         raise UnsupportedGeneration("a prompt with more than text goes on from a cache that has seen tokens")
     step = _next_step(model, input_ids, arguments)
     for name, value in step.items():
-        text = name in KNOWN or is_empty(value) or (name in KINDS and not bool(value.any()))
-        if not text:
+        text = name in KNOWN or is_empty(value) or (name in (*MEDIA, TYPES) and not bool(value.any()))
+        if not text or (name == TYPES and support.plan is not None and not _is_default(model, input_ids)):
             raise UnsupportedGeneration(f"model argument {name!r} goes into every step: leave it out")
     mask = step.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
@@ -62,6 +64,16 @@ def offset_of(model: Any, input_ids: Tensor, arguments: dict[str, Any], support:
     if offset is not None:
         _refuse_offset(offset, support)
     return offset
+
+
+def _is_default(model: Any, input_ids: Tensor) -> bool:
+    """Whether a model that is given no types of tokens takes them for 0."""
+    token = input_ids[:1, -1:]
+    with torch.no_grad():
+        without, zeros = (
+            model(input_ids=token, use_cache=False, **types).logits for types in ({}, {TYPES: torch.zeros_like(token)})
+        )
+    return torch.equal(without, zeros)
 
 
 def _next_step(model: Any, input_ids: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:

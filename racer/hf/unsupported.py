@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from racer.core.model_runner import CACHE_ARGUMENTS
@@ -30,6 +31,17 @@ def refuse_arguments(input_ids: Tensor, model_kwargs: dict[str, Any]) -> None:
         raise UnsupportedGeneration("attention_mask holds other numbers than 0 and 1, which models read in many ways")
     if model_kwargs.get("inputs_embeds") is not None:
         raise UnsupportedGeneration("inputs_embeds are not tokens: drafters look the prompt up in input_ids")
+
+
+def refuse_device(input_ids: Tensor, device: torch.device) -> None:
+    """Say no to a prompt that lies elsewhere than the model: transformers moves it about step by step.
+
+    :param device: the model's.
+    """
+    if input_ids.device.type != device.type and device.type != "meta":
+        raise UnsupportedGeneration(
+            f"the prompt is on {input_ids.device} and the model on {device}: move the prompt, inputs.to(model.device)"
+        )
 
 
 def more_than_text(model_kwargs: dict[str, Any]) -> list[str]:

@@ -177,3 +177,46 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
         with torch.no_grad():
             assert torch.equal(made(tokens).logits, same(tokens).logits)
         assert [type(part) for part in made.modules()] == [type(part) for part in same.modules()]
+
+
+@pytest.mark.parametrize("choice", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@torch.no_grad()
+def test_a_model_that_is_given_another_dtype_keeps_its_numbers(choice: str, dtype: torch.dtype) -> None:
+    """Scales of another type were read as if they were of the old one, past their end or as garbage."""
+    model = small_llama()
+    keeping.make(model, choice)
+    embedding = model.model.embed_tokens
+    model.model.embed_tokens = KeptEmbedding(KeptWeight(quantised(embedding.weight, INT8)), embedding.weight.dtype)
+    tokens = torch.tensor([[3, 1, 4, 1, 5]])
+    before = model(tokens).logits
+    after = model.to(dtype)(tokens).logits
+    assert after.dtype == dtype
+    torch.testing.assert_close(after.float(), before, rtol=0.1, atol=0.1 * float(before.std()))
+    if dtype is torch.float32:
+        assert torch.equal(after, before)
+    how: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(racer.generate(model, tokens, **how), model.generate(tokens, **how))
+    assert torch.equal(model.float()(tokens).logits, before) or dtype not in (torch.float32, torch.float64)
+
+
+def test_where_few_bits_cannot_go_is_said() -> None:
+    model = small_llama()
+    keeping.make(model, "int8")
+    with pytest.raises(RuntimeError, match="cannot go to meta: load the model with weights='bf16'"):
+        model.to("meta")
+
+
+@pytest.mark.parametrize("choice", ["int8", "int4"])
+@torch.no_grad()
+def test_a_model_in_few_bits_is_saved_as_a_plain_one(choice: str, tmp_path: Path) -> None:
+    """Its linear layers were left out, and loaded as noise."""
+    model = small_llama()
+    keeping.make(model, choice)
+    model.save_pretrained(tmp_path)
+    again = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    tokens = torch.tensor([[3, 1, 4, 1, 5]])
+    torch.testing.assert_close(again(tokens).logits, model(tokens).logits, rtol=0.1, atol=0.02)
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+    assert torch.equal(again.model.layers[1].self_attn.q_proj.bias, model.model.layers[1].self_attn.q_proj.bias[:64])
+    assert not model.state_dict().keys() ^ again.state_dict().keys()

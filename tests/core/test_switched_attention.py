@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers.integrations.flex_attention as integration
 from torch.nn.attention import flex_attention
-from transformers import Lfm2Config, Lfm2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, Lfm2Config, Lfm2ForCausalLM
 
 import racer
 from racer import DecodeConfig
@@ -80,4 +80,21 @@ def test_chains_are_scored_by_the_model_itself() -> None:
     assert probe(model).way == "chain", probe(model).reason
     expected = model.generate(**of_rows(1), **HOW)
     got = racer.generate(model, **of_rows(1), **HOW, config=DecodeConfig(drafter=HostileDrafter(3, VOCAB), budget=8))
+    assert torch.equal(got.sequences, expected.sequences)
+
+
+@recent("its chains and flex attention")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_caps_of_attention_are_not_left_out(dtype: torch.dtype) -> None:
+    """sdpa has none; in 16 bits what a cap changes may be as small as rounding."""
+    sizes = SIZES | {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 50.0}
+    torch.manual_seed(0)
+    model = flex(loud(Gemma2ForCausalLM(Gemma2Config(**sizes, layer_types=["full_attention"] * 4)))).to(dtype)
+    found = probe(model)
+    assert found.plan is None
+    assert "knows no softcap" in (found.tree_reason or found.reason)
+    expected = model.generate(**of_rows(1), **HOW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlainDecodingWarning)
+        got = racer.generate(model, **of_rows(1), **HOW, config=DecodeConfig(drafter=HostileDrafter(3, VOCAB)))
     assert torch.equal(got.sequences, expected.sequences)

@@ -143,6 +143,8 @@ MODEL_ARGUMENTS = [
         "input_ids": ..., "inputs_embeds": _embeds(m, r), "max_new_tokens": ..., "max_length": 8},
         Either(EMBEDS)),
     Case("token_type_ids", lambda m, r: {"token_type_ids": prompts(r)["attention_mask"]}, Either("token_type_ids")),
+    Case("token_type_ids of zeros", lambda m, r: {"token_type_ids": torch.zeros_like(prompts(r)["input_ids"])},
+         Either("token_type_ids")),
     Case("usual position_ids", lambda m, r: {
         "position_ids": (prompts(r)["attention_mask"].cumsum(1) - 1).clamp(min=0)}, Either("position_ids")),
     Case("shifted position_ids", lambda m, r: {"position_ids": (prompts(r)["attention_mask"].cumsum(1) + 6)},

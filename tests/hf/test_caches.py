@@ -115,6 +115,48 @@ def test_pad_tokens_are_only_scored_when_the_cache_is_looked_at(look: str, infer
     assert calls == [1]
 
 
+def _written(model: Any) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.add_(1.0)
+
+
+CHANGES: dict[str, Any] = {
+    "dtype": lambda model: model.float(),
+    "weights": _written,
+    "another": lambda model: setattr(model.model, "norm", copy.deepcopy(model.model.norm)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_has_changed_scores_no_pad_tokens(change: str) -> None:
+    """They failed, at each look anew; or had the states of another model."""
+    model, inputs = copy.deepcopy(tiny("llama")), batch()
+    how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}
+    got, expected = mine(model, **how), cache_of(model.generate(**how))
+    width, new = inputs["input_ids"].shape[1], got.sequences[:, inputs["input_ids"].shape[1] :]
+    CHANGES[change](model)
+    with pytest.warns(UserWarning, match="the model is another"):
+        found = list(cache_of(got))
+    counts = [int((row == how["eos_token_id"]).float().argmax()) if how["eos_token_id"] in row else 14 for row in new]
+    for layer, whole in zip(cache_of(got).layers, expected.layers, strict=True):
+        assert layer.keys.shape == whole.keys.shape
+        for row, count in enumerate(counts):
+            slots = slice(0, width + count)  # the last token of a row is in no cache
+            torch.testing.assert_close(layer.keys[row, :, slots], whole.keys[row, :, slots], atol=1e-8, rtol=1e-6)
+            assert not layer.keys[row, :, width + count :].any()
+    assert len(found) == len(expected.layers)
+
+
+def test_autocast_fills_the_cache_at_once() -> None:
+    model, inputs = tiny("llama"), batch()
+    how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}
+    with torch.autocast("cpu", torch.bfloat16):
+        got, expected = mine(model, **how), model.generate(**how)
+    assert [layer.keys.dtype for layer in cache_of(got).layers] == [
+        layer.keys.dtype for layer in cache_of(expected).layers
+    ]
+
+
 def test_threads_may_look_at_once() -> None:
     model, inputs = copy.deepcopy(tiny("llama")), batch()
     how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}

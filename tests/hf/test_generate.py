@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import weakref
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 from transformers.generation import GenerateDecoderOnlyOutput
 
 import racer
@@ -77,6 +78,23 @@ def test_stop_strings_end_the_text_where_generate_ends_it(folder: Path, by_confi
     got = racer.generate(loaded.model, config=GREEDY, **inputs, **given, tokenizer=loaded.tokenizer)
     assert torch.equal(got, expected)
     assert got.shape[1] < inputs["input_ids"].shape[1] + 80
+
+
+def test_the_callers_own_stop_strings_count_in_place_of_settings(folder: Path) -> None:
+    from racer.loading.models import load
+
+    loaded = load(str(folder), dtype="fp32", device="cpu")
+    ids, how = loaded.tokenizer("The quick", return_tensors="pt")["input_ids"], {"max_new_tokens": 40}
+    new = loaded.model.generate(ids, **how, do_sample=False)[0, ids.shape[1] :]
+    text = loaded.tokenizer.decode(new)
+    early, late = text[4:6], next(pair for pair in itertools.pairwise(text[20:]) if "".join(pair) not in text[:20])
+    ends = []
+    for call in (loaded.model.generate, lambda *given, **how: racer.generate(loaded.model, *given, **how)):
+        criteria = StoppingCriteriaList([StopStringCriteria(loaded.tokenizer, ["".join(late)])])
+        given = {**how, "stop_strings": [early], "stopping_criteria": criteria, "tokenizer": loaded.tokenizer}
+        ends.append(call(ids, do_sample=False, **given))
+    assert torch.equal(*ends)
+    assert ends[0].shape[1] > ids.shape[1] + 8
 
 
 def test_num_return_sequences_gives_different_samples_and_is_reproducible() -> None:

@@ -20,6 +20,7 @@ from racer.step.request import Request
 from racer.strategies.base import Drafter
 from racer.testing.trees import HostileDrafter, ReplayDrafter
 from support.image_models import IMAGE, MODELS
+from support.loud_llama import loud
 from support.versions import recent
 
 VOCAB = 128
@@ -120,6 +121,17 @@ def test_a_prompt_with_images_after_a_cache_is_decoded_plainly(name: str) -> Non
     assert torch.equal(*runs)
 
 
+@pytest.mark.parametrize("name", ALWAYS)
+def test_a_prompt_with_kinds_of_tokens_is_scored_at_once(name: str) -> None:
+    """transformers would score it in pieces, each of which took the place of the one before."""
+    model, inputs, _ = case(name)
+    ids = torch.randint(3, IMAGE, (1, 24), generator=torch.Generator().manual_seed(1))
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    text |= {kind: torch.zeros_like(ids) for kind in inputs if kind.endswith("token_type_ids")}
+    got = decoded(name, text, "racer", **GREEDY, prefill_chunk_size=5)
+    assert torch.equal(got, model.generate(**text, **GREEDY))
+
+
 @_RECENT
 @pytest.mark.parametrize("mode", ["static", "off"])
 def test_shapes_may_be_static_for_other_calls(mode: Any) -> None:
@@ -136,6 +148,12 @@ def test_arguments_of_every_step_are_decoded_plainly() -> None:
     how = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **GREEDY}
     text = {**how, "token_type_ids": torch.zeros_like(ids)}
     assert torch.equal(racer.generate(model, **text), model.generate(**text))
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=VOCAB, eos_token_id=None)
+    adding = loud(transformers.GPT2LMHeadModel(config), 12)
+    with pytest.warns(PlainDecodingWarning, match="'token_type_ids' goes into every step"):
+        got = racer.generate(adding, **text)  # 0 is a token to it
+    assert torch.equal(got, adding.generate(**text))
+    assert not torch.equal(got, adding.generate(**how))
     kinds = {**how, "token_type_ids": torch.ones_like(ids)}
     with pytest.warns(PlainDecodingWarning, match="'token_type_ids' goes into every step"):
         got = racer.generate(model, **kinds)

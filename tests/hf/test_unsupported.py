@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from racer import DecodeConfig, Decoder
 from racer.errors import ConfigError, UnsupportedGeneration, UnsupportedModel
 from racer.hf.plain import PlainDecodingWarning
 from racer.hf.settings import FIELDS, refuse_settings
+from racer.hf.unsupported import refuse_device
 from racer.testing import toy_model
 from support.toy_batch import BATCH, GREEDY, IDS, MODEL, VOCAB, same
 from support.versions import recent
@@ -187,3 +189,22 @@ def test_what_is_no_configuration_or_no_model_is_said() -> None:
         MODEL.generate(IDS, max_new_tokens=3, custom_generate=racer.custom_generate, racer_config=3)
     with pytest.raises(UnsupportedModel, match="has no generate"):
         racer.attach(torch.nn.Linear(2, 2))
+
+
+def test_a_prompt_on_another_device_is_decoded_plainly() -> None:
+    """transformers moves it step by step; only some of our ways would."""
+    prompt = torch.empty(1, 3, dtype=torch.long, device="meta")
+    with pytest.raises(UnsupportedGeneration, match=r"on meta and the model on cpu: .*inputs\.to\(model\.device\)"):
+        refuse_device(prompt, torch.device("cpu"))
+    refuse_device(prompt, torch.device("meta"))
+    refuse_device(torch.ones(1, 3), torch.device("meta"))  # weights elsewhere, fetched layer by layer
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [{}, {"encoder_repetition_penalty": 1.3}], ids=["text", "processor"])
+def test_a_prompt_on_the_cpu_and_a_model_on_the_gpu(how: dict[str, Any]) -> None:
+    model = copy.deepcopy(MODEL).to("cuda")
+    call: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0} | how
+    with pytest.warns(PlainDecodingWarning, match="inputs.to"):
+        got = racer.generate(model, IDS, **call)
+    assert torch.equal(got.cpu(), model.generate(IDS, **call).cpu())

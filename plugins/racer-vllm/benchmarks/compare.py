@@ -2,10 +2,12 @@
 
     python plugins/racer-vllm/benchmarks/compare.py
     python plugins/racer-vllm/benchmarks/compare.py --questions spec_bench/question.jsonl --at 4 --rounds 3
+    python plugins/racer-vllm/benchmarks/compare.py --questions spec_bench/question.jsonl --served 8
 
 Greedy, without compilation or CUDA graphs, one thread, so that CPU seconds are time that was worked. `plain` is vLLM
 without drafts; the others' texts are compared with its. `racer-tokens` sees no cues, and `racer-full` drafts all tokens
-that it may, whatever they cost. Drafters begin with nothing and learn from question to question. Tokens a text and step
+that it may, whatever they cost. Drafters begin with nothing and learn from question to question; with `--served` they
+have answered other questions first, which are not counted, as a server that has been running. Tokens a text and step
 count all steps in which a text got tokens; those a drafted step are what vLLM logs as "mean acceptance length".
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -25,7 +28,7 @@ from typing import Any
 
 import click
 
-from racer.bench.questions import BUILTIN, draw, load_questions
+from racer.bench.questions import BUILTIN, Question, draw, load_questions
 from racer.loading import models
 from racer.loading.embedded import embedded_folder
 
@@ -49,6 +52,7 @@ COUNTED = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
 @click.option("--dtype", default="float32", show_default=True)
 @click.option("--questions", "sources", multiple=True, default=(BUILTIN,), show_default=True, help="Question files.")
 @click.option("--limit", default=2, show_default=True, help="Questions of each group, drawn as `racer bench` does.")
+@click.option("--served", default=0, show_default=True, help="Other questions of each group that were answered before.")
 @click.option("--max-new-tokens", "new", default=80, show_default=True)
 @click.option("--draft-tokens", "most", default=7, show_default=True)
 @click.option("--at", "numbers", type=int, multiple=True, default=(4, 8), show_default=True, help="Texts at once.")
@@ -62,6 +66,7 @@ def main(
     dtype: str,
     sources: tuple[str, ...],
     limit: int,
+    served: int,
     new: int,
     most: int,
     numbers: tuple[int, ...],
@@ -71,10 +76,13 @@ def main(
 ) -> None:
     if context.invoked_subcommand:
         return
+    known = load_questions(list(sources))
+    questions = draw(known, limit, seed=0)
     task = {
         "model": model or str(embedded_folder(models.convert)),
         "dtype": dtype,
-        "questions": [question.turns[0] for question in draw(load_questions(list(sources)), limit, seed=0)],
+        "questions": [question.turns[0] for question in questions],
+        "served": [question.turns[0] for question in _others(known, questions, served)],
         "new": new,
         "most": most,
     }
@@ -115,14 +123,24 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         speculative_config={**settings, "num_speculative_tokens": task["most"]} if settings else None,
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=task["new"])
-    chats = [[{"role": "user", "content": text}] for text in task["questions"]]
-    llm.chat([[{"role": "user", "content": WARM_UP}]], sampling, use_tqdm=False)  # compiles, and draws memory
+    llm.chat(_chats([WARM_UP, *task["served"]]), sampling, use_tqdm=False)  # compiles, and draws memory
     before, began = _counts(llm), time.process_time()
-    outputs = llm.chat(chats, sampling, use_tqdm=False)
+    outputs = llm.chat(_chats(task["questions"]), sampling, use_tqdm=False)
     seconds = time.process_time() - began
     counts = {name: after - before[name] for name, after in _counts(llm).items()}
     texts = [list(output.outputs[0].token_ids) for output in outputs]
     return {"cpu_seconds": seconds, "texts": texts, **counts}
+
+
+def _others(known: Sequence[Question], questions: Sequence[Question], number: int) -> list[Question]:
+    """So many of each group that are none of these, in a drawn order."""
+    left = [question for question in known if question not in questions]
+    others = draw(left, number, seed=0) if number else []
+    return random.Random(0).sample(others, len(others))
+
+
+def _chats(texts: Sequence[str]) -> list[Any]:
+    return [[{"role": "user", "content": text}] for text in texts]
 
 
 def _counts(llm: Any) -> dict[str, int]:
