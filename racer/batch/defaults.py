@@ -25,7 +25,8 @@ class Defaults:
 
     model: str | None
     dtype: str | None
-    weights: str | None
+    weights: str
+    """What :func:`racer.loading.models.weights_of` says."""
     max_new_tokens: int
     temperature: float | None
     top_p: float | None

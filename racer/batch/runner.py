@@ -18,7 +18,7 @@ from racer.batch.output import Output
 from racer.engine.continuous.figures import EngineFigures
 from racer.engine.continuous.stream import Stream
 from racer.errors import ConfigError, EngineClosed, first_line, told
-from racer.loading.detokenizer import decode
+from racer.loading.detokenizer import continuation
 from racer.loading.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -121,14 +121,15 @@ class Runner:
     async def _answer(self, line: Line) -> dict[str, Any]:
         asked = understand(line)
         seed = self._defaults.seed_of(asked.wanted, line.key)
-        completion = await self._submit(asked, seed).completion()
-        text = cut(decode(self._loaded.tokenizer, list(completion.tokens)), asked.wanted.stop)
+        ids = self._defaults.encode(asked, self._loaded)
+        completion = await self._submit(asked, ids, seed).completion()
+        before = ids if asked.prompt is not None or self._defaults.raw else ()
+        text = cut(continuation(self._loaded.tokenizer, before, completion.tokens), asked.wanted.stop)
         return records.answer(
             line, asked, text, completion, model=self._loaded.name, settings=self._settings, seed=seed
         )
 
-    def _submit(self, asked: Asked, seed: int | None) -> Stream:
-        ids = self._defaults.encode(asked, self._loaded)
+    def _submit(self, asked: Asked, ids: list[int], seed: int | None) -> Stream:
         self._check(ids)
         arguments = self._defaults.arguments(
             asked.wanted, self._loaded, len(ids), self._stopping, most=self._max_tokens

@@ -47,12 +47,21 @@ def run(options: BatchOptions) -> Result:
     :raises OSError: a file cannot be read or written.
     """
     config = options.config()
-    defaults = Defaults(**{field.name: getattr(options, field.name) for field in attrs.fields(Defaults)})
     with closing(Index(lines.read(options.source))) as index:
         if not index.total:
             raise ConfigError(f"{options.source} has no lines")
+        defaults = _defaults(options)
         with opened(options.output, index, defaults.digest) as output:
             return _go_on(options, config, defaults, index, output)
+
+
+def _defaults(options: BatchOptions) -> Defaults:
+    """What shapes answers: of weights, what they come to on this machine and device, which may be another next time."""
+    from racer.loading import models
+
+    given = {field.name: getattr(options, field.name) for field in attrs.fields(Defaults)}
+    shape = {name: getattr(options, name) for name in ("dtype", "device", "weights")}
+    return Defaults(**given | {"weights": models.weights_of(options.model, **shape)})
 
 
 def _go_on(options: BatchOptions, config: DecodeConfig, defaults: Defaults, index: Index, output: Output) -> Result:

@@ -30,6 +30,7 @@ class BenchOptions(ModelOptions):
     questions: tuple[str, ...]
     methods: tuple[str, ...] | None
     peers: tuple[str, ...] | None
+    compile: str
     max_new_tokens: int
     limit: int | None
     budget: int | str
@@ -101,6 +102,7 @@ class BenchOptions(ModelOptions):
     help="Sample from the most likely tokens that sum to P.",
 )
 @checked.machine_options
+@checked.compile_option
 @click.option(
     "--batch-size", callback=checked.count, metavar="B", default="1", show_default=True, help="Questions at once."
 )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     "--seed", callback=checked.seed, metavar="S", help="Repeat a sampled text.  [default: a fresh one, reported]"
 )
 @checked.machine_options
+@checked.compile_option
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
 @click.option(
     "--compare",
@@ -111,7 +112,7 @@ def _run(options: Options) -> None:
         if options.compare:
             session.warm_up()
         sink = (lambda text, drafted: None) if options.json else render.TextSink(sys.stdout)
-        streamer = Streamer(loaded.tokenizer, sink)
+        streamer = Streamer(loaded.tokenizer, sink, session.before)
         try:
             outcome = session.decode(streamer)
         except KeyboardInterrupt:
@@ -127,11 +128,11 @@ def _run(options: Options) -> None:
 
 def _tell(session: Session, outcome: Outcome, options: Options) -> None:
     from racer.cli import render
-    from racer.loading.detokenizer import decode
+    from racer.loading.detokenizer import continuation
 
     comparison = session.compare(outcome) if options.compare else None
     if options.json:
-        text = decode(session.loaded.tokenizer, outcome.tokens)
+        text = continuation(session.loaded.tokenizer, session.before, outcome.tokens)
         render.print_json(render.report(session, outcome, comparison, text))
     else:
         render.summary(session, outcome, comparison)

@@ -21,7 +21,6 @@ class ModelOptions:
     dtype: str | None
     weights: str | None
     device: str
-    compile: str
     pack: bool | str
 
     def load(self) -> LoadedModel:
@@ -46,7 +45,9 @@ class EngineOptions(ModelOptions):
     budget: int | str
 
     def config(self) -> DecodeConfig:
-        """How to decode. To be asked for before a model is loaded: a wrong name shall be told before anything slow.
+        """How to decode: in dynamic shapes, as engines do.
+
+        To be asked for before a model is loaded: a wrong name shall be told before anything slow.
 
         :raises UnknownStrategy: nobody registered a drafter or budget of that name.
         :raises ConfigError: the drafter does not take such a parameter, or such a value.
@@ -54,4 +55,4 @@ class EngineOptions(ModelOptions):
         plugins.make("drafter", self.drafter)
         if isinstance(self.budget, str):
             plugins.resolve("budget", self.budget)
-        return DecodeConfig(drafter=self.drafter, budget=self.budget, compile=self.compile, pack=self.pack)
+        return DecodeConfig(drafter=self.drafter, budget=self.budget, compile="off", pack=self.pack)

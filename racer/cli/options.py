@@ -105,7 +105,7 @@ class Place(click.Path):
 count = number(int, lambda n: 1 <= n < 2**31, "a whole number from 1 to 2**31 - 1")
 seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 temperature = number(float, lambda t: t == 0 or 1e-6 <= t <= 1e6, "0 (greedy) or a number from 1e-6 to 1e6")
-top_k = number(int, lambda k: k >= 0, "a whole number from 1, or 0 for no limit")
+top_k = number(int, lambda k: 0 <= k < 2**31, "a whole number from 1 to 2**31 - 1, or 0 for no limit")
 top_p = number(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 min_p = number(float, lambda p: 0 <= p <= 1, "a number from 0 to 1")
 
@@ -173,8 +173,8 @@ pack_option = click.option(
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of what a command multiplies with, where, and how steps get there."""
-    for option in (pack_option, compile_option, device_option, weights_option, dtype_option):
+    """The options of what a command multiplies with, and where."""
+    for option in (pack_option, device_option, weights_option, dtype_option):
         command = option(command)
     return command
 
@@ -187,6 +187,7 @@ class Options(ModelOptions):
     drafter: str | Choice
     verifier: str
     budget: int | str
+    compile: str
     max_new_tokens: int
     temperature: float | None
     top_p: float | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from racer.hookspecs import hookimpl
@@ -28,8 +28,8 @@ class Streamer:
     comes from the prompt's own pass, and models that cannot be decoded with trees have no steps: those do not wait.
     """
 
-    def __init__(self, tokenizer: Any, sink: Sink) -> None:
-        self._text = Detokenizer(tokenizer)
+    def __init__(self, tokenizer: Any, sink: Sink, before: Sequence[int] = ()) -> None:
+        self._text = Detokenizer(tokenizer, before)
         self._sink = sink
         self._waiting: list[int] = []
         self._first = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from racer.step.cost_curve import CostCurve
 
 UNKNOWN = 0.1
@@ -32,6 +34,8 @@ class Pace:
 
     def heard(self, scored: int, emitted: int, milliseconds: float) -> None:
         """A step of so many scored tokens, all texts together, gave so many new ones in this time."""
+        if not 0 < milliseconds < math.inf:  # of a clock that is too coarse, or was set back
+            return
         if self._curve.sizes >= 2:  # a program that was stopped for a while is not slow
             milliseconds = min(milliseconds, PAUSE * self._curve(scored))
         self._curve.learn(scored, milliseconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST_STOP = 1024
@@ -20,9 +21,12 @@ class Detokenizer:
     piece is decoded together with the new tokens, and what is new of their text waits until it does not end in half a
     character. Bytes that are no text would wait for ever: after some tokens all is given but what may still be the
     beginning of a character. Only the last pieces are decoded anew, so the cost of a token does not grow with the text.
+
+    :param before: tokens of the text that this one goes on from; none where it stands for itself. Many tokenizers leave
+        out a space before the first token. Where they end in half a character, the text stands for itself, too.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
         """The last ones: of the last piece that was given, and those behind it."""
@@ -30,6 +34,11 @@ class Detokenizer:
         """Tokens that came after the last piece."""
         self._given = 0
         """Characters of the text of ``_tokens`` that are out."""
+        for count in range(PATIENCE, PATIENCE + HALVES + 1) if before else ():
+            text = decode(tokenizer, tail := list(before[-count:]))
+            if not text.startswith(MARK) and not text.endswith(MARK):  # cut within a character
+                self._tokens, self._given = tail, len(text)
+                return
 
     def add(self, token: int) -> str:
         """The text that becomes certain with ``token``; often empty."""
@@ -67,6 +76,12 @@ class Detokenizer:
         piece = text[self._given : len(text) - waiting]
         self._given, self._fresh = behind - waiting, 0
         return piece
+
+
+def continuation(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text of ``tokens`` where they go on from the text of ``before``."""
+    text = Detokenizer(tokenizer, before)
+    return "".join(map(text.add, tokens)) + text.end()
 
 
 def decode(tokenizer: Any, tokens: list[int]) -> str:

@@ -49,15 +49,16 @@ def make(model: Any, choice: str) -> int:
     return count
 
 
-def keep(model: Any, file: Path) -> int:
+def keep(model: Any, reader: Any) -> int:
     """Exchange the weights of a model that was loaded from a GGUF file for the file's own; how many layers.
+
+    :param reader: ``gguf.GGUFReader`` of the file.
 
     Only a weight that is what the file's tensor says, in the file's order of rows or in that of Llama's rotary
     embedding, is exchanged.
     """
     import gguf
 
-    reader = gguf.GGUFReader(file)
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.tensor_type.name in TYPES}
     names, config = _names_of(gguf, reader, model), model.config.get_text_config()
     paths = {module: path for path, module in model.named_modules()}

@@ -5,21 +5,22 @@ torch and transformers are imported where they are used, so that a wrong name is
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from racer.errors import ConfigError, ModelNotFound, first_line
+from racer.loading import pretrained
 from racer.loading.embedded import EMBEDDED_NAME, KEPT, Progress, embedded_folder, installed_gguf
 from racer.loading.loaded_model import LoadedModel
 from racer.loading.sources import Source, find
 
+if TYPE_CHECKING:
+    from racer.loading.gguf_metadata import GgufMetadata
+
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "auto"}
-
-
 MADE = ("int8", "int4")
 WEIGHTS = ("keep", "bf16", *MADE)
 """What weights may be multiplied as; some are made from plain ones."""
@@ -51,21 +52,45 @@ def load(
     place = _device(device)
     choice = _weights(weights, dtype, place)
     source = _source(name, progress)
-    file = source.blocks if choice == "keep" else None
-    in_bits = file is not None or choice in MADE
     with _loading(name, source):
-        model = _load_model(source, dtype or ("fp32" if in_bits else "bf16")).to(place).eval()
-        tokenizer = _load_tokenizer(source)
+        metadata = _metadata(source)
+        if choice == "keep" and not _has_few_bits(source, metadata):
+            choice = "plain"
+        in_bits = choice in ("keep", *MADE)
+        model = pretrained.model(source, DTYPES[dtype or ("fp32" if in_bits else "bf16")], metadata).to(place).eval()
+        tokenizer = pretrained.tokenizer(source)
+        if metadata is not None:
+            pretrained.end_turns(model, metadata.turn_ends(tokenizer))
         if in_bits:
-            from racer.loading import keeping
+            _give_few_bits(model, choice, source, metadata)
+    return LoadedModel(model, tokenizer, name or EMBEDDED_NAME, choice)
 
-            if file is None:
-                keeping.make(model, choice)
-            elif file.suffix == ".gguf":
-                keeping.keep(model, file)
-            else:
-                keeping.restore(model, file)
-    return LoadedModel(model, tokenizer, name or EMBEDDED_NAME, choice if in_bits else "plain")
+
+def _metadata(source: Source) -> GgufMetadata | None:
+    """Of a GGUF file; None of a folder."""
+    if not source.gguf or source.blocks is None:
+        return None
+    from racer.loading.gguf_metadata import GgufMetadata
+
+    return GgufMetadata(source.blocks)
+
+
+def _has_few_bits(source: Source, metadata: GgufMetadata | None) -> bool:
+    """Whether a model has weights that are multiplied as they are stored."""
+    from racer.loading.gguf_blocks import TYPES
+
+    return source.blocks is not None if metadata is None else not metadata.types.isdisjoint(TYPES)
+
+
+def _give_few_bits(model: Any, choice: str, source: Source, metadata: GgufMetadata | None) -> None:
+    from racer.loading import keeping
+
+    if choice != "keep":
+        keeping.make(model, choice)
+    elif metadata is not None:
+        keeping.keep(model, metadata.reader)
+    elif source.blocks is not None:
+        keeping.restore(model, source.blocks)
 
 
 def _weights(choice: str | None, dtype: str | None, device: Any) -> str:
@@ -90,6 +115,17 @@ def _weights(choice: str | None, dtype: str | None, device: Any) -> str:
     return choice
 
 
+def weights_of(name: str | None, *, dtype: str | None, device: str, weights: str | None) -> str:
+    """What :func:`load` would multiply with, as far as arguments, processor and device decide it. Nothing is loaded.
+
+    :raises ModelNotFound: see :func:`find`.
+    :raises ConfigError: see :func:`load`.
+    """
+    choice = _weights(weights, dtype, _device(device))
+    few = name is None or find(name).blocks is not None
+    return choice if few or choice != "keep" else "plain"
+
+
 def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any:
     """The tokenizer alone; ``name`` and ``progress`` as in :func:`load`.
 
@@ -97,7 +133,7 @@ def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any
     """
     source = _source(name, progress)
     with _loading(name, source):
-        return _load_tokenizer(source)
+        return pretrained.tokenizer(source)
 
 
 def gguf_file(name: str | None) -> Path | None:
@@ -164,37 +200,6 @@ def _device(device: str) -> Any:
     return place
 
 
-def _load_model(source: Source, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    wanted = DTYPES[dtype]
-    given: dict[str, Any] = {"dtype": wanted if wanted == "auto" else getattr(torch, wanted)}
-    if source.gguf:
-        given |= {"gguf_file": source.gguf, **_dequantized()}
-    # the GGUF reader's progress bar knows no switch
-    with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
-        model = AutoModelForCausalLM.from_pretrained(source.place, **given)
-    if model.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
-        model.set_attn_implementation("sdpa")  # flash attention cannot take a tree mask
-    return model
-
-
-def _dequantized() -> dict[str, Any]:
-    """Ask for plain weights where transformers would keep a GGUF's blocks; older ones always give plain weights."""
-    try:
-        from transformers.utils.quantization_config import GgufConfig
-    except ImportError:
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True)}
-
-
-def _load_tokenizer(source: Source) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(source.place, **({"gguf_file": source.gguf} if source.gguf else {}))
-
-
 @contextmanager
 def _loading(name: str | None, source: Source) -> Iterator[None]:
     """Load quietly; whatever the loaders raise becomes one line that says what would help."""
@@ -214,13 +219,15 @@ def convert(gguf: Path, folder: Path) -> None:
     And its weights in its own bits, as they are multiplied: to read them from the GGUF again takes seconds.
     """
     from racer.loading import keeping
+    from racer.loading.gguf_metadata import GgufMetadata
 
     source = Source(str(gguf.parent), gguf=gguf.name)
     with _loading(None, source):
-        model = _load_model(source, "fp32")
+        metadata = GgufMetadata(gguf)
+        model = pretrained.model(source, "float32", metadata)
         if hasattr(model.config, "quantization_config"):  # the weights are plain now
             del model.config.quantization_config
         model.save_pretrained(folder)
-        keeping.keep(model, gguf)
+        keeping.keep(model, metadata.reader)
         keeping.save(model, folder / KEPT)
-        _load_tokenizer(source).save_pretrained(folder)
+        pretrained.tokenizer(source).save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -14,7 +14,16 @@ from racer.serve.grammar import ANY_OBJECT, of_schema
 from racer.serve.protocol.chat import ChatRequest, Tool
 from racer.serve.protocol.completions import DEFAULT_LIMIT, CompletionRequest
 from racer.serve.protocol.fields import Generation, ResponseFormat
-from racer.serve.tools import ForcedReader, PlainReader, Reader, TaggedReader, forced_grammar, frames, has_tags
+from racer.serve.tools import (
+    ForcedReader,
+    PlainReader,
+    Reader,
+    TaggedReader,
+    forced_grammar,
+    frames,
+    has_tags,
+    special_tags,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +41,10 @@ class Job:
     grammar: str | None = None
     """What the text must follow."""
     reader: Callable[[], Reader] = PlainReader
+    goes_on: bool = False
+    """Whether answers go on from the prompt's text."""
+    shown: Mapping[int, str] = attrs.field(factory=dict)
+    """Special tokens that the reader must see as text."""
     tenant: Hashable = None
 
 
@@ -65,6 +78,7 @@ def of_chat(loaded: LoadedModel, body: ChatRequest, tenant: Hashable) -> Job:
         scores=body.scores,
         grammar=grammar,
         reader=reader,
+        shown=special_tags(loaded.tokenizer) if offered else {},
         tenant=tenant,
     )
 
@@ -89,6 +103,7 @@ def of_completion(loaded: LoadedModel, body: CompletionRequest, tenant: Hashable
         default=DEFAULT_LIMIT,
         scores=body.scores,
         grammar=grammar,
+        goes_on=True,
         tenant=tenant,
     )
 

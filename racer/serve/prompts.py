@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from racer.core.kept_weights import shape_of
 from racer.errors import first_line
 from racer.loading.loaded_model import LoadedModel
 from racer.serve.errors import invalid
@@ -58,8 +59,7 @@ def of_ids(loaded: LoadedModel, ids: Sequence[int], param: str) -> list[int]:
 
 def vocab_size(loaded: LoadedModel) -> int:
     """Tokens that the model can read."""
-    size: int = loaded.model.get_input_embeddings().weight.shape[0]
-    return size
+    return shape_of(loaded.model.get_input_embeddings())[0]
 
 
 def _as_templates_want(message: Message, place: int) -> dict[str, Any]:

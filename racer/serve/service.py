@@ -85,7 +85,8 @@ class Service:
                     raise self.refusal() from error
                 except Exception as error:
                     raise refused(error) from error
-                text = AnswerText(self.loaded.tokenizer, job.body.stops, self.end_tokens)
+                before = prompt if job.goes_on else ()
+                text = AnswerText(self.loaded.tokenizer, job.body.stops, self.end_tokens, before, job.shown)
                 choices.append(Choice(len(choices), stream, text, job.reader()))
         return job
 

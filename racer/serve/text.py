@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -70,10 +70,20 @@ class AnswerText:
 
     :param stops: text before the first of these is the whole answer.
     :param end_tokens: they end an answer and are no part of it.
+    :param before: tokens of a text that is gone on from.
+    :param shown: special tokens that are text nevertheless, and which.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], end_tokens: frozenset[int]) -> None:
-        self._text, self._stops, self._end_tokens = Detokenizer(tokenizer), stops, end_tokens
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        end_tokens: frozenset[int],
+        before: Sequence[int] = (),
+        shown: Mapping[int, str] | None = None,
+    ) -> None:
+        self._text, self._stops, self._end_tokens = Detokenizer(tokenizer, before), stops, end_tokens
+        self._shown = shown or {}
         self._held = Held()
         self._scores: list[TokenScore] = []
         """Of tokens whose text is not there yet."""
@@ -88,7 +98,8 @@ class AnswerText:
                 continue
             if chunk.scores is not None:
                 self._scores.append(chunk.scores[number])
-            if text := self._text.add(token):
+            literal = self._shown.get(token)
+            if text := self._text.add(token) if literal is None else self._text.end() + literal:
                 self._hold(text, number < chunk.accepted)
                 units += self._certain()
         return units

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 
@@ -71,6 +72,12 @@ class Frame:
 def has_tags(template: str) -> bool:
     """Whether a chat template writes calls between the tags."""
     return OPEN in template
+
+
+def special_tags(tokenizer: Any) -> dict[int, str]:
+    """The tags that are special tokens, which are no text otherwise."""
+    known = tokenizer.added_tokens_decoder.items()
+    return {number: str(token) for number, token in known if token.special and str(token) in (OPEN, CLOSE)}
 
 
 def frames(tools: Sequence[Tool], name: str | None, template: str) -> list[Frame]:

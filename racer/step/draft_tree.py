@@ -21,6 +21,7 @@ FAULTS = {
     32: "a node's source is not an index into sources",
 }
 """What each bit of :meth:`DraftTree.faults` means."""
+UNNAMED = ("",)
 
 
 @attrs.frozen(eq=False)
@@ -173,9 +174,14 @@ class DraftTree:
             parent=join(self.parent, place.gather(1, other._up)),
             count=self.count + fresh.sum(1),
             score=join_if(self.score, other.score),
-            source=join_if(self.source, None if other.source is None else other.source + len(self.sources)),
-            sources=self.sources + other.sources,
+            source=join(self._known_source, other._known_source + len(self.sources or UNNAMED)),
+            sources=(self.sources or UNNAMED) + (other.sources or UNNAMED),
         )
+
+    @property
+    def _known_source(self) -> Tensor:
+        """One without a name where nobody said."""
+        return torch.zeros_like(self.tokens) if self.source is None else self.source
 
     def _twins(self, other: DraftTree) -> Tensor:
         """``[B, N, M]`` bool: our node i and their node j spell the same path. Pointer doubling over pairs of nodes."""

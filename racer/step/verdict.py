@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -64,9 +64,16 @@ class HostVerdict:
 
     def of_rows(self, rows: Sequence[int]) -> HostVerdict:
         """The same of these rows alone."""
+        return self._each(lambda part: part[list(rows)])
+
+    def copy(self) -> HostVerdict:
+        """The same in memory of its own: on the CPU it may lie where the next step writes."""
+        return self._each(lambda part: part.copy())
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> HostVerdict:
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in attrs.fields(HostVerdict)}
-        chosen: dict[str, Any] = {name: None if part is None else part[list(rows)] for name, part in parts.items()}
-        return HostVerdict(**chosen)
+        changed: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+        return HostVerdict(**changed)
 
     def accepted(self, row: int) -> list[int]:
         """Tokens that the step adds to ``row``: accepted drafts and the bonus token."""

@@ -37,6 +37,7 @@ class DuckDrafter(Drafter):
                 raise PluginError(f"{name} of drafter {who} is {getattr(duck, name)!r}, expected a method")
         self.name = self._typed("label", str, "") or self._typed("name", str, "") or who
         self.needs = self._typed("needs", Needs, Needs())
+        self.drafts = self._typed("drafts", bool, True)
         self.drafts_chains = self._typed("drafts_chains", bool, False)
         self.saves = self._typed("saves", bool, hasattr(duck, "save") and hasattr(duck, "load"))
 

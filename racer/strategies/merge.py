@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import reduce
 
+import attrs
+
 from racer.errors import ConfigError
 from racer.guard import Guard
 from racer.step.draft_tree import DraftTree
@@ -30,6 +32,7 @@ class Merge(Drafter):
             raise ConfigError(f"unknown merge policy {policy!r}; there is 'fill'")
         self.parts = [Guard(as_drafter(part)) for part in parts]
         self.name = name or "+".join(part.label for part in self.parts)
+        self.drafts = any(part.drafter.drafts for part in self.parts)
         self.needs = reduce(lambda a, b: a | b, (part.needs for part in self.parts), Needs(host=False))
 
     def opened(self, request: Request) -> None:
@@ -37,8 +40,12 @@ class Merge(Drafter):
             part.opened(request)
 
     def draft(self, view: StepView, budget: int) -> DraftTree | None:
-        trees = (part.draft(view, budget) for part in self.parts)
-        found = [tree for tree in trees if tree is not None]
+        trees = ((part, part.draft(view, budget)) for part in self.parts)
+        found = [
+            tree if tree.sources else attrs.evolve(tree, source=None, sources=(part.label,))
+            for part, tree in trees
+            if tree is not None
+        ]
         return reduce(lambda a, b: a.union(b.to(a.tokens.device)).head(budget), found) if found else None
 
     def observe(self, view: StepView, tree: DraftTree, verdict: Verdict) -> None:

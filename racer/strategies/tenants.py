@@ -34,6 +34,7 @@ class PerTenant(Drafter):
         self._open: dict[int, Hashable] = {}
         first = self._drafters[None]
         self.name, self.drafts, self.needs = first.label, first.drafts, first.needs
+        self.drafts_chains = first.drafts_chains
 
     def opened(self, request: Request) -> None:
         tenant = request.tenant

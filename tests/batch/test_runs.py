@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from racer.batch.lines import Line, read
 from racer.batch.output import opened
 from racer.batch.runner import Runner
 from racer.cli import main
-from racer.loading import models
+from racer.kernels.native.packed import available
+from racer.loading import keeping, models
 from racer.loading.detokenizer import decode
+from support import tiny_gguf
 from support.command import COMMAND, Capture, refused
 
 OPTIONS = ["--dtype", "fp32", "--device", "cpu", "--max-new-tokens", "12"]
@@ -69,6 +72,37 @@ def plain(folder: Path, messages: list[dict[str, str]], **settings: Any) -> str:
 
 def openai(name: str, url: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": name, "method": "POST", "url": f"/v1/{url}", "body": body}
+
+
+def test_a_text_that_goes_on_keeps_its_first_space(run: Any, folder: Path, tmp_path: Path) -> None:
+    """Where the tokenizer leaves out a text's first space, as Llama 2's does."""
+    own = tmp_path / "model"
+    shutil.copytree(folder, own)
+    file = own / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    settings["decoder"] = {"type": "Sequence", "decoders": [settings["decoder"], strip]}
+    file.write_text(json.dumps(settings))
+    loaded = models.load(str(own), dtype="fp32", device="cpu")
+
+    def begins_with_a_space(text: str) -> bool:
+        logits = loaded.model(loaded.tokenizer(text, return_tensors="pt")["input_ids"]).logits[0, -1]
+        return str(loaded.tokenizer.convert_ids_to_tokens(int(logits.argmax()))).startswith("Ġ")
+
+    words = [decode(loaded.tokenizer, [token]).strip() for token in range(260, 320)]
+    prompts = ["The", *[word for word in words if word and begins_with_a_space(word)][:3]]
+    lines = [openai(text, "completions", prompt=text, max_tokens=6) for text in prompts]
+    code, found, _ = run(
+        [*lines, {"id": "raw", "prompt": "The"}], "--model", str(own), "--raw", "--max-new-tokens", "6"
+    )
+    assert code == 0
+    texts = {text: found[text]["response"]["body"]["choices"][0]["text"] for text in prompts}
+    assert texts["The"] == found["raw"]["text"]
+    for text in prompts:
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+        whole = loaded.model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0].tolist()
+        assert f"{text}{texts[text]}" == decode(loaded.tokenizer, whole)
+    assert any(text.startswith(" ") for text in texts.values())
 
 
 @pytest.mark.slow
@@ -191,6 +225,22 @@ def test_refusals_name_what_is_wrong(folder: Path, tmp_path: Path, capsys: Captu
     assert "unknown drafter 'nobody'" in refused([*command, "--drafter", "nobody", str(source), str(out)], capsys)
 
 
+@pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
+def test_where_weights_are_others_answers_are_not_mixed(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command, on a processor that cannot multiply in the file's bits."""
+    pytest.importorskip("gguf")
+    model = tiny_gguf.write(tmp_path / "model.gguf", "Q8_0")
+    source, out = written(tmp_path / "in.jsonl", [{"prompt": "a"}]), tmp_path / "out.jsonl"
+    command = ["batch", "--model", str(model), "--device", "cpu", "--max-new-tokens", "3", str(source), str(out)]
+    assert main(command) == 0
+    assert main(command) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(keeping, "obstacle", lambda: "another processor")
+    assert "with other settings" in refused(command, capsys)
+
+
 def started(folder: Path, source: Path, out: Path, *more: str, **extra: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*COMMAND, "batch", "--model", str(folder), *OPTIONS, *more, source, out], **extra)
 
@@ -260,7 +310,7 @@ def test_only_so_many_lines_are_read_ahead(folder: Path, tmp_path: Path) -> None
     source, out = written(tmp_path / "in.jsonl", [{"prompt": f"{number}"} for number in range(40)]), tmp_path / "out"
     loaded = models.load(str(folder), dtype="fp32", device="cpu")
     defaults = Defaults(
-        model=None, dtype=None, weights=None, max_new_tokens=5, temperature=None, top_p=None, seed=0, system=None,
+        model=None, dtype=None, weights="plain", max_new_tokens=5, temperature=None, top_p=None, seed=0, system=None,
         raw=False,
     )  # fmt: skip
     ahead: list[int] = []

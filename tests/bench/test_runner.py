@@ -24,6 +24,19 @@ def test_the_way_to_the_device_is_everybodys(loaded: LoadedModel, tmp_path: Path
     assert all(part["overall"]["identical_rate"] == 1 for part in results["methods"].values())
 
 
+def test_predictions_are_judged_by_their_own_steps_in_static_shapes(loaded: LoadedModel, tmp_path: Path) -> None:
+    """A step's scores lie where the next one's do."""
+    found = []
+    for mode in ("off", "static"):
+        (tmp_path / mode).mkdir()
+        run = bench(loaded, tmp_path / mode, "racer@8", compile=mode, questions=QUESTIONS[:2])
+        run.run()
+        results = summarise(run.journal, QUESTIONS[:2], names(run), sample=False)
+        found.append(results["methods"]["racer@8"]["reliability"])
+    assert found[0] == found[1]
+    assert found[0]
+
+
 @recent("its prompt lookup fails without a stop token")
 def test_everybody_answers_everything_and_exact_methods_agree(loaded: LoadedModel, tmp_path: Path) -> None:
     run = bench(loaded, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 import racer.bench.questions.hub
 from racer.cli.app import app, main
-from racer.loading import models
+from racer.loading import pretrained
 from support.command import Capture
 
 LOADED = "got as far as the weights"
@@ -50,7 +50,7 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("generate", "--max-new-tokens"): ([], NOTHING),
     ("generate", "--temperature"): ([], NOTHING),
     ("generate", "--top-p"): (SAMPLES, NOTHING),
-    ("generate", "--top-k"): (SAMPLES, NUMBERS),
+    ("generate", "--top-k"): (SAMPLES, NOTHING),
     ("generate", "--min-p"): (SAMPLES, NOTHING),
     ("generate", "--seed"): (SAMPLES, NOTHING),
     ("generate", "--dtype"): ([], NOTHING),
@@ -89,7 +89,6 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("batch", "--dtype"): ([], NOTHING),
     ("batch", "--weights"): ([], NOTHING),
     ("batch", "--device"): ([], NOTHING),
-    ("batch", "--compile"): ([], NOTHING),
     ("chat", "--model"): ([], HUB_IDS),
     ("chat", "--system"): ([], set(ABSURD)),
     ("chat", "--drafter"): ([], NOTHING),
@@ -102,7 +101,6 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("chat", "--dtype"): ([], NOTHING),
     ("chat", "--weights"): ([], NOTHING),
     ("chat", "--device"): ([], NOTHING),
-    ("chat", "--compile"): ([], NOTHING),
     ("serve", "--model"): (FREE_PORT, HUB_IDS),
     ("serve", "--drafter"): (FREE_PORT, NOTHING),
     ("serve", "--budget"): (FREE_PORT, NOTHING),
@@ -122,7 +120,6 @@ TABLE: dict[tuple[str, str], tuple[list[str], set[str]]] = {
     ("serve", "--dtype"): (FREE_PORT, NOTHING),
     ("serve", "--weights"): (FREE_PORT, NOTHING),
     ("serve", "--device"): (FREE_PORT, NOTHING),
-    ("serve", "--compile"): (FREE_PORT, NOTHING),
     ("serve", "--served-name"): (FREE_PORT, ABSURD.keys() - UNPRINTABLE),
     ("serve", "--api-key"): (FREE_PORT, ABSURD.keys() - UNPRINTABLE),
     ("plugins", "--model"): ([], HUB_IDS),
@@ -169,7 +166,7 @@ def typed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     def not_installed(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(models, "_load_model", stop)
+    monkeypatch.setattr(pretrained, "model", stop)
     monkeypatch.setattr(racer.bench.questions.hub, "import_module", not_installed)
     monkeypatch.chdir(tmp_path)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from racer.cli import main
-from racer.loading import models
+from racer.loading import pretrained
 from support.command import Capture, refused
 from support.tiny_folder import build_folder
 
@@ -35,7 +35,7 @@ BAD = [
     (["x", "--model", str(Path(__file__).parents[1])], "has no model"),
     *[(["x", "--temperature", value], "--temperature") for value in ("-1", "-0.001", "nan", "inf", "hot")],
     *[(["x", "--temperature", "1", "--top-p", value], "--top-p") for value in ("1.01", "0", "-1", "nan")],
-    *[(["x", "--temperature", "1", "--top-k", value], "--top-k") for value in ("-1", "1.5", "nan")],
+    *[(["x", "--temperature", "1", "--top-k", value], "--top-k") for value in ("-1", "1.5", "nan", str(10**20))],
     *[(["x", "--temperature", "1", "--min-p", value], "--min-p") for value in ("-0.1", "2")],
     *[(["x", "--temperature", "1", "--seed", value], "--seed") for value in ("-1", str(2**63), "x")],
     *[(["x", "--max-new-tokens", value], "--max-new-tokens") for value in ("0", "-1", "many")],
@@ -54,7 +54,7 @@ BAD = [
 def test_wrong_input_is_refused_in_one_line(
     arguments: list[str], words: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(pretrained, "model", lambda *_: pytest.fail("the model was loaded"))
     assert re.search(words, refused(["generate", *arguments], capsys))
 
 

@@ -22,6 +22,8 @@ from racer.core.logit_error import fault_of
 from racer.kernels.native.few_bits import Format
 from racer.kernels.native.packed import available
 from racer.loading import keeping
+from racer.loading.loaded_model import LoadedModel
+from racer.serve.prompts import vocab_size
 from support.loud_llama import loud
 
 pytestmark = pytest.mark.skipif(not available(), reason="the processor has no dot products of bytes")
@@ -163,6 +165,7 @@ def test_nobody_unpacks_a_weight_to_look_at_its_shape(monkeypatch: pytest.Monkey
     racer.generate(model, prompt, max_new_tokens=4, do_sample=False)
     monkeypatch.setattr(KeptWeight, "dequantised", lambda *_: pytest.fail("unpacked"))
     racer.generate(model, prompt, max_new_tokens=8, do_sample=False)
+    assert vocab_size(LoadedModel(model, None, "small")) == 160
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:

@@ -57,3 +57,15 @@ def drafted(least_score: float | None) -> int:
 def test_nothing_is_drafted_where_it_fails_and_costs() -> None:
     assert drafted(least_score=LEAST) > 10
     assert drafted(least_score=None) <= 2
+
+
+@pytest.mark.parametrize("milliseconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_clock_that_is_too_coarse_says_nothing(milliseconds: float) -> None:
+    session, pace = Session(vocab_size=VOCAB), told(5.0)
+    before = pace.least_score(4)
+    pace.heard(4, 4, milliseconds)
+    assert pace.least_score(4) == before
+    session.open("a", [1, 2, 3])
+    for token in range(9):
+        session.step([Told("a", [token])], milliseconds=milliseconds)
+    assert session.figures.emitted == 9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from racer.loading.detokenizer import PATIENCE, Detokenizer, decode
+from racer.loading.detokenizer import PATIENCE, Detokenizer, continuation, decode
 from support.tiny_folder import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -85,3 +85,23 @@ def test_single_bytes_that_are_no_text_neither() -> None:
     assert "".join(found) == "�" * 300
     assert tokenizer.most <= 3 * PATIENCE
     assert len(found[-1]) <= PATIENCE + 3
+
+
+@given(st.text("ab你😺é ", max_size=12), st.text("ab你😺é ", max_size=12))
+def test_a_text_that_goes_on_keeps_its_first_space(before: str, text: str) -> None:
+    tokenizer = of_single_bytes()
+
+    def ids_of(text: str) -> list[int]:
+        return [byte + 1 for byte in text.encode()]
+
+    assert continuation(tokenizer, ids_of(f"a{before}"), ids_of(text)) == text
+    assert continuation(tokenizer, ids_of("a"), [257, 258]) == " ab"
+    assert continuation(tokenizer, (), [257, 258]) == "ab"
+    cut, whole = ids_of("a你")[:-1], ids_of("你")
+    assert continuation(tokenizer, cut, whole[-1:]) == decode(tokenizer, whole[-1:])
+
+
+def test_only_the_last_tokens_before_a_text_are_decoded() -> None:
+    watched, before, new = Watched(TOKENIZER), *(TOKENIZER(text).input_ids for text in ("The fox", "ab"))
+    assert continuation(watched, before * 500, new) == "ab"
+    assert watched.most <= 3 * PATIENCE

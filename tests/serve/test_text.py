@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from racer.engine.continuous.stream import Chunk, TokenScore
 from racer.loading.detokenizer import decode
+from racer.loading.loaded_model import LoadedModel
 from racer.serve.text import AnswerText, Held, Unit, begun, first_of
+from support.serving import load, serving
 from support.tiny_folder import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -104,3 +108,22 @@ def test_a_divided_unit_keeps_its_scores_in_front() -> None:
     assert first == [Unit("a", True, (score,))]
     assert held.take(2) == [Unit("bc", True)]
     assert held.text == ""
+
+
+def stripping(loaded: LoadedModel) -> LoadedModel:
+    """Its tokenizer leaves out a text's first space, as Llama 2's does."""
+    steps = [decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]
+    loaded.tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    return loaded
+
+
+def test_a_completion_goes_on_from_its_prompt_and_a_chat_does_not(folder: Path) -> None:
+    """The first space was lost, between words and before lines of code."""
+    loaded = stripping(load(folder))
+    token = loaded.tokenizer.convert_tokens_to_ids("Ġdog")
+    with serving(loaded) as served:
+        how: dict[str, Any] = {"logit_bias": {str(token): 100}, "max_tokens": 2}
+        assert served.complete(**how)["choices"][0]["text"] == " dog dog"
+        streamed = served.stream("/v1/completions", **how)
+        assert "".join(chunk["choices"][0]["text"] for chunk in streamed if chunk["choices"]) == " dog dog"
+        assert served.chat(**how)["choices"][0]["message"]["content"] == "dog dog"

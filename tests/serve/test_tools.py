@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from racer.engine.continuous.stream import Chunk
 from racer.serve.protocol.chat import Tool
-from racer.serve.text import Unit
-from racer.serve.tools import CallUnit, ForcedReader, Reader, TaggedReader, frames, parsed
+from racer.serve.text import AnswerText, Unit
+from racer.serve.tools import CLOSE, OPEN, CallUnit, ForcedReader, Reader, TaggedReader, frames, parsed, special_tags
 from support.serving import CLOCK, HERMES, WEATHER, Served, load, serving
-from support.tiny_folder import build_folder
+from support.tiny_folder import build_folder, build_tokenizer
 
+TOKENIZER = build_tokenizer()
 TOOLS = [Tool.model_validate(tool) for tool in (WEATHER, CLOCK)]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}\n</tool_call>'
 OTHER = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
@@ -176,3 +179,22 @@ def test_earlier_calls_go_through_the_template(tooled: Served) -> None:
 def test_wrong_tools(server: Served, fields: dict[str, Any], param: str) -> None:
     body = {"messages": [{"role": "user", "content": "hello"}], **fields}
     assert server.error("/v1/chat/completions", body)["param"] == param
+
+
+@given(SIZES)
+def test_tags_that_are_special_tokens_are_seen(sizes: list[int]) -> None:
+    """They were no text, so a call was given out as the answer."""
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.add_special_tokens({"additional_special_tokens": [OPEN, CLOSE, "<|other|>"]})
+    shown, reader = special_tags(tokenizer), TaggedReader(TOOLS)
+    assert sorted(shown.values()) == [CLOSE, OPEN]
+    ids = tokenizer(f"Well.<|other|>{CALL}", add_special_tokens=False).input_ids
+    answer, pieces = AnswerText(tokenizer, (), frozenset(), shown=shown), list[Any]()
+    for size in sizes * len(ids):
+        pieces += reader.read(answer.add(Chunk(tuple(ids[:size]), 0)))
+        ids = ids[size:]
+    pieces += [*reader.read(answer.end()), *reader.end()]
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Unit)) == "Well."
+    (call,) = (piece for piece in pieces if isinstance(piece, CallUnit))
+    assert (call.name, json.loads(call.arguments)) == WEATHER_CALL
+    assert not special_tags(TOKENIZER)

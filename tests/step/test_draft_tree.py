@@ -63,6 +63,29 @@ def test_union_is_the_union_of_paths_ours_first(ours: DraftTree, theirs: DraftTr
     assert codes == [0] * len(mine) + [1] * (len(codes) - len(mine))
 
 
+@pytest.mark.parametrize("silent", ["ours", "theirs", "both"])
+def test_union_knows_whose_a_node_is_where_one_side_does_not_say(silent: str) -> None:
+    ours, theirs = (
+        DraftTree(
+            torch.tensor([[1, token]]),
+            torch.tensor([[-1, 0]]),
+            torch.tensor([2]),
+            None,
+            torch.zeros(1, 2).long(),
+            (name,),
+        )
+        for token, name in ((2, "a"), (3, "b"))
+    )
+    if silent != "theirs":
+        ours = attrs.evolve(ours, source=None, sources=())
+    if silent != "ours":
+        theirs = attrs.evolve(theirs, source=None, sources=())
+    both = ours.union(theirs)
+    assert both.source is not None
+    names = [both.sources[code] for code in both.source[0, 1:].tolist()]
+    assert names == ["a" if silent == "theirs" else "", "b" if silent == "ours" else ""]
+
+
 @given(draft_trees(max_batch=3), st.data())
 def test_union_works_row_by_row(ours: DraftTree, data: st.DataObject) -> None:
     theirs = data.draw(draft_trees(max_batch=1, distinct_siblings=True))

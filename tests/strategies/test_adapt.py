@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from racer import Budget, DraftTree, Logits, Merge, Needs, Request, StateError
+from racer import Budget, DraftTree, Logits, Merge, Needs, NoDraft, Request, StateError
 from racer.budgets import Fixed, as_budget
 from racer.errors import PluginError
 from racer.strategies.adapt import DuckDrafter, as_drafter
@@ -95,6 +96,8 @@ def test_labels_and_saving_are_told_from_what_there_is() -> None:
     assert as_drafter(del_saves()).saves
     assert not as_drafter(type("It", (Least,), {"save": Most.save})()).saves
     assert not as_drafter(type("It", (Most,), {"saves": False})()).saves
+    assert as_drafter(Least()).drafts
+    assert not as_drafter(type("It", (Least,), {"drafts": False})()).drafts
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,23 @@ def test_merged() -> None:
     merged = Merge(Most(), Logits(2))  # type: ignore[arg-type]
     assert isinstance(merged.parts[0].drafter, DuckDrafter)
     assert (merged.label, merged.needs.top_k) == ("most+logits", 3)
+    assert merged.drafts
+    assert not Merge(NoDraft(), NoDraft()).drafts
+
+
+def test_parts_that_name_no_source_are_credited_by_their_labels() -> None:
+    def tree_of(token: int) -> DraftTree:
+        return DraftTree.chain(torch.tensor([[2, token]]), torch.tensor([2]))
+
+    first, second = (
+        type(name, (Least,), {"draft": lambda self, view, budget, token=token: tree_of(token)})()
+        for token, name in ((3, "First"), (4, "Second"))
+    )
+    view: Any = SimpleNamespace(requests=(REQUEST,), root=torch.tensor([2]), vocab_size=9)
+    tree = Merge(first, second).draft(view, 8)
+    assert tree is not None
+    assert tree.source is not None
+    assert [tree.sources[code] for code in tree.source[0, 1:].tolist()] == ["First", "Second"]
 
 
 class Says:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from typing import Any
@@ -125,12 +126,24 @@ def test_near_the_longest_text_steps_are_missed_and_texts_stay_known() -> None:
     """vLLM asks for nothing while any row is too near it."""
     runner = _runner(cuts=False, most=9)
     long, other = runner.add(_prompt(1, 30), LONGEST - 30), runner.add(_prompt(2, 5), 150)
+    seen, step = [], runner.proposer._session.step
+
+    def noted(told: Any, milliseconds: float | None) -> Any:
+        seen.append((runner.missed, [one.top_ids is not None for one in told], milliseconds))
+        return step(told, milliseconds=milliseconds)
+
+    runner.proposer._session.step = noted  # type: ignore[method-assign]
     known = 0
     while runner.waiting or runner.rows:
         runner.step()
         known = max(known, len(runner.proposer._session))
     assert runner.missed
     assert known == 2
+    after = [now for before, now in itertools.pairwise(seen) if now[0] > before[0]]
+    assert after
+    for _, cues, milliseconds in after:  # what was seen of logits is of the first step that was missed
+        assert not any(cues)
+        assert milliseconds is None
     assert long.text[:LONGEST] == Model().plain(_prompt(1, 30), LONGEST - 30)[:LONGEST]
     assert other.text[:155] == Model().plain(_prompt(2, 5), 150)
     assert runner.proposer._faults == 0

@@ -56,7 +56,7 @@ class Observer:
             return
         self.ends.append(time.perf_counter())
         if tree.score is not None and verdict.host is not None:
-            self.steps.append((tree.score, verdict.host))
+            self.steps.append((tree.score.clone(), verdict.host.copy()))  # static shapes are written to again
 
     def step_milliseconds(self, steps: int) -> list[float | None]:
         """Of each step; the first one's is unknown where the prompt is not shown."""

@@ -272,6 +272,12 @@ def test_drafters_of_tenants_are_few() -> None:
     assert len(engine.strategies.drafter._drafters) <= 8
 
 
+def test_drafters_of_tenants_draft_chains_where_such_a_drafter_does() -> None:
+    for name, chains in (("racer", True), ("logits", False)):
+        drafter = SteppedEngine(TOY, racer.DecodeConfig(drafter=name)).strategies.drafter
+        assert drafter.drafts_chains is chains
+
+
 @pytest.mark.parametrize("budget", [1, 3])
 def test_a_requests_trees_have_its_size(budget: int) -> None:
     widths: list[list[int]] = []

@@ -1,0 +1,130 @@
+"""What a GGUF file says of its model that transformers does not read: scaled positions, and tokens that end a turn.
+
+The keys are those of the GGUF specification and of llama.cpp, which writes ``rope_freqs`` for Llama 3.1 and later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+LOW, HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
+"""Between which parts of its first context Llama 3 goes over from frequencies as they were to divided ones."""
+ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+"""Tokens that end a turn or a message; transformers reads the one that ends a text."""
+TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<turn|>")
+"""How they are written, where the file names none, as llama.cpp looks for them."""
+ARCHITECTURE = "general.architecture"
+CONTEXT = "original_context_length"
+READ_BY_TRANSFORMERS = ("gpt-oss",)
+"""Architectures whose scaled positions transformers reads."""
+
+
+class GgufMetadata:
+    """A GGUF file's facts."""
+
+    def __init__(self, file: Path) -> None:
+        """
+        :raises ValueError: it is none, or a part of one.
+        """
+        import gguf
+
+        self.file = file
+        self.reader: Any = gguf.GGUFReader(file)
+
+    def value(self, key: str) -> Any:
+        """None where the file does not say it."""
+        field = self.reader.fields.get(key)
+        return None if field is None else field.contents()
+
+    @property
+    def types(self) -> set[str]:
+        """Of its tensors."""
+        return {tensor.tensor_type.name for tensor in self.reader.tensors}
+
+    def turn_ends(self, tokenizer: Any) -> list[int]:
+        """Tokens that end an answer beside the one that ends a text."""
+        said = [number for key in ENDS if (number := self.value(key)) is not None]
+        if not said:
+            template, known = str(tokenizer.chat_template or ""), tokenizer.get_vocab()
+            said = [known[text] for text in TURN_ENDS if text in template and text in known]
+        return [int(number) for number in said]
+
+    @property
+    def scales(self) -> bool:
+        """Whether it scales positions in a way that transformers does not read."""
+        return self.value(ARCHITECTURE) not in READ_BY_TRANSFORMERS and self._scaling.changes
+
+    def scaled_rope(self, theta: float) -> dict[str, Any]:
+        """``rope_parameters`` of what :attr:`scales`: of the layers that see all of a text.
+
+        :param theta: the rotary base.
+        :raises ValueError: positions are scaled in a way that is not understood here.
+        """
+        scaling = self._scaling
+        parameters = scaling.parameters(theta)
+        if parameters is None:
+            what = sorted(scaling.tables) or [f"rope.scaling.type = {scaling.kind!r}"]
+            raise ValueError(
+                f"it scales its positions ({what[0]}) in a way that is not read here, and would be another model "
+                "without: load the folder that the file was made from"
+            )
+        return parameters
+
+    @property
+    def _scaling(self) -> _Scaling:
+        arch = self.value(ARCHITECTURE)
+        prefix = f"{arch}.rope.scaling."
+        said = {key.removeprefix(prefix): self.value(key) for key in self.reader.fields if key.startswith(prefix)}
+        factor = float(said.pop("factor", None) or self.value(f"{arch}.rope.scale_linear") or 1.0)
+        kind = str(said.pop("type", "none" if factor == 1.0 else "linear"))
+        said.pop("finetuned", None)
+        named = [tensor for tensor in self.reader.tensors if tensor.name.startswith("rope_")]
+        tables = {tensor.name: np.asarray(tensor.data, np.float32).reshape(-1) for tensor in named}
+        return _Scaling(kind, factor, said, tables)
+
+
+@attrs.frozen(eq=False)
+class _Scaling:
+    """How a file scales positions."""
+
+    kind: str
+    factor: float
+    more: Mapping[str, Any]
+    """What else it says of it."""
+    tables: Mapping[str, NDArray[np.float32]]
+    """Divisors of frequencies."""
+
+    @property
+    def changes(self) -> bool:
+        unscaled = self.kind == "none" or (self.kind == "linear" and self.factor == 1.0)
+        return bool(self.tables) or not unscaled
+
+    def parameters(self, theta: float) -> dict[str, Any] | None:
+        """As transformers names them; None where they have no names."""
+        if self.kind == "none" and list(self.tables) == ["rope_freqs.weight"]:
+            return _llama3(self.tables["rope_freqs.weight"], theta)
+        if self.tables:
+            return None
+        if self.kind == "linear" and not self.more:
+            return {"rope_type": "linear", "factor": self.factor}
+        if self.kind == "yarn" and set(self.more) == {CONTEXT}:
+            trained = int(self.more[CONTEXT])
+            return {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": trained}
+        return None
+
+
+def _llama3(divisors: NDArray[np.float32], theta: float) -> dict[str, Any] | None:
+    """The parameters by which Llama 3.1 and its heirs divide their frequencies so; None if none do."""
+    factor = float(divisors.max())
+    wavelength = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
+    smooth = np.clip((LLAMA3_CONTEXT / wavelength - LOW) / (HIGH - LOW), 0, 1)
+    if not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
+        return None
+    bounds = {"low_freq_factor": LOW, "high_freq_factor": HIGH, "original_max_position_embeddings": LLAMA3_CONTEXT}
+    return {"rope_type": "llama3", "factor": factor, **bounds}
