@@ -177,5 +177,5 @@ def _failures(trials: Iterable[Trial], questions: Sequence[Question]) -> Iterabl
             shown = ids[0] if len(ids) == 1 else ids
             yield {
                 "method": trial.method, "group": trial.group, "question_id": shown, "turn": trial.turn,
-                "error": told,
+                "error": told, "answered": trial.error is None,
             }  # fmt: skip

@@ -52,7 +52,7 @@ def run(options: BatchOptions) -> Result:
             raise ConfigError(f"{options.source} has no lines")
         defaults = _defaults(options)
         with opened(options.output, index, defaults.digest) as output:
-            return _go_on(options, config, defaults, index, output)
+            return _Run(options, config, defaults, index, output).result()
 
 
 def _defaults(options: BatchOptions) -> Defaults:
@@ -64,37 +64,63 @@ def _defaults(options: BatchOptions) -> Defaults:
     return Defaults(**given | {"weights": models.weights_of(options.model, **shape)})
 
 
-def _go_on(options: BatchOptions, config: DecodeConfig, defaults: Defaults, index: Index, output: Output) -> Result:
-    if output.found.torn:
-        render.note(f"the last line of {options.output} had been cut off while it was written: it is done again")
-    if index.done:
-        render.note(f"{index.done} of {index.total} lines are in {options.output} already")
-    if index.done < index.total:
-        return _answer(options, config, defaults, index, output)
-    return Result(output.found.answered, output.found.failed)
+@attrs.frozen
+class _Run:
+    """What is asked, what of it is answered, and where answers go."""
 
+    options: BatchOptions
+    config: DecodeConfig
+    defaults: Defaults
+    index: Index
+    output: Output
 
-def _answer(options: BatchOptions, config: DecodeConfig, defaults: Defaults, index: Index, output: Output) -> Result:
-    import racer
-    from racer.batch.runner import Runner
-    from racer.loading import models
+    def result(self) -> Result:
+        """Of all lines, when those that are left have been answered."""
+        found, index = self.output.found, self.index
+        if found.torn:
+            render.note(f"the last line of {self.output.path} had been cut off while it was written: it is done again")
+        if index.done:
+            render.note(f"{index.done} of {index.total} lines are in {self.output.path} already")
+        if index.done == index.total:
+            return Result(found.answered, found.failed)
+        tally = self._answer()
+        return Result(found.answered + tally.answered, found.failed + tally.failed)
 
-    loaded = options.load()
-    window = WAITING * options.rows
-    with (
-        models.quiet(),
-        racer.Engine(
-            loaded.model, config, max_tokens=options.max_tokens, max_rows=options.rows, max_waiting=window
-        ) as engine,
-    ):
-        started = time.monotonic()
-        with _shown(index, engine.figures) as heard:
-            runner = Runner(loaded, engine, defaults, output, stopping=_stopping, window=window, heard=heard)
-            try:
-                runner.run(lines.read(options.source), index)
-            finally:
-                _tell(runner.tally, index, output, engine.figures(), time.monotonic() - started)
-    return Result(output.found.answered + runner.tally.answered, output.found.failed + runner.tally.failed)
+    def _answer(self) -> Tally:
+        import racer
+        from racer.batch.runner import Runner
+        from racer.loading import models
+
+        options, loaded = self.options, self.options.load()
+        window = WAITING * options.rows
+        limits = {"max_tokens": options.max_tokens, "max_rows": options.rows, "max_waiting": window}
+        with models.quiet(), racer.Engine(loaded.model, self.config, **limits) as engine:
+            started = time.monotonic()
+            with _shown(self.index, engine.figures) as heard:
+                runner = Runner(
+                    loaded, engine, self.defaults, self.output, stopping=_stopping, window=window, heard=heard
+                )
+                try:
+                    runner.run(lines.read(options.source), self.index)
+                finally:
+                    self._tell(runner.tally, engine.figures(), time.monotonic() - started)
+        return runner.tally
+
+    def _tell(self, tally: Tally, figures: EngineFigures, seconds: float) -> None:
+        """The summary, also of a run that was stopped."""
+        total = self.index.total
+        done, left = tally.answered + tally.failed, total - self.index.done - tally.answered - tally.failed
+        mean = f", {figures.new_tokens / figures.row_steps:.2f} tokens a row and step" if figures.row_steps else ""
+        render.note(
+            f"{tally.answered} of {done} lines answered: {figures.new_tokens} tokens in {seconds:.1f} s "
+            f"({figures.new_tokens / seconds:.1f} tokens/s{mean}); they are in {self.output.path}"
+        )
+        failed = self.output.found.failed + tally.failed
+        if failed:
+            first = f"; the first: {tally.first_failure}" if tally.first_failure else ""
+            render.note(f"{failed} lines failed{first}")
+        if left:
+            render.note(f"{left} of {total} lines are left; the same command goes on with them")
 
 
 def _stopping(tokenizer: Any, prompt_tokens: int, stops: Sequence[str]) -> Any:
@@ -103,22 +129,6 @@ def _stopping(tokenizer: Any, prompt_tokens: int, stops: Sequence[str]) -> Any:
     from racer.serve.processors import StopText
 
     return StoppingCriteriaList([StopText(tokenizer, prompt_tokens, stops)])
-
-
-def _tell(tally: Tally, index: Index, output: Output, figures: EngineFigures, seconds: float) -> None:
-    """The summary, also of a run that was stopped."""
-    done, left = tally.answered + tally.failed, index.total - index.done - tally.answered - tally.failed
-    mean = f", {figures.new_tokens / figures.row_steps:.2f} tokens a row and step" if figures.row_steps else ""
-    render.note(
-        f"{tally.answered} of {done} lines answered: {figures.new_tokens} tokens in {seconds:.1f} s "
-        f"({figures.new_tokens / seconds:.1f} tokens/s{mean}); they are in {output.path}"
-    )
-    failed = output.found.failed + tally.failed
-    if failed:
-        first = f"; the first: {tally.first_failure}" if tally.first_failure else ""
-        render.note(f"{failed} lines failed{first}")
-    if left:
-        render.note(f"{left} of {index.total} lines are left; the same command goes on with them")
 
 
 @contextmanager

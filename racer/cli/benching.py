@@ -115,8 +115,9 @@ def _tell(results: dict[str, Any], folder: Folder) -> None:
             percent(figures["identical_rate"]),
         )
     console.print(table)
-    if failures:
-        console.print(f"{len(failures)} trials failed; the first one: {escape(failures[0]['error'])}", soft_wrap=True)
+    for what, answered in (("trials failed", False), ("trials went on without a plugin that failed", True)):
+        if found := [failure["error"] for failure in failures if failure["answered"] is answered]:
+            console.print(f"{len(found)} {what}; the first one: {escape(found[0])}", soft_wrap=True)
     console.print(f"The report is in {escape(str(folder.path / 'report.html'))}", soft_wrap=True)
 
 

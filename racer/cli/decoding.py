@@ -84,7 +84,7 @@ class Comparison:
     """How far the plain model's two best logits are apart there."""
 
 
-class Session:
+class PromptRun:
     """One model and one prompt, ready to decode.
 
     :raises ConfigError: the prompt cannot be encoded, has no tokens, or leaves no room in the model's context.

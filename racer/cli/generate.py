@@ -14,7 +14,7 @@ from racer.cli.options import Options
 from racer.loading import models, sources
 
 if TYPE_CHECKING:
-    from racer.cli.decoding import Outcome, Session
+    from racer.cli.decoding import Outcome, PromptRun
     from racer.cli.streaming import Streamer
 
 
@@ -97,45 +97,45 @@ def _read(prompt: str | None) -> str:
 
 def _run(options: Options) -> None:
     from racer.cli import render
-    from racer.cli.decoding import Plan, Session
+    from racer.cli.decoding import Plan, PromptRun
     from racer.cli.streaming import Streamer
 
     plan = Plan.of(options)
     loaded = options.load()
     with models.quiet():
-        session = Session(options, plan, loaded)
-        if session.limit < options.max_new_tokens:
+        run = PromptRun(options, plan, loaded)
+        if run.limit < options.max_new_tokens:
             render.note(
-                f"--max-new-tokens is cut from {options.max_new_tokens} to {session.limit}: "
-                f"that fills the model's context after a prompt of {session.prompt_tokens} tokens"
+                f"--max-new-tokens is cut from {options.max_new_tokens} to {run.limit}: "
+                f"that fills the model's context after a prompt of {run.prompt_tokens} tokens"
             )
         if options.compare:
-            session.warm_up()
+            run.warm_up()
         sink = (lambda text, drafted: None) if options.json else render.TextSink(sys.stdout)
-        streamer = Streamer(loaded.tokenizer, sink, session.before)
+        streamer = Streamer(loaded.tokenizer, sink, run.before)
         try:
-            outcome = session.decode(streamer)
+            outcome = run.decode(streamer)
         except KeyboardInterrupt:
             _finish(streamer, options)  # what is there is worth seeing
-            session.keep()
+            run.keep()
             raise
         _finish(streamer, options)
         try:
-            _tell(session, outcome, options)
+            _tell(run, outcome, options)
         finally:  # after the answer: what cannot be kept must not cost it
-            session.keep()
+            run.keep()
 
 
-def _tell(session: Session, outcome: Outcome, options: Options) -> None:
+def _tell(run: PromptRun, outcome: Outcome, options: Options) -> None:
     from racer.cli import render
     from racer.loading.detokenizer import continuation
 
-    comparison = session.compare(outcome) if options.compare else None
+    comparison = run.compare(outcome) if options.compare else None
     if options.json:
-        text = continuation(session.loaded.tokenizer, session.before, outcome.tokens)
-        render.print_json(render.report(session, outcome, comparison, text))
+        text = continuation(run.loaded.tokenizer, run.before, outcome.tokens)
+        render.print_json(render.report(run, outcome, comparison, text))
     else:
-        render.summary(session, outcome, comparison)
+        render.summary(run, outcome, comparison)
     sys.stdout.flush()
 
 

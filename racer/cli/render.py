@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from racer.cli.decoding import Comparison, Outcome, Session
+    from racer.cli.decoding import Comparison, Outcome, PromptRun
     from racer.loading.embedded import Progress as Told
 
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
@@ -81,9 +81,9 @@ def progress_bar() -> Iterator[Told]:
         bars.stop()
 
 
-def summary(session: Session, outcome: Outcome, comparison: Comparison | None) -> None:
+def summary(run: PromptRun, outcome: Outcome, comparison: Comparison | None) -> None:
     """The figures of a run, a line each on standard error."""
-    stats, config = outcome.stats, session.plan.config
+    stats, config = outcome.stats, run.plan.config
     mean = "no" if stats.steps == 0 else f"{stats.mean_accepted_tokens:.2f}"
     who = f"drafter {stats.drafter}, verifier {stats.verifier}"
     if config.seed is not None:
@@ -97,9 +97,9 @@ def summary(session: Session, outcome: Outcome, comparison: Comparison | None) -
         lines.append(
             f"[bold]{speedup(outcome, comparison):.2f}x[/] the speed of plain decoding "
             f"({plain.tokens_per_second:.1f} tokens/s, {plain.new_tokens} new tokens in {plain.seconds:.2f} s); "
-            + _difference(comparison, session.loaded.dtype)
+            + _difference(comparison, run.loaded.dtype)
         )
-        if not session.plan.exact:
+        if not run.plan.exact:
             lines.append(
                 f"verifier {escape(stats.verifier)} is lossy: its tokens may differ from those of plain decoding"
             )
@@ -122,16 +122,16 @@ def speedup(outcome: Outcome, comparison: Comparison) -> float:
     return outcome.stats.tokens_per_second / comparison.plain.stats.tokens_per_second
 
 
-def report(session: Session, outcome: Outcome, comparison: Comparison | None, text: str) -> dict[str, Any]:
+def report(run: PromptRun, outcome: Outcome, comparison: Comparison | None, text: str) -> dict[str, Any]:
     """All of it as plain data."""
     import torch
     import transformers
 
-    stats, config = outcome.stats, session.plan.config
+    stats, config = outcome.stats, run.plan.config
     data: dict[str, Any] = {
         "text": text,
         "token_ids": outcome.tokens,
-        "prompt_tokens": session.prompt_tokens,
+        "prompt_tokens": run.prompt_tokens,
         "new_tokens": len(outcome.tokens),
         "steps": stats.steps,
         "accept_lengths": stats.accept_lengths[0],
@@ -141,14 +141,14 @@ def report(session: Session, outcome: Outcome, comparison: Comparison | None, te
         "tokens_per_second": stats.tokens_per_second,
         "drafter": stats.drafter,
         "verifier": stats.verifier,
-        "exact": session.plan.exact,
-        "model": session.loaded.name,
+        "exact": run.plan.exact,
+        "model": run.loaded.name,
         "budget": config.budget,
-        "dtype": session.loaded.dtype,
-        "weights": session.loaded.weights,
-        "device": str(session.loaded.model.device),
+        "dtype": run.loaded.dtype,
+        "weights": run.loaded.weights,
+        "device": str(run.loaded.model.device),
         "seed": config.seed,
-        "max_new_tokens": session.limit,
+        "max_new_tokens": run.limit,
         "milliseconds": stats.milliseconds,
         "drafted": dict(stats.drafted),
         "accepted": dict(stats.accepted),

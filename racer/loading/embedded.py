@@ -27,7 +27,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
 KEPT = "racer-kept.blocks"
 """Its weights in the bits of the GGUF file, packed for the kernels. Not named as what it is, a safetensors file:
-vLLM loads all of those in a folder as weights."""
+vLLM loads all of those in a folder as weights. To be named anew when they are packed otherwise."""
 MANIFEST = "racer-files.json"
 """Names and sizes of the converted files: a cache that lost something is told from a whole one."""
 

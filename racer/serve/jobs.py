@@ -69,7 +69,7 @@ def of_chat(loaded: LoadedModel, body: ChatRequest, tenant: Hashable) -> Job:
             raise invalid("'tool_choice' names no function of 'tools'.", "tool_choice")
         grammar, reader = forced_grammar(offered, allowed), partial(ForcedReader, allowed)
     elif offered and has_tags(template):
-        reader = partial(TaggedReader, offered)
+        reader = partial(TaggedReader, offered, one=body.parallel_tool_calls is False)
     prompt = prompts.of_conversation(loaded, body.messages, offered)
     return Job(
         body=body,

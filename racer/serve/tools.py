@@ -138,9 +138,13 @@ class ForcedReader:
 
 
 class TaggedReader:
-    """Text, and calls between tags within it; what stands between tags and is no call of a known tool stays text."""
+    """Text, and calls between tags within it; what stands between tags and is no call of a known tool stays text.
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
+    :param one: whether only the first call counts; others are left out.
+    """
+
+    def __init__(self, tools: Sequence[Tool], one: bool = False) -> None:
+        self._one = one
         self._names = [tool.function.name for tool in tools]
         self._held = Held()
         self._calls = 0
@@ -186,6 +190,8 @@ class TaggedReader:
         found = parsed(text, self._names)
         if found is None:
             yield from units
+            return
+        if self._one and self._calls:
             return
         name, arguments = found
         scores = tuple(score for unit in units for score in unit.scores)

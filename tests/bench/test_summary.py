@@ -151,7 +151,7 @@ def test_a_failed_question_counts_for_nobody_it_is_compared_with() -> None:
     assert figures["speedup_vs_none"] == pytest.approx(2)
     assert figures["speedup_vs_hf"] is None
     assert results["failures"] == [
-        {"method": "racer", "group": "g", "question_id": 1, "turn": 0, "error": "RuntimeError: boom"}
+        {"method": "racer", "group": "g", "question_id": 1, "turn": 0, "error": "RuntimeError: boom", "answered": False}
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from racer.cli.decoding import Outcome, Plan, Session
+from racer.cli.decoding import Outcome, Plan, PromptRun
 from racer.cli.options import Options
 from racer.loading import models
 from support.command import PROMPT
@@ -30,12 +30,12 @@ def an_options(**changes: Any) -> Options:
 
 def test_a_difference_is_found_and_measured(folder: Path) -> None:
     loaded, options = models.load(str(folder), dtype="fp32", device="cpu"), an_options()
-    session = Session(options, Plan.of(options), loaded)
-    plain = session.compare(Outcome([], None)).plain  # type: ignore[arg-type]
+    run = PromptRun(options, Plan.of(options), loaded)
+    plain = run.compare(Outcome([], None)).plain  # type: ignore[arg-type]
     changed = [*plain.tokens[:5], 7 if plain.tokens[5] != 7 else 8, *plain.tokens[6:]]
-    comparison = session.compare(Outcome(changed, plain.stats))
+    comparison = run.compare(Outcome(changed, plain.stats))
     assert comparison.first_difference == 5
-    ids = torch.cat([session.inputs["input_ids"], torch.tensor([plain.tokens[:5]])], dim=1)
+    ids = torch.cat([run.inputs["input_ids"], torch.tensor([plain.tokens[:5]])], dim=1)
     best = loaded.model(input_ids=ids).logits[0, -1].detach().topk(2)
     assert int(best.indices[0]) == plain.tokens[5]
     assert comparison.top2_gap == pytest.approx(float(best.values[0] - best.values[1]), abs=1e-5)

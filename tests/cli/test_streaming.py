@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from racer.cli import decoding, main
-from racer.cli.decoding import Session
+from racer.cli.decoding import PromptRun
 from racer.loading.detokenizer import Detokenizer, decode
 from support.command import COMMAND, PROMPT, Capture
 from support.tiny_folder import SENTENCES, build_tokenizer
@@ -45,12 +45,12 @@ def test_a_character_comes_whole() -> None:
 
 
 def test_an_interrupt_keeps_what_is_there(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(session: Session, streamer: Any) -> None:
+    def interrupted(run: PromptRun, streamer: Any) -> None:
         for token in TOKENIZER("so far").input_ids:
             streamer.put(torch.tensor([token]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoding.Session, "decode", interrupted)
+    monkeypatch.setattr(decoding.PromptRun, "decode", interrupted)
     assert main(["generate", "--model", str(folder), "--max-new-tokens", "9", PROMPT]) == 130
     assert tuple(capsys.readouterr()) == ("so far\n", "")
 

@@ -198,3 +198,9 @@ def test_tags_that_are_special_tokens_are_seen(sizes: list[int]) -> None:
     (call,) = (piece for piece in pieces if isinstance(piece, CallUnit))
     assert (call.name, json.loads(call.arguments)) == WEATHER_CALL
     assert not special_tags(TOKENIZER)
+
+
+@given(SIZES)
+def test_one_call_is_enough_where_there_shall_be_no_more(sizes: list[int]) -> None:
+    text = f"Well. {CALL}\n{OTHER}"
+    assert read(TaggedReader(TOOLS, one=True), text, sizes) == ("Well. ", [WEATHER_CALL])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from racer.bench.report.formats import count, mean, number, percent, ratio, with_interval
 from racer.bench.report.markdown import code, escape
-from racer.bench.report.reading import PEER, PLAIN, Run, known
+from racer.bench.report.reading import HF, PLAIN, Run, known
 
 SPEEDUP = "speedup_vs_none"
 
@@ -18,9 +18,17 @@ def findings(run: Run) -> list[str]:
         paragraphs.append(_identity(run, best))
     paragraphs += _lossy(run, best)
     paragraphs += _slower(run)
-    if failures := len(run.failures):
-        paragraphs.append(f"{failures} {'call' if failures == 1 else 'calls'} failed; their list is below.")
+    paragraphs += _failures(run)
     return paragraphs
+
+
+def _failures(run: Run) -> list[str]:
+    """What failed: a call, or a plugin within one."""
+    answered = sum(bool(failure.get("answered")) for failure in run.failures)
+    failed = len(run.failures) - answered
+    told = [f"{failed} {'call' if failed == 1 else 'calls'} failed"] if failed else []
+    told += [f"in {answered} {'call' if answered == 1 else 'calls'} a plugin was left out"] if answered else []
+    return [f"{' and '.join(told).capitalize()}; the list is below."] if told else []
 
 
 def fastest(run: Run, methods: list[str]) -> str | None:
@@ -40,7 +48,7 @@ def speedup(run: Run, method: str, baseline: str = PLAIN, group: str | None = No
 
 def _headline(run: Run, best: str) -> str:
     gain = run.value(best, SPEEDUP)
-    peer = run.value(best, f"speedup_vs_{PEER}")
+    theirs = run.value(best, f"speedup_vs_{HF}")
     rivals = len(run.exact)
     pace = f"{number(run.value(best, 'tokens_per_second'))} tokens/s"
     if (accepted := run.value(best, "mean_accepted_tokens")) is not None:
@@ -49,8 +57,8 @@ def _headline(run: Run, best: str) -> str:
         against = pace
     else:
         against = f"{speedup(run, best, strong=True)} the speed of plain decoding"
-        if peer is not None:
-            against += f" and {speedup(run, best, PEER, strong=True)} that of transformers' `generate`"
+        if theirs is not None:
+            against += f" and {speedup(run, best, HF, strong=True)} that of transformers' `generate`"
         against += f" ({pace})"
     rank = f", the fastest of RACER's {rivals} exact methods" if rivals > 1 and best in run.exact else ""
     words = f"{code(best)} decodes at {against}{rank}."
@@ -79,8 +87,8 @@ def _identity(run: Run, best: str) -> str:
     if same == 1:
         return "All its answers are those of plain decoding, token for token."
     words = f"{percent(same)} of its answers are those of plain decoding, token for token."
-    if (peer := run.value(PEER, "identical_rate")) is not None and peer < 1:
-        words += f" (Those of transformers' plain decoding are in {percent(peer)}, by other roundings.)"
+    if (theirs := run.value(HF, "identical_rate")) is not None and theirs < 1:
+        words += f" (Those of transformers' plain decoding are in {percent(theirs)}, by other roundings.)"
     gap = run.value(best, "divergence_gap_median")
     if gap is not None:
         words += f" Where the others part, the plain model's two best logits are {number(gap)} apart (median)."

@@ -10,7 +10,7 @@ import attrs
 from racer.bench.methods import BASELINES, foreign
 from racer.step.stats import PHASES
 
-PLAIN, PEER = BASELINES
+PLAIN, HF = BASELINES
 STEP_PHASES = (*PHASES[1:], "host")
 """Without the prefill, and with the time outside all phases."""
 
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """Calls that failed."""
+        """Calls that failed, or in which a plugin did: these are answered."""
         return self.results.get("failures") or []
 
     @property

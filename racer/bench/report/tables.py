@@ -7,7 +7,7 @@ from collections.abc import Callable
 from racer.bench.report.findings import SPEEDUP, speedup
 from racer.bench.report.formats import DASH, Format, count, duration, mean, number, percent, ratio, with_interval
 from racer.bench.report.markdown import code, escape
-from racer.bench.report.reading import PEER, PLAIN, STEP_PHASES, Run, known
+from racer.bench.report.reading import HF, PLAIN, STEP_PHASES, Run, known
 from racer.bench.report.words import Table, failures, setup
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -43,7 +43,7 @@ def overall(run: Run) -> Table:
             code(method),
             _estimate(run, method, "tokens_per_second", number),
             speedup(run, method, strong=method == best),
-            speedup(run, method, PEER),
+            speedup(run, method, HF),
             _estimate(run, method, "mean_accepted_tokens", mean),
             percent(run.value(method, "identical_rate")),
             duration(run.value(method, "first_token_seconds")),
@@ -60,7 +60,7 @@ def medians(run: Run) -> Table:
     columns: dict[str, tuple[str, Format]] = {
         "median tokens/s": ("tokens_per_second_median", number),
         "median speed against `none`": (f"{SPEEDUP}_median", ratio),
-        "median speed against `hf`": (f"speedup_vs_{PEER}_median", ratio),
+        "median speed against `hf`": (f"speedup_vs_{HF}_median", ratio),
         "questions": ("questions", count),
         "new tokens": ("new_tokens", count),
         "steps": ("steps", count),

@@ -110,7 +110,7 @@ class ChatRequest(Generation):
     tool_choice: Annotated[ToolChoice, BeforeValidator(_choice)] | None = None
     modalities: list[Literal["text"]] | None = None
 
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None
     metadata: Ignored = None
     store: Ignored = None
     service_tier: Ignored = None
