@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model that transformers does not read: scaled positions, and tokens that end a turn.
+"""What a GGUF file says of its model that transformers does not read: positions, windows, caps, tokens that end a turn.
 
 The keys are those of the GGUF specification and of llama.cpp, which writes ``rope_freqs`` for Llama 3.1 and later.
 """
@@ -21,8 +21,17 @@ TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>
 """How they are written, where the file names none, as llama.cpp looks for them."""
 ARCHITECTURE = "general.architecture"
 CONTEXT = "original_context_length"
+SETTINGS = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""Keys behind the architecture's name, and what a configuration calls them."""
 READ_BY_TRANSFORMERS = ("gpt-oss",)
 """Architectures whose scaled positions transformers reads."""
+OTHERWISE = (
+    "{} in a way that is not read here, and would be another model without: load the folder that the file was made from"
+)
 
 
 class GgufMetadata:
@@ -56,29 +65,85 @@ class GgufMetadata:
         return [int(number) for number in said]
 
     @property
-    def scales(self) -> bool:
-        """Whether it scales positions in a way that transformers does not read."""
-        return self.value(ARCHITECTURE) not in READ_BY_TRANSFORMERS and self._scaling.changes
+    def tells_more(self) -> bool:
+        """Whether a configuration as transformers reads it may not be the model's."""
+        return self._scales or self._rotary_share is not None or bool(self._unread)
 
-    def scaled_rope(self, theta: float) -> dict[str, Any]:
-        """``rope_parameters`` of what :attr:`scales`: of the layers that see all of a text.
+    def correct(self, config: Any) -> None:
+        """Put into a configuration, before a model is made of it, what transformers has not read.
+
+        :raises ValueError: it cannot be put there, so that the model would be another one.
+        """
+        rope = getattr(config, "rope_parameters", None) or {}
+        rope = rope.get("full_attention", rope)  # some have others for their windows
+        if self._scales:
+            rope.update(self._scaled_rope(rope["rope_theta"]))
+        if self._rotary_share is not None:
+            rope["partial_rotary_factor"] = self._rotary_share
+        for key, value in self._unread.items():
+            name = SETTINGS[key]
+            if getattr(config, name, None) == value:
+                continue
+            if not hasattr(config, name) or (name == "sliding_window" and getattr(config, "layer_types", None)):
+                raise ValueError(OTHERWISE.format(f"it has {key} = {value}"))
+            setattr(config, name, value)
+
+    @property
+    def _arch(self) -> str:
+        return str(self.value(ARCHITECTURE))
+
+    @property
+    def _read(self) -> Mapping[str, Any] | None:
+        """What transformers reads of this architecture, by its keys; None where it has a reader of its own."""
+        from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+        read: Mapping[str, Any] | None = GGUF_CONFIG_MAPPING.get(self._arch.replace("moe", "_moe"))
+        return read
+
+    @property
+    def _unread(self) -> dict[str, Any]:
+        """Of :data:`SETTINGS` what is said and not read."""
+        read, longest = self._read, self.value(f"{self._arch}.context_length")
+        if read is None:
+            return {}
+        said = {key: self.value(f"{self._arch}.{key}") for key in SETTINGS if read.get(key) is None}
+        window = said.get("attention.sliding_window")
+        if not window or (longest and window >= longest):
+            said.pop("attention.sliding_window", None)
+        return {key: value for key, value in said.items() if value is not None}
+
+    @property
+    def _rotary_share(self) -> float | None:
+        """The part of each head that is rotated, where it is not all of it and is not read."""
+        arch, read = self._arch, self._read
+        width, size, heads = (
+            self.value(f"{arch}.{key}") for key in ("rope.dimension_count", "embedding_length", "attention.head_count")
+        )
+        if read is None or read.get("rope.dimension_count") is not None or not isinstance(width, int):
+            return None
+        head = self.value(f"{arch}.attention.key_length") or (size // heads if isinstance(heads, int) else width)
+        return None if width >= head else width / head
+
+    @property
+    def _scales(self) -> bool:
+        """Whether it scales positions in a way that transformers does not read."""
+        return self._arch not in READ_BY_TRANSFORMERS and self._scaling.changes
+
+    def _scaled_rope(self, theta: float) -> dict[str, Any]:
+        """Of the layers that see all of a text.
 
         :param theta: the rotary base.
-        :raises ValueError: positions are scaled in a way that is not understood here.
         """
         scaling = self._scaling
         parameters = scaling.parameters(theta)
         if parameters is None:
             what = sorted(scaling.tables) or [f"rope.scaling.type = {scaling.kind!r}"]
-            raise ValueError(
-                f"it scales its positions ({what[0]}) in a way that is not read here, and would be another model "
-                "without: load the folder that the file was made from"
-            )
+            raise ValueError(OTHERWISE.format(f"it scales its positions ({what[0]})"))
         return parameters
 
     @property
     def _scaling(self) -> _Scaling:
-        arch = self.value(ARCHITECTURE)
+        arch = self._arch
         prefix = f"{arch}.rope.scaling."
         said = {key.removeprefix(prefix): self.value(key) for key in self.reader.fields if key.startswith(prefix)}
         factor = float(said.pop("factor", None) or self.value(f"{arch}.rope.scale_linear") or 1.0)

@@ -28,14 +28,14 @@ def model(source: Source, dtype: str, metadata: GgufMetadata | None) -> Any:
     """Its weights are plain, and it is chosen from as who asks says.
 
     :param dtype: torch's name of it, or ``auto``: as stored.
-    :raises ValueError: see :meth:`racer.loading.gguf_metadata.GgufMetadata.scaled_rope`.
+    :raises ValueError: see :meth:`racer.loading.gguf_metadata.GgufMetadata.correct`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if source.gguf:
-        given |= {"gguf_file": source.gguf, **_dequantized(), **_scaled_config(source, metadata)}
+        given |= {"gguf_file": source.gguf, **_dequantized(), **_whole_config(source, metadata)}
     # the GGUF reader's progress bar knows no switch
     with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
         made = AutoModelForCausalLM.from_pretrained(source.place, **given)
@@ -45,19 +45,17 @@ def model(source: Source, dtype: str, metadata: GgufMetadata | None) -> Any:
     return made
 
 
-def _scaled_config(source: Source, metadata: GgufMetadata | None) -> dict[str, Any]:
-    """A configuration with the positions that the file scales, where transformers reads none.
+def _whole_config(source: Source, metadata: GgufMetadata | None) -> dict[str, Any]:
+    """A configuration with what a GGUF file says and transformers does not read; empty where that is nothing.
 
-    :raises ValueError: see :meth:`racer.loading.gguf_metadata.GgufMetadata.scaled_rope`.
+    :raises ValueError: see :meth:`racer.loading.gguf_metadata.GgufMetadata.correct`.
     """
-    if metadata is None or not metadata.scales:  # to read a configuration takes seconds
+    if metadata is None or not metadata.tells_more:  # to read a configuration takes seconds
         return {}
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source.place, gguf_file=source.gguf)
-    text = config.get_text_config()
-    whole = text.rope_parameters.get("full_attention", text.rope_parameters)  # some have others for their windows
-    whole.update(metadata.scaled_rope(whole["rope_theta"]))
+    metadata.correct(config.get_text_config())
     return {"config": config}
 
 

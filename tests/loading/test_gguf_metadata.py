@@ -11,7 +11,8 @@ import torch
 
 from racer.errors import ModelNotFound
 from racer.kernels.native.packed import available
-from racer.loading import models
+from racer.loading import models, pretrained, sources
+from racer.loading.gguf_metadata import GgufMetadata
 from support import tiny_gguf
 
 pytest.importorskip("gguf")
@@ -78,6 +79,38 @@ def test_what_is_not_understood_is_refused(
 ) -> None:
     file = tiny_gguf.write(tmp_path / "model.gguf", more=more, **tensors)
     with pytest.raises(ModelNotFound, match=rf"scales its positions \(.*{what}.*load the folder"):
+        models.load(str(file), dtype="fp32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "window", "rope"),
+    [
+        ({}, None, {}),
+        ({"phi3.attention.sliding_window": 100}, 100, {}),
+        ({"phi3.attention.sliding_window": 4096}, None, {}),
+        ({"rotary": 24}, None, {"partial_rotary_factor": 0.75}),
+    ],
+    ids=["nothing", "a window", "a window beyond the context", "a part of each head"],
+)
+@torch.no_grad()
+def test_windows_and_the_part_of_a_head_that_is_rotated(
+    more: dict[str, Any], window: int | None, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tiny_gguf.write(tmp_path / "model.gguf", more=more, arch="phi3")
+    source = sources.find(str(file))
+    with models.quiet():
+        found = pretrained.model(source, "float32", GgufMetadata(file)).eval()(TEXT).logits
+    expected = tiny_gguf.model("phi3", window, **rope)(TEXT).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    if window or rope:
+        assert not torch.allclose(found, tiny_gguf.model("phi3")(TEXT).logits, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("key", ["attention.sliding_window", "final_logit_softcapping"])
+def test_what_its_class_has_not_is_refused(key: str, tmp_path: Path) -> None:
+    value: Any = 100 if key.endswith("window") else 30.0
+    file = tiny_gguf.write(tmp_path / "model.gguf", more={f"llama.{key}": value})
+    with pytest.raises(ModelNotFound, match=rf"it has {key} = {value:g}.* in a way that is not read here"):
         models.load(str(file), dtype="fp32", device="cpu")
 
 
