@@ -123,7 +123,7 @@ class Runner:
         seed = self._defaults.seed_of(asked.wanted, line.key)
         ids = self._defaults.encode(asked, self._loaded)
         completion = await self._submit(asked, ids, seed).completion()
-        before = ids if asked.prompt is not None or self._defaults.raw else ()
+        before = ids if self._loaded.goes_on(asked.prompt is not None or self._defaults.raw) else ()
         text = cut(continuation(self._loaded.tokenizer, before, completion.tokens), asked.wanted.stop)
         return records.answer(
             line, asked, text, completion, model=self._loaded.name, settings=self._settings, seed=seed

@@ -106,7 +106,7 @@ class PromptRun:
     @property
     def before(self) -> list[int]:
         """The tokens of the text that the answer goes on from; none where it answers a question."""
-        return self.inputs["input_ids"][0].tolist() if self.options.raw else []
+        return self.inputs["input_ids"][0].tolist() if self.loaded.goes_on(self.options.raw) else []
 
     def decode(self, streamer: Streamer) -> Outcome:
         """Decode as configured; ``streamer`` gets the tokens as they are accepted."""

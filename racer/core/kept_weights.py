@@ -85,7 +85,7 @@ class OfFixedTypes(nn.Module):
             if like.device != buffer.device:
                 raise RuntimeError(
                     f"weights in few bits are multiplied by the CPU, and cannot go to {like.device}: load the model "
-                    f"with weights='bf16', or with device={str(like.device)!r}"
+                    f"with device={str(like.device)!r}. What was moved already comes back with .to('cpu')"
                 )
             if like.dtype == buffer.dtype:
                 self._buffers[name] = fn(buffer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationMixin
 
-from racer.core.kept_weights import shape_of
+from racer.core.kept_weights import OfFixedTypes, shape_of
 
 LOOP = (
     "_sample",
@@ -48,14 +49,28 @@ def subject_of(model: Any) -> Hashable:
 
 def contents_of(model: Any) -> Hashable:
     """All that keys and values of a text depend on, as far as torch tells: the subject, which weights there are, where
-    they lie and how often they were written, and which adapters are on."""
-    weights = tuple((id(part), part._version, part.data_ptr()) for part in (*model.parameters(), *model.buffers()))
+    they lie and how often they were written, and which adapters are on.
+
+    Of tensors that were made in inference mode nobody counts how often."""
+    weights = tuple(
+        (id(part), None if part.is_inference() else part._version, part.data_ptr()) for part in _weights(model)
+    )
     adapters = tuple(
         tuple(repr(getattr(module, name, None)) for name in ADAPTERS)
         for module in model.modules()
         if hasattr(module, ADAPTERS[0])
     )
     return subject_of(model), weights, adapters
+
+
+def _weights(model: Any) -> Iterator[Tensor]:
+    """Parameters and buffers, but for those that are made from the configuration: some passes write these anew."""
+    yield from model.parameters()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            made = name in module._non_persistent_buffers_set and not isinstance(module, OfFixedTypes)
+            if buffer is not None and not made:
+                yield buffer
 
 
 def autocasts(model: Any) -> bool:

@@ -17,7 +17,7 @@ LOW, HIGH, LLAMA3_CONTEXT = 1.0, 4.0, 8192
 """Between which parts of its first context Llama 3 goes over from frequencies as they were to divided ones."""
 ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 """Tokens that end a turn or a message; transformers reads the one that ends a text."""
-TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<turn|>")
+TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>")
 """How they are written, where the file names none, as llama.cpp looks for them."""
 ARCHITECTURE = "general.architecture"
 CONTEXT = "original_context_length"
@@ -28,7 +28,12 @@ SETTINGS = {
 }
 """Keys behind the architecture's name, and what a configuration calls them."""
 READ_BY_TRANSFORMERS = ("gpt-oss",)
-"""Architectures whose scaled positions transformers reads."""
+"""Architectures whose scaled positions are left to transformers."""
+FACTORS = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
+"""Tensors of longrope, and what transformers calls them."""
+LARGEST = {"gemma2": 46, "gemma3": 62}
+"""Layers of the models of 27 B. They alone divide scores by the root of size over heads; no file says it, llama.cpp
+goes by the layers, too."""
 OTHERWISE = (
     "{} in a way that is not read here, and would be another model without: load the folder that the file was made from"
 )
@@ -67,7 +72,7 @@ class GgufMetadata:
     @property
     def tells_more(self) -> bool:
         """Whether a configuration as transformers reads it may not be the model's."""
-        return self._scales or self._rotary_share is not None or bool(self._unread)
+        return bool(self._scales or self._rotary_share or self._unread or self._unread_theta or self._is_largest)
 
     def correct(self, config: Any) -> None:
         """Put into a configuration, before a model is made of it, what transformers has not read.
@@ -76,8 +81,14 @@ class GgufMetadata:
         """
         rope = getattr(config, "rope_parameters", None) or {}
         rope = rope.get("full_attention", rope)  # some have others for their windows
+        if self._unread_theta:
+            rope["rope_theta"] = self._unread_theta
+        if self._is_largest:
+            config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
         if self._scales:
             rope.update(self._scaled_rope(rope["rope_theta"]))
+        if rope.get("rope_type") == "longrope":  # Phi 3 has it outside, too
+            config.original_max_position_embeddings = rope["original_max_position_embeddings"]
         if self._rotary_share is not None:
             rope["partial_rotary_factor"] = self._rotary_share
         for key, value in self._unread.items():
@@ -111,6 +122,16 @@ class GgufMetadata:
         if not window or (longest and window >= longest):
             said.pop("attention.sliding_window", None)
         return {key: value for key, value in said.items() if value is not None}
+
+    @property
+    def _unread_theta(self) -> float | None:
+        """The rotary base, where transformers does not read it."""
+        read, key = self._read, "rope.freq_base"
+        return None if read is None or read.get(key) is not None else self.value(f"{self._arch}.{key}")
+
+    @property
+    def _is_largest(self) -> bool:
+        return bool(self.value(f"{self._arch}.block_count") == LARGEST.get(self._arch, -1))
 
     @property
     def _rotary_share(self) -> float | None:
@@ -174,6 +195,12 @@ class _Scaling:
         """As transformers names them; None where they have no names."""
         if self.kind == "none" and list(self.tables) == ["rope_freqs.weight"]:
             return _llama3(self.tables["rope_freqs.weight"], theta)
+        if sorted(self.tables) == list(FACTORS) and CONTEXT in self.more and self.kind in ("none", "longrope"):
+            factors = {name: self.tables[tensor].tolist() for tensor, name in FACTORS.items()}
+            attention = self.more.get("attn_factor")
+            more = {} if attention is None else {"attention_factor": float(attention)}
+            trained = int(self.more[CONTEXT])
+            return {"rope_type": "longrope", "original_max_position_embeddings": trained, **factors, **more}
         if self.tables:
             return None
         if self.kind == "linear" and not self.more:

@@ -46,6 +46,10 @@ class LoadedModel:
         named = json.dumps([shape, sorted(self.tokenizer.get_vocab().items())])
         return hashlib.sha256(named.encode()).hexdigest()
 
+    def goes_on(self, raw: bool) -> bool:
+        """Whether an answer goes on from the text of the prompt, and does not follow a chat template's last words."""
+        return raw or not getattr(self.tokenizer, "chat_template", None)
+
     def encode(self, messages: Sequence[Mapping[str, str]], *, raw: bool = False) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, both ``[1, P]`` on the model's device.
 
@@ -55,7 +59,7 @@ class LoadedModel:
         :param messages: ``{"role": "user" or "assistant", "content": ...}``, the latest last.
         :raises ConfigError: the template fails.
         """
-        if raw or not getattr(self.tokenizer, "chat_template", None):
+        if self.goes_on(raw):
             encoded = self.tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt")
         else:
             try:

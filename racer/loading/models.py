@@ -116,14 +116,16 @@ def _weights(choice: str | None, dtype: str | None, device: Any) -> str:
 
 
 def weights_of(name: str | None, *, dtype: str | None, device: str, weights: str | None) -> str:
-    """What :func:`load` would multiply with, as far as arguments, processor and device decide it. Nothing is loaded.
+    """What :func:`load` would multiply with, without loading it.
 
     :raises ModelNotFound: see :func:`find`.
     :raises ConfigError: see :func:`load`.
     """
     choice = _weights(weights, dtype, _device(device))
-    few = name is None or find(name).blocks is not None
-    return choice if few or choice != "keep" else "plain"
+    if choice != "keep" or name is None:  # the embedded model has them
+        return choice
+    source = find(name)
+    return choice if _has_few_bits(source, _metadata(source)) else "plain"
 
 
 def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any:

@@ -41,6 +41,8 @@ def model(source: Source, dtype: str, metadata: GgufMetadata | None) -> Any:
         made = AutoModelForCausalLM.from_pretrained(source.place, **given)
     if made.config.get_text_config()._attn_implementation not in ("sdpa", "eager"):
         made.set_attn_implementation("sdpa")  # flash attention cannot take a tree mask
+    if getattr(made.config.get_text_config(), "attn_logit_softcapping", None):
+        made.set_attn_implementation("eager")  # sdpa knows no caps, and older transformers takes it all the same
     _choose_neutrally(made.generation_config)
     return made
 

@@ -78,6 +78,7 @@ def of_chat(loaded: LoadedModel, body: ChatRequest, tenant: Hashable) -> Job:
         scores=body.scores,
         grammar=grammar,
         reader=reader,
+        goes_on=loaded.goes_on(raw=False),
         shown=special_tags(loaded.tokenizer) if offered else {},
         tenant=tenant,
     )

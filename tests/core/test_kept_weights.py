@@ -206,7 +206,7 @@ def test_a_model_that_is_given_another_dtype_keeps_its_numbers(choice: str, dtyp
 def test_where_few_bits_cannot_go_is_said() -> None:
     model = small_llama()
     keeping.make(model, "int8")
-    with pytest.raises(RuntimeError, match="cannot go to meta: load the model with weights='bf16'"):
+    with pytest.raises(RuntimeError, match="cannot go to meta: load the model with device='meta'"):
         model.to("meta")
 
 

@@ -22,6 +22,7 @@ import racer
 from racer import DecodeConfig
 from racer.core.masks import MaskPlan
 from racer.core.own_loop import CACHE
+from racer.core.subject import contents_of
 from racer.core.support import probe
 from racer.hf.caches import CACHE_FIELD
 from racer.hf.generate import PlainDecodingWarning
@@ -202,6 +203,17 @@ def stretched(kind: str) -> Any:
         ).double().eval()  # fmt: skip
     small = SMALL | {"max_position_embeddings": 32}
     return LlamaForCausalLM(LlamaConfig(**small, rope_parameters=rope)).double().eval()
+
+
+def test_passes_of_a_longrope_model_do_not_make_it_another() -> None:
+    """Each writes its angles anew."""
+    model = stretched("longrope")
+    before = contents_of(model)
+    model(**alone(2))
+    assert contents_of(model) == before
+    with torch.no_grad():
+        model.lm_head.weight.add_(1.0)
+    assert contents_of(model) != before
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

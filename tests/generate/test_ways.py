@@ -259,6 +259,13 @@ def test_a_model_made_and_prompted_in_inference_mode() -> None:
         plain, attached = pair()
         how = {**HOW, "input_ids": HOW["input_ids"].clone()}
     same(plain, attached, how)
+    with torch.inference_mode():
+        new = plain.generate(**how)[:, how["input_ids"].shape[1] :].tolist()
+        rows = {token for row in new for token in row[2:]}
+        end = next(token for token in sorted(rows) if len({token in row and row.index(token) for row in new}) > 1)
+        ragged = {**how, "eos_token_id": end, "return_dict_in_generate": True}
+        got, expected = attached.generate(**ragged), plain.generate(**ragged)
+    assert torch.equal(got.sequences, expected.sequences)
 
 
 def test_other_parameters_for_one_call() -> None:

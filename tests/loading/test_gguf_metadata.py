@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma3TextConfig, Starcoder2Config
 
 from racer.errors import ModelNotFound
 from racer.kernels.native.packed import available
@@ -21,6 +22,10 @@ LLAMA3 = {"rope_type": "llama3", "factor": FACTOR, "low_freq_factor": 1.0, "high
 LLAMA3 |= {"original_max_position_embeddings": 8192}
 LINEAR = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
 YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+SHORT_FACTORS, LONG_FACTORS = np.linspace(1, 1.5, 12, dtype=np.float32), np.linspace(1, 40, 12, dtype=np.float32)
+TRAINED = {"phi3.rope.scaling.original_context_length": 512}
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 512}
+LONG |= {"short_factor": SHORT_FACTORS.tolist(), "long_factor": LONG_FACTORS.tolist()}
 TEXT = torch.randint(0, 256, (1, 600), generator=torch.Generator().manual_seed(0))
 
 
@@ -72,7 +77,7 @@ def test_positions_are_scaled_as_the_file_says(
         ),
         ({}, {"rope_freqs__weight": np.linspace(1, 9, 16)}, "rope_freqs"),
     ],
-    ids=["more of yarn", "longrope", "two tables", "another table"],
+    ids=["more of yarn", "longrope", "two tables and no length", "another table"],
 )
 def test_what_is_not_understood_is_refused(
     more: dict[str, Any], tensors: dict[str, np.ndarray], what: str, tmp_path: Path
@@ -89,14 +94,21 @@ def test_what_is_not_understood_is_refused(
         ({"phi3.attention.sliding_window": 100}, 100, {}),
         ({"phi3.attention.sliding_window": 4096}, None, {}),
         ({"rotary": 24}, None, {"partial_rotary_factor": 0.75}),
+        ({"rotary": 24, **TRAINED}, None, {"partial_rotary_factor": 0.75, **LONG}),
+        (
+            {"rotary": 24, **TRAINED, "phi3.rope.scaling.attn_factor": 1.5},
+            None,
+            {"partial_rotary_factor": 0.75, **LONG, "attention_factor": 1.5},
+        ),
     ],
-    ids=["nothing", "a window", "a window beyond the context", "a part of each head"],
+    ids=["nothing", "a window", "a window beyond the context", "a part of each head", "longrope", "and its attention"],
 )
 @torch.no_grad()
 def test_windows_and_the_part_of_a_head_that_is_rotated(
     more: dict[str, Any], window: int | None, rope: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = tiny_gguf.write(tmp_path / "model.gguf", more=more, arch="phi3")
+    tables = {"rope_factors_short__weight": SHORT_FACTORS, "rope_factors_long__weight": LONG_FACTORS}
+    file = tiny_gguf.write(tmp_path / "model.gguf", more=more, arch="phi3", **(tables if "rope_type" in rope else {}))
     source = sources.find(str(file))
     with models.quiet():
         found = pretrained.model(source, "float32", GgufMetadata(file)).eval()(TEXT).logits
@@ -104,6 +116,38 @@ def test_windows_and_the_part_of_a_head_that_is_rotated(
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     if window or rope:
         assert not torch.allclose(found, tiny_gguf.model("phi3")(TEXT).logits, rtol=1e-2, atol=1e-2)
+
+
+def told(tmp_path: Path, arch: str, **values: Any) -> GgufMetadata:
+    """A file that says no more than this."""
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "facts.gguf", arch)
+    for key, value in values.items():
+        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+        add(f"{arch}.{key.replace('__', '.')}", value)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        step()
+    writer.close()
+    return GgufMetadata(tmp_path / "facts.gguf")
+
+
+def test_a_rotary_base_that_is_not_read(tmp_path: Path) -> None:
+    found = told(tmp_path, "starcoder2", rope__freq_base=1e6)
+    config = Starcoder2Config()
+    assert found.tells_more
+    found.correct(config)
+    assert config.rope_parameters["rope_theta"] == 1e6
+    assert not told(tmp_path, "qwen2", rope__freq_base=1e6).tells_more
+
+
+@pytest.mark.parametrize(("layers", "scalar"), [(62, 168), (48, 256)], ids=["27 B", "12 B"])
+def test_the_largest_of_gemma_divide_scores_otherwise(layers: int, scalar: int, tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": layers, "hidden_size": 5376, "num_attention_heads": 32}
+    config, found = Gemma3TextConfig(**sizes), told(tmp_path, "gemma3", block_count=layers)
+    assert found.tells_more is (layers == 62)
+    found.correct(config)
+    assert config.query_pre_attn_scalar == scalar
 
 
 @pytest.mark.parametrize("key", ["attention.sliding_window", "final_logit_softcapping"])

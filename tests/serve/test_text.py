@@ -127,3 +127,6 @@ def test_a_completion_goes_on_from_its_prompt_and_a_chat_does_not(folder: Path) 
         streamed = served.stream("/v1/completions", **how)
         assert "".join(chunk["choices"][0]["text"] for chunk in streamed if chunk["choices"]) == " dog dog"
         assert served.chat(**how)["choices"][0]["message"]["content"] == "dog dog"
+    loaded.tokenizer.chat_template = None
+    with serving(loaded) as served:
+        assert served.chat(**how)["choices"][0]["message"]["content"] == " dog dog", "its prompt is the text alone"

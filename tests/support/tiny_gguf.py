@@ -27,6 +27,8 @@ def model(arch: str = "llama", window: int | None = None, **rope: Any) -> Any:
     torch.manual_seed(0)
     config, kind = KINDS[arch]
     more = {} if window is None else {"sliding_window": window}
+    if rope.get("rope_type") == "longrope":
+        more["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     settings = config(
         vocab_size=len(TEXTS) + len(SPECIAL), hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=2048, rms_norm_eps=1e-5,
