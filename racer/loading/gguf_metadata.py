@@ -48,7 +48,6 @@ class GgufMetadata:
         """
         import gguf
 
-        self.file = file
         self.reader: Any = gguf.GGUFReader(file)
 
     def value(self, key: str) -> Any:

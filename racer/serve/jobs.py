@@ -79,7 +79,7 @@ def of_chat(loaded: LoadedModel, body: ChatRequest, tenant: Hashable) -> Job:
         grammar=grammar,
         reader=reader,
         goes_on=loaded.goes_on(raw=False),
-        shown=special_tags(loaded.tokenizer) if offered else {},
+        shown=special_tags(loaded.tokenizer) if offered and has_tags(template) else {},
         tenant=tenant,
     )
 

@@ -97,9 +97,6 @@ class Proposer:
         """When the last step's drafts were made."""
         self._drafted: frozenset[int] = frozenset()
         """The texts that they were made for."""
-        self._skipped = False
-        """Whether vLLM made steps without asking for drafts, as it does near the longest text: what was seen of logits
-        is of the first of them."""
 
     def _failed(self, error: Exception) -> None:
         """Begin anew, as what is known of texts may not be what they are any more; or stop."""
@@ -124,7 +121,6 @@ class Proposer:
     ) -> list[list[int]]:
         began = time.perf_counter()
         self._texts.step += 1
-        self._skipped = False
         rows = [self._row(row, emitted, tokens[row, : lengths[row]]) for row, emitted in enumerate(sampled)]
         told, sure = self._told(rows)
         there = [row for row in rows if row.text is not None]
@@ -148,8 +144,8 @@ class Proposer:
             return _Row(index, (), None)
         before, new = tokens[: -len(emitted)], tokens[-len(emitted) :]
         text = self._texts.find(index, before)
-        if text is not None and text.length < len(before):
-            self._skipped = True
+        missed = text is not None and text.length < len(before)
+        if text is not None and missed:
             self._texts.catch_up(text, before)
             self._session.open(text.key, before.tolist())
         pending = text.draft if text is not None and text.seen == self._texts.step - 1 else None
@@ -159,7 +155,7 @@ class Proposer:
             text = self._texts.begin(index, before)
             self._session.open(text.key, before.tolist(), limit=self._longest - len(before))
         self._texts.go_on(text, index, new)
-        return _Row(index, new.tolist(), text, int(before[-1]), pending)
+        return _Row(index, new.tolist(), text, int(before[-1]), pending, missed)
 
     def _told(self, rows: Sequence[_Row]) -> tuple[list[Told], bool]:
         """With what the model thought of drafts, where it is clear which logits were whose; and whether, as far as can
@@ -170,14 +166,15 @@ class Proposer:
         """
         cues = self._cues if self._cues is not None and self._cues.on else None
         best = None if cues is None else cues.take(sum(row.scored for row in rows))
-        if self._skipped:
+        missed = any(row.missed for row in rows)
+        if missed:  # what was seen is of the first step without us
             best = None
         told, at = [], 0
         for row in rows:
             if row.text is not None:
                 told.append(row.told(None if best is None else best.part(at, at + row.scored)))
             at += row.scored
-        return told, not self._skipped and (cues is None or best is not None)
+        return told, not missed and (cues is None or best is not None)
 
     def _milliseconds(self, rows: Sequence[_Row], began: float) -> float | None:
         """What the engine's step has taken, if it was one over drafts alone, and nothing else went between."""
@@ -211,6 +208,8 @@ class _Row:
     root: int = 0
     """The text's last token before the step."""
     drafted: Draft | None = None
+    missed: bool = False
+    """Whether vLLM made steps of it without asking for drafts, as it does near the longest text."""
 
     @property
     def scored(self) -> int:
