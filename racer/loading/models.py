@@ -68,11 +68,11 @@ def load(
 
 def _metadata(source: Source) -> GgufMetadata | None:
     """Of a GGUF file; None of a folder."""
-    if not source.gguf or source.blocks is None:
+    if source.gguf is None:
         return None
     from racer.loading.gguf_metadata import GgufMetadata
 
-    return GgufMetadata(source.blocks)
+    return GgufMetadata(Path(source.place) / source.gguf)
 
 
 def _has_few_bits(source: Source, metadata: GgufMetadata | None) -> bool:
@@ -118,14 +118,15 @@ def _weights(choice: str | None, dtype: str | None, device: Any) -> str:
 def weights_of(name: str | None, *, dtype: str | None, device: str, weights: str | None) -> str:
     """What :func:`load` would multiply with, without loading it.
 
-    :raises ModelNotFound: see :func:`find`.
+    :raises ModelNotFound: see :func:`load`.
     :raises ConfigError: see :func:`load`.
     """
     choice = _weights(weights, dtype, _device(device))
     if choice != "keep" or name is None:  # the embedded model has them
         return choice
     source = find(name)
-    return choice if _has_few_bits(source, _metadata(source)) else "plain"
+    with _loading(name, source):
+        return choice if _has_few_bits(source, _metadata(source)) else "plain"
 
 
 def load_tokenizer(name: str | None, *, progress: Progress | None = None) -> Any:

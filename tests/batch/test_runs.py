@@ -222,6 +222,9 @@ def test_refusals_name_what_is_wrong(folder: Path, tmp_path: Path, capsys: Captu
     assert "has no lines" in refused([*command, str(written(source, [""])), str(tmp_path / "new")], capsys)
     assert "no effect with --raw" in refused([*command, "--raw", "--system", "x", str(source), str(out)], capsys)
     assert "no folder" in refused([*command, str(source), str(tmp_path / "none" / "out")], capsys)
+    (tmp_path / "bad.gguf").write_bytes(b"no such thing")
+    bad = ["batch", "--model", str(tmp_path / "bad.gguf"), str(written(source, [{"prompt": "a"}])), str(tmp_path / "x")]
+    assert "cannot load" in refused(bad, capsys)
     assert "unknown drafter 'nobody'" in refused([*command, "--drafter", "nobody", str(source), str(out)], capsys)
 
 

@@ -155,6 +155,13 @@ def test_a_failed_question_counts_for_nobody_it_is_compared_with() -> None:
     ]
 
 
+def test_a_plugin_that_failed_is_told_of_and_its_call_has_not_failed() -> None:
+    journal = journal_of(simple("none", 0, [1, 2], 1.0), simple("racer", 0, [1, 2], 0.5, complaint="it is left out"))
+    results = summarise(journal, QUESTIONS, ("none", "racer"), sample=False)
+    assert results["methods"]["racer"]["overall"]["failures"] == 0
+    assert [(found["error"], found["answered"]) for found in results["failures"]] == [("it is left out", True)]
+
+
 def test_differing_answers_are_counted_with_their_gaps() -> None:
     journal = journal_of(
         simple("none", 0, [1, 2], 1.0),
