@@ -149,7 +149,7 @@ def test_a_model_that_has_changed_scores_no_pad_tokens(change: str) -> None:
 
 
 def test_autocast_fills_the_cache_at_once() -> None:
-    model, inputs = tiny("llama"), batch()
+    model, inputs = copy.deepcopy(tiny("llama")).float(), batch()
     how = {**inputs, **HOW, "eos_token_id": ending_early(model, inputs), "pad_token_id": 0}
     with torch.autocast("cpu", torch.bfloat16):
         got, expected = mine(model, **how), model.generate(**how)

@@ -149,6 +149,18 @@ def test_near_the_longest_text_steps_are_missed_and_texts_stay_known() -> None:
     assert runner.proposer._faults == 0
 
 
+def test_logits_of_a_step_that_was_missed_are_not_taken_for_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without drafts both have as many rows."""
+    monkeypatch.setenv("RACER_VLLM_LEAST_SCORE", "1")
+    seen, proposer, model, text = _seen(monkeypatch), Proposer(vllm_config(5)), Model(False), _prompt(1, 5)
+    proposer.load_model(model)
+    for asked in (True, True, False, True, True):
+        text.append(int(model.compute_logits([text])[0].argmax()))
+        if asked:
+            proposer.propose([text[-1:]], np.array([len(text)], np.int32), np.array([text], np.int32))
+    assert [told.top_ids is not None for told in seen] == [True, True, False, True]
+
+
 def test_log_probabilities_of_prompts_are_no_cues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a prompt of as many tokens as the step has rows come after the step's own."""
     runner, seen = _runner(cuts=False, surprises=False), _seen(monkeypatch)
